@@ -1,0 +1,52 @@
+"""The specification of PatchVAE in float64 NumPy: each function begins with its equation.
+
+Read in this order: noise, divergence, bottleneck, weighted_loss, objective, quality. For each function
+NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. Nothing here is there for
+speed, and nothing here imports the fast implementations that are held to it.
+"""
+
+from .bottleneck import (
+    PatchBottleneck,
+    patch_bottleneck,
+    patch_bottleneck_gradients,
+    pooled_patch_bottleneck,
+    pooled_patch_bottleneck_gradients,
+)
+from .divergence import (
+    bernoulli_divergence,
+    bernoulli_divergence_gradients,
+    gaussian_divergence,
+    gaussian_divergence_gradients,
+)
+from .noise import Noise, appearance_noise, occurrence_noise
+from .objective import Elbo, elbo, elbo_gradients
+from .quality import frechet_distance, psnr, ssim
+from .weighted_loss import (
+    gradient_energy_weights,
+    weighted_squared_error,
+    weighted_squared_error_gradients,
+)
+
+__all__ = [
+    "Elbo",
+    "Noise",
+    "PatchBottleneck",
+    "appearance_noise",
+    "bernoulli_divergence",
+    "bernoulli_divergence_gradients",
+    "elbo",
+    "elbo_gradients",
+    "frechet_distance",
+    "gaussian_divergence",
+    "gaussian_divergence_gradients",
+    "gradient_energy_weights",
+    "occurrence_noise",
+    "patch_bottleneck",
+    "patch_bottleneck_gradients",
+    "pooled_patch_bottleneck",
+    "pooled_patch_bottleneck_gradients",
+    "psnr",
+    "ssim",
+    "weighted_squared_error",
+    "weighted_squared_error_gradients",
+]

@@ -1,0 +1,46 @@
+"""The two Kullback-Leibler divergences of the bottleneck (paper, equations 9 and 11), element by element.
+
+Equation 8 of the paper calls N(0, I) and Bern(π) the posteriors; they are the priors.
+"""
+
+import numpy as np
+
+
+def log_sigmoid(x):
+    """log σ(x) = min(x, 0) − log(1 + exp(−|x|)): never overflows, never rounds to log 0."""
+    return np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x)))
+
+
+def sigmoid(x):
+    """σ(x) = exp(log σ(x))."""
+    return np.exp(log_sigmoid(x))
+
+
+def bernoulli_divergence(logits, prior):
+    """KL(Bern(p) ‖ Bern(π)) = p (log p − log π) + (1 − p)(log(1 − p) − log(1 − π)),  p = σ(a).
+
+    Both logarithms come from the logit a itself: log p = log σ(a), log(1 − p) = log σ(−a). A probability that
+    has rounded to 0 or 1 would have lost them, and a clamp would stop the gradient.
+    """
+    return sigmoid(logits) * (log_sigmoid(logits) - np.log(prior)) + sigmoid(-logits) * (
+        log_sigmoid(-logits) - np.log1p(-prior)
+    )
+
+
+def bernoulli_divergence_gradients(d_divergence, logits, prior):
+    """∂KL/∂a = p (1 − p) (a − logit π).
+
+    ∂KL/∂p = log p − log(1 − p) − log π + log(1 − π) = a − logit π, and ∂p/∂a = p (1 − p).
+    """
+    prior_logit = np.log(prior) - np.log1p(-prior)
+    return d_divergence * sigmoid(logits) * sigmoid(-logits) * (logits - prior_logit)
+
+
+def gaussian_divergence(mean, log_variance):
+    """KL(N(m, v) ‖ N(0, 1)) = ½ (m² + v − 1 − log v), from m and log v."""
+    return 0.5 * (mean**2 + np.exp(log_variance) - 1.0 - log_variance)
+
+
+def gaussian_divergence_gradients(d_divergence, mean, log_variance):
+    """∂KL/∂m = m,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance)."""
+    return d_divergence * mean, d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
