@@ -114,13 +114,9 @@ def _sample(occurrence_logits, mean, log_variance, temperature, noise, straight_
         p = sigmoid(occurrence_logits)
         return mean, p, p * sigmoid(-occurrence_logits), np.zeros_like(mean)
     if noise is None:
-        raise ValueError(
-            "sample=True draws from the posteriors and needs noise=Noise(seed, step, first_image)"
-        )
+        raise ValueError("sample=True draws from the posteriors and needs noise=Noise(seed, step, first_image)")
     epsilon = appearance_noise(noise, *mean.shape)
-    relaxed, hard = sample_occurrence(
-        occurrence_logits, occurrence_noise(noise, *occurrence_logits.shape), temperature
-    )
+    relaxed, hard = sample_occurrence(occurrence_logits, occurrence_noise(noise, *occurrence_logits.shape), temperature)
     slope = relaxed * (1.0 - relaxed) / temperature
     return (
         sample_appearance(mean, log_variance, epsilon),
@@ -151,13 +147,9 @@ def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_varian
     variance = np.exp(log_variance)
     d_z = np.einsum("bndl,bnl->bnd", d_code, y)
     d_y = np.einsum("bndl,bnd->bnl", d_code, z)
-    kl_mean, kl_log_variance = gaussian_divergence_gradients(
-        d_output.kl_appearance[:, None, None], mean, log_variance
-    )
+    kl_mean, kl_log_variance = gaussian_divergence_gradients(d_output.kl_appearance[:, None, None], mean, log_variance)
     d_mean = d_z + d_output.appearance_mean + kl_mean
-    d_log_variance = (
-        d_z * 0.5 * np.sqrt(variance) * epsilon + d_output.appearance_variance * variance + kl_log_variance
-    )
+    d_log_variance = d_z * 0.5 * np.sqrt(variance) * epsilon + d_output.appearance_variance * variance + kl_log_variance
     d_logits = d_y * slope + bernoulli_divergence_gradients(
         d_output.kl_occurrence[:, None, None], occurrence_logits, prior
     )
@@ -165,6 +157,11 @@ def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_varian
 
 
 # The operators
+
+
+def _prior(occurrence_prior, parts):
+    """π = 1/N unless given: one part a cell is expected. A single part would get 1, which has no logit, so ½."""
+    return 1.0 / max(parts, 2) if occurrence_prior is None else occurrence_prior
 
 
 def _cells(maps, parts):
@@ -192,7 +189,7 @@ def patch_bottleneck(
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
         KL_app = Σ_{n,d} KL(N(m, v) ‖ N(0, 1)),   KL_occ = Σ_{n,l} KL(Bern(p) ‖ Bern(π))
 
-    temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1, 1/N if not given.
+    temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1.
     variance: "geometric" or "arithmetic". straight_through: place the hard sample, with the relaxed one's
     gradient. detach_weights concerns the gradient alone: no gradient flows through w. sample=False takes
     z_app = m and y = p.
@@ -206,12 +203,10 @@ def patch_bottleneck(
         variance,
     )
     code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, 1.0 / parts if occurrence_prior is None else occurrence_prior,
+        logits, mean, log_variance, _prior(occurrence_prior, parts),
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
-    return PatchBottleneck(
-        code.reshape(appearance_mean.shape), mean, pooled_variance, kl_appearance, kl_occurrence
-    )
+    return PatchBottleneck(code.reshape(appearance_mean.shape), mean, pooled_variance, kl_appearance, kl_occurrence)
 
 
 def patch_bottleneck_gradients(
@@ -240,7 +235,7 @@ def patch_bottleneck_gradients(
     mean, log_variance = pool_appearance(weights, *maps, variance)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        1.0 / parts if occurrence_prior is None else occurrence_prior,
+        _prior(occurrence_prior, parts),
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
@@ -316,12 +311,10 @@ def pooled_patch_bottleneck(
     logits = occurrence_logits.reshape(images, parts, -1)
     mean, log_variance = _pool_features(occurrence_weights(logits), features, weight, bias)
     code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, 1.0 / parts if occurrence_prior is None else occurrence_prior,
+        logits, mean, log_variance, _prior(occurrence_prior, parts),
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
-    return PatchBottleneck(
-        code.reshape(images, -1, height, width), mean, pooled_variance, kl_appearance, kl_occurrence
-    )
+    return PatchBottleneck(code.reshape(images, -1, height, width), mean, pooled_variance, kl_appearance, kl_occurrence)
 
 
 def _patches(features, kernel_size):
@@ -372,7 +365,7 @@ def pooled_patch_bottleneck_gradients(
     mean, log_variance = _pool_features(weights, features, weight, bias)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        1.0 / parts if occurrence_prior is None else occurrence_prior,
+        _prior(occurrence_prior, parts),
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     d_projected = np.stack([d_mean, d_log_variance])

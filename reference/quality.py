@@ -40,9 +40,7 @@ def ssim(reconstruction, images):
     with local moments under the Gaussian window. Height and width must be at least 11.
     """
     if min(images.shape[2:]) < WINDOW_SIZE:
-        raise ValueError(
-            f"ssim needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[3]}"
-        )
+        raise ValueError(f"ssim needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[3]}")
     x, y = (images + 1.0) / 2.0, (reconstruction + 1.0) / 2.0
     mean_x, mean_y = _local_mean(x), _local_mean(y)
     variance_x = _local_mean(x * x) - mean_x**2

@@ -1,0 +1,52 @@
+"""Which implementation runs, and the argument checks that the operators share."""
+
+import os
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("triton", "torch")
+
+
+def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
+    """Triton for CUDA tensors unless told otherwise; float64 exists in PyTorch only.
+
+    Raises ValueError for an unknown backend, and for "triton" where its kernels cannot run.
+    """
+    if backend is None:
+        fused = tensors[0].is_cuda and all(t.dtype != torch.float64 for t in tensors)
+        return "triton" if fused else "torch"
+    if backend not in BACKENDS:
+        raise ValueError(f"{function}: backend must be 'triton' or 'torch', got {backend!r}")
+    if backend == "triton":
+        if not tensors[0].is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"{function}: backend='triton' needs CUDA tensors (or TRITON_INTERPRET=1 in the environment), "
+                f"got {tensors[0].device}"
+            )
+        if any(t.dtype == torch.float64 for t in tensors):
+            raise ValueError(f"{function}: backend='triton' computes in float32; float64 needs backend='torch'")
+    return backend
+
+
+def check_tensors(function: str, **tensors: Tensor):
+    """Floating point, all on one device."""
+    device = None
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{function}: {name} must be a floating-point tensor, got {kind}")
+        device = tensor.device if device is None else device
+        if tensor.device != device:
+            raise ValueError(f"{function}: {name} is on {tensor.device}, the others are on {device}")
+
+
+def check_shape(function: str, name: str, tensor: Tensor, axes: str, expected: tuple[int, ...]):
+    """The tensor's shape is the expected one; axes says what the sizes mean."""
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{function}: {name} must be {axes} = {expected}, got {tuple(tensor.shape)}")
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32 inside, whatever comes in; float64 where any input is float64."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
