@@ -189,7 +189,7 @@ def patch_bottleneck(
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
         KL_app = Σ_{n,d} KL(N(m, v) ‖ N(0, 1)),   KL_occ = Σ_{n,l} KL(Bern(p) ‖ Bern(π))
 
-    temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1.
+    temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1, see _prior.
     variance: "geometric" or "arithmetic". straight_through: place the hard sample, with the relaxed one's
     gradient. detach_weights concerns the gradient alone: no gradient flows through w. sample=False takes
     z_app = m and y = p.
