@@ -1,0 +1,36 @@
+"""The generator G: from a code on the grid back to pixels."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
+    """The convolution, batch norm and LeakyReLU(0.2)."""
+    layers = {"conv": convolution, "bn": nn.BatchNorm2d(convolution.out_channels), "act": nn.LeakyReLU(0.2)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+class Decoder(nn.Module):
+    """A 1×1 convolution to 32 · scale channels, then log₂(scale) transposed convolutions, the last to pixels.
+
+    Each transposed convolution (4×4/2) doubles the grid and halves the channels, so each costs the same, and
+    the last reads 64 channels whatever the scale: 256, 128, 64, pixels for scale 8. Scale 32 begins at 1024
+    channels, 11 M parameters and as many multiplications as the ResNet-18 encoder that it mirrors.
+
+    Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
+    `scale` is a power of two, at least 2.
+    """
+
+    def __init__(self, in_channels: int, channels: int = 3, scale: int = 8):
+        super().__init__()
+        width = 32 * scale
+        self.input = _block(nn.Conv2d(in_channels, width, 1, bias=False))
+        self.pyramid = nn.Sequential()
+        while width > 64:
+            self.pyramid.append(_block(nn.ConvTranspose2d(width, width // 2, 4, 2, padding=1, bias=False)))
+            width //= 2
+        self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.output(self.pyramid(self.input(code))).tanh()

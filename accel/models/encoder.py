@@ -1,0 +1,74 @@
+"""Residual encoders φ(x), with torchvision's parameter names so that its ResNet-18 weights load as they are."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Residual blocks in each stage. "paper": one convolution and two residual blocks, the five convolutions that
+# its tables count; "release": what the authors' code builds; "resnet18": He et al. 2016, for ImageNet.
+PRESETS = {"paper": (1, 1), "release": (2, 2), "resnet18": (2, 2, 2, 2)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut (He et al. 2016): y = relu(bn2(conv2(relu(bn1(conv1 x)))) + x)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        return functional.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class Encoder(nn.Module):
+    """Stem (7×7/2 convolution, batch norm, ReLU, 3×3/2 max-pool), then stages of 64, 128, … channels.
+
+    Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); every stage but the first
+    halves the grid, so `scale` is 8 for two stages and 32 for four.
+
+    Raises ValueError when `preset` is none of PRESETS.
+    """
+
+    def __init__(self, preset: str = "paper", channels: int = 3):
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
+        blocks = PRESETS[preset]
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        width = 64
+        for stage, count in enumerate(blocks, start=1):
+            in_channels, width = width, 64 * 2 ** (stage - 1)
+            first = BasicBlock(in_channels, width, stride=1 if stage == 1 else 2)
+            rest = [BasicBlock(width, width, stride=1) for _ in range(count - 1)]
+            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
+        self.num_stages = len(blocks)
+        self.out_channels = width
+        self.scale = 2 ** (len(blocks) + 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Modules in the order of the data: [(conv1, bn1), (layer1,), (layer2,), …].
+
+        The columns Conv1, Conv[1-3] and Conv[1-5] of the paper's tables freeze the first 1, 2 and 3 of them.
+        """
+        layers = [(getattr(self, f"layer{stage}"),) for stage in range(1, self.num_stages + 1)]
+        return [(self.conv1, self.bn1), *layers]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        for (layer,) in self.stages()[1:]:
+            x = layer(x)
+        return x

@@ -1,0 +1,51 @@
+"""The training loss: the negative evidence lower bound with its two β (paper, equations 9 and 11)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from accel.ops import weighted_squared_error
+from accel.ops.backend import accumulation_dtype
+
+from .autoencoder import pixels
+from .betavae import BetaVAEOutput
+from .patchvae import PatchVAEOutput
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The loss and its terms, 0-d tensors: means over images, in nats an image, terms without their β."""
+
+    total: Tensor
+    reconstruction: Tensor
+    kl_appearance: Tensor
+    kl_occurrence: Tensor
+
+
+def elbo(
+    out: PatchVAEOutput | BetaVAEOutput,
+    images: Tensor,
+    beta_app: float | Tensor = 1.0,
+    beta_occ: float | Tensor = 1.0,
+    weighted: bool = True,
+) -> Elbo:
+    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  to be minimised.
+
+    out: a model's output for `images` (B, channels, H, W), uint8 or float in [−1, 1]. R = Σ ω (x − x̂)² over
+    channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
+    float32 whatever the reconstruction's dtype (float64 for float64).
+
+    Raises ValueError when the two shapes differ, or for images of an integer type other than uint8.
+    """
+    if out.reconstruction.shape != images.shape:
+        shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
+        raise ValueError(f"elbo: images are {shapes}")
+    dtype = accumulation_dtype(out.reconstruction)
+    images = pixels(images, dtype)
+    if weighted:
+        error = weighted_squared_error(out.reconstruction, images)
+    else:
+        error = (images - out.reconstruction.to(dtype)).square().sum((1, 2, 3))
+    reconstruction, kl_appearance, kl_occurrence = error.mean(), out.kl_appearance.mean(), out.kl_occurrence.mean()
+    total = reconstruction + beta_app * kl_appearance + beta_occ * kl_occurrence
+    return Elbo(total, reconstruction, kl_appearance, kl_occurrence)

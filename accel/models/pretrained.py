@@ -1,0 +1,99 @@
+"""Models as folders: config.json says what to build, weights.pt holds the tensors."""
+
+import difflib
+import inspect
+import json
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from .storage import load_tensors, tensors_to_bytes, write_whole
+
+FORMAT = 1  # raised when a reader of this version could misunderstand what is written
+
+
+class Pretrained(nn.Module):
+    """A module that is saved with the arguments that build it; a constructor leaves those in `config`."""
+
+    config: dict[str, object]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and weights.pt into `folder` (made if need be), each whole or not at all.
+
+        Raises OSError, for example when the disk is full; a model saved there before is then still whole.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"format": FORMAT, "system": type(self).__name__, "arguments": self.config}
+        weights = {name: value.cpu() for name, value in self.state_dict().items()}
+        write_whole(
+            {
+                folder / "config.json": (json.dumps(description, indent=2) + "\n").encode(),
+                folder / "weights.pt": tensors_to_bytes(weights),
+            }
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The model that `save_pretrained` wrote, in training mode as any new module is.
+
+        Nothing in the files is executed. Raises FileNotFoundError when a file is missing and ValueError when one
+        is damaged, belongs to another system or format, or when weights and configuration do not fit.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder, expected one that save_pretrained wrote")
+        description, tensors = folder / "config.json", folder / "weights.pt"
+        arguments = cls._read_arguments(description)
+        return cls._restore(arguments, description, load_tensors(tensors), tensors).to(device)
+
+    @classmethod
+    def _read_arguments(cls, path: Path) -> dict[str, object]:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file, expected the one that save_pretrained wrote")
+        try:
+            description = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON ({error})") from error
+        if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
+            raise ValueError(f"{path}: not the configuration of a model")
+        if description.get("format") != FORMAT:
+            raise ValueError(f"{path}: written in format {description.get('format')}, this version reads {FORMAT}")
+        if description.get("system") != cls.__name__:
+            raise ValueError(f"{path}: holds a {description.get('system')}, not a {cls.__name__}")
+        known = list(inspect.signature(cls).parameters)
+        for name in description["arguments"]:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+                raise ValueError(f"{path}: {cls.__name__} has no argument {name!r}, the nearest is {nearest!r}")
+        return description["arguments"]
+
+    @classmethod
+    def _restore(cls, arguments: dict[str, object], described: Path, weights: object, stored: Path) -> Self:
+        """The model built of `arguments`, read from the file `described`, and `weights`, read from `stored`."""
+        try:
+            with torch.device("meta"):  # no memory, and no draw from the global random generator
+                model = cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{described}: {error}") from error
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise ValueError(f"{stored}: expected one dictionary of tensors")
+        own = model.state_dict()
+        missing, foreign = own.keys() - weights.keys(), weights.keys() - own.keys()
+        if missing:
+            raise ValueError(f"{stored}: does not fit the configuration, {_first(missing)} is missing")
+        if foreign:
+            raise ValueError(f"{stored}: does not fit the configuration, it holds the unknown {_first(foreign)}")
+        for name, value in weights.items():
+            if value.shape != own[name].shape or value.is_floating_point() != own[name].is_floating_point():
+                got, expected = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, own[name]))
+                raise ValueError(f"{stored}: does not fit the configuration, {name!r} is {got}, not {expected}")
+        model.load_state_dict(weights, assign=True)
+        return model
+
+
+def _first(names: set[str]) -> str:
+    rest = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{min(names, key=str)!r}{rest}"
