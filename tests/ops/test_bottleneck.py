@@ -1,0 +1,158 @@
+"""The PyTorch backend of both bottleneck operators against the specification, and their argument checks."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from accel import ops
+from tests.support import (
+    FIELDS,
+    ROUNDOFF,
+    assert_close,
+    bottleneck_cases,
+    layouts,
+    near_threshold,
+    restride,
+    run_operator,
+    run_reference,
+)
+
+
+def hold_to_reference(case, dtype, pooled, chosen_layouts):
+    arrays, options, address, incoming = case
+    if options["straight_through"] and options["sample"]:
+        assume(not near_threshold(arrays[1 if pooled else 0], address))
+    tensors = [
+        restride(torch.tensor(a, dtype=dtype), layout) if a.ndim == 4 else torch.tensor(a, dtype=dtype)
+        for a, layout in zip(arrays, chosen_layouts, strict=False)
+    ]
+    before = [t.clone() for t in tensors]
+    outputs, gradients = run_operator(tensors, options, address, incoming, pooled, backend="torch")
+    expected, expected_gradients = run_reference(arrays, options, address, incoming, pooled)
+    # Each number is a sum of up to a few hundred terms after a handful of roundings; the argument of the
+    # relaxed Bernoulli, at most 10⁴, is divided by τ, but where it is large its sigmoid is flat: x·σ'(x) < 0.23.
+    # Box-Muller multiplies an angle's error by the radius. 256 roundings bound all of it with a margin.
+    relative = 256 * ROUNDOFF[dtype]
+    for field in FIELDS:
+        assert_close(field, outputs[field], expected[field], relative=relative, absolute=relative)
+    for name, got, wanted in zip("abcd", gradients, expected_gradients, strict=False):
+        # Incoming gradients of size 1 are multiplied by 1/τ and by the code's size.
+        scale = relative * (1 + 1 / options["temperature"])
+        assert_close(f"gradient {name}", got, wanted, relative=scale, absolute=scale)
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+@given(bottleneck_cases(), st.tuples(layouts, layouts, layouts))
+def test_float64_equals_the_reference(case, chosen):
+    hold_to_reference(case, torch.float64, False, chosen)
+
+
+@given(bottleneck_cases(dtype=torch.float32), st.tuples(layouts, layouts, layouts))
+def test_float32_equals_the_reference(case, chosen):
+    hold_to_reference(case, torch.float32, False, chosen)
+
+
+@given(bottleneck_cases(pooled=True), st.tuples(layouts, layouts, layouts, layouts))
+def test_pooled_float64_equals_the_reference(case, chosen):
+    hold_to_reference(case, torch.float64, True, chosen)
+
+
+@given(bottleneck_cases(pooled=True, dtype=torch.float32), st.tuples(layouts, layouts, layouts, layouts))
+def test_pooled_float32_equals_the_reference(case, chosen):
+    hold_to_reference(case, torch.float32, True, chosen)
+
+
+@given(bottleneck_cases(max_parts=3, max_dim=3, max_side=4))
+def test_code_keeps_dtype_and_memory_format(case):
+    arrays, options, address, _ = case
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        tensors = [torch.tensor(a).to(dtype).contiguous(memory_format=torch.channels_last) for a in arrays]
+        out = ops.patch_bottleneck(*tensors, noise=ops.Noise(**address), **options)
+        assert out.code.dtype == dtype
+        assert out.code.is_contiguous(memory_format=torch.channels_last)
+        assert out.kl_occurrence.dtype == out.appearance_mean.dtype == torch.float32
+
+
+def test_a_temperature_tensor_is_read_and_gets_no_surprise():
+    logits, maps = torch.randn(1, 2, 3, 3), torch.randn(1, 4, 3, 3)
+    noise = ops.Noise(1)
+    a = ops.patch_bottleneck(logits, maps, maps, temperature=0.3, noise=noise)
+    b = ops.patch_bottleneck(logits, maps, maps, temperature=torch.tensor(0.3), noise=noise)
+    assert torch.equal(a.code, b.code)
+
+
+def test_autocast_leaves_the_arithmetic_in_float32():
+    logits, maps = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4)
+    plain = ops.patch_bottleneck(logits, maps, maps, noise=ops.Noise(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = ops.patch_bottleneck(logits, maps, maps, noise=ops.Noise(1))
+    for field in FIELDS:
+        assert torch.equal(getattr(plain, field), getattr(cast, field))
+
+
+def test_compiled_equals_eager():
+    logits, maps, more = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4), torch.randn(2, 6, 4, 4)
+
+    def loss(logits, mean, log_variance):
+        out = ops.patch_bottleneck(logits, mean, log_variance, temperature=0.5, noise=ops.Noise(1, 2, 3))
+        return (out.code**2).sum() + out.kl_appearance.sum() + out.kl_occurrence.sum()
+
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaves = [t.clone().requires_grad_() for t in (logits, maps, more)]
+        results.append(torch.autograd.grad(function(*leaves), leaves))
+    for eager, compiled in zip(*results, strict=True):
+        assert_close("gradient", compiled, eager, relative=1e-5)
+
+
+A, M = torch.zeros(2, 3, 4, 5), torch.zeros(2, 6, 4, 5)
+NOISE = ops.Noise()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((A[0], M, M), {}, r"occurrence_logits must be \(B, N, h, w\) with N, h, w ≥ 1, got \(3, 4, 5\)"),
+        ((A, M[:, :5], M), {}, r"appearance_mean must be \(B, 3·D, h, w\) = \(2, 3, 4, 5\), got \(2, 5, 4, 5\)"),
+        ((A, M, M[..., :4]), {}, r"appearance_log_variance must be .* = \(2, 6, 4, 5\), got \(2, 6, 4, 4\)"),
+        ((A.int(), M, M), {}, r"occurrence_logits must be a floating-point tensor, got torch.int32"),
+        ((A, M.numpy(), M), {}, r"appearance_mean must be a floating-point tensor, got ndarray"),
+        ((A, M, M), {"temperature": 0.0}, r"temperature must be positive and finite, got 0.0"),
+        ((A, M, M), {"temperature": torch.ones(2)}, r"temperature must be a number or a 0-d tensor, got shape"),
+        ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must lie between 0 and 1, got 1.0"),
+        ((A, M, M), {"variance": "mean"}, r"variance must be 'geometric' or 'arithmetic', got 'mean'"),
+        ((A, M, M), {"noise": None}, r"sample=True needs noise=Noise\(seed, step, first_image\)"),
+        ((A, M, M), {"backend": "cuda"}, r"backend must be 'triton' or 'torch', got 'cuda'"),
+        ((A.double(), M, M), {"backend": "triton"}, r"backend='triton' computes in float32|needs CUDA tensors"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, options, message):
+    with pytest.raises(ValueError, match=f"patch_bottleneck: {message}"):
+        ops.patch_bottleneck(*arguments, **{"noise": NOISE} | options)
+
+
+F, W, B = torch.zeros(2, 7, 4, 5), torch.zeros(12, 7, 3, 3), torch.zeros(12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((F[..., :4], A, W, B), r"features must be \(B, E, h, w\) = \(2, 7, 4, 5\), got \(2, 7, 4, 4\)"),
+        ((F, A, W[:11], B), r"weight must be \(2·3·D, 7, k, k\) with k odd, got \(11, 7, 3, 3\)"),
+        ((F, A, W[..., :2, :2], B), r"weight must be .* with k odd"),
+        ((F, A, W[:, :6], B), r"weight must be \(2·N·D, E, k, k\) = \(12, 7, 3, 3\), got \(12, 6, 3, 3\)"),
+        ((F, A, W, B[:6]), r"bias must be \(2·N·D,\) = \(12,\), got \(6,\)"),
+    ],
+)
+def test_bad_arguments_of_the_pooled_operator_are_named(arguments, message):
+    with pytest.raises(ValueError, match=f"pooled_patch_bottleneck: {message}"):
+        ops.pooled_patch_bottleneck(*arguments, noise=NOISE)
+
+
+def test_one_part_has_a_finite_divergence():
+    """1/N is 1 for a single part, and a certain prior has no finite divergence; the default is ½ there."""
+    out = ops.patch_bottleneck(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), sample=False)
+    np.testing.assert_allclose(out.kl_occurrence.numpy(), 0, atol=1e-6)

@@ -1,0 +1,82 @@
+"""The divergences against other people's formulas and against integration, their gradients against differences."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Bernoulli, kl_divergence
+
+import reference
+
+logits = st.floats(-30, 30)
+priors = st.sampled_from([1e-6, 0.01, 1 / 16, 0.5, 0.9, 1 - 1e-6])
+
+
+@given(logit=logits, prior=priors)
+def test_bernoulli_divergence_equals_torch_distributions(logit, prior):
+    a, pi = torch.tensor(logit, dtype=torch.float64), torch.tensor(prior, dtype=torch.float64)
+    expected = kl_divergence(Bernoulli(logits=a), Bernoulli(probs=pi)).item()
+    # torch forms the same sum in another order: its terms are at most |a| + |logit π| in size.
+    size = abs(logit) + abs(np.log(prior) - np.log1p(-prior)) + 1
+    assert reference.bernoulli_divergence(np.float64(logit), prior) == pytest.approx(expected, abs=1e-14 * size)
+
+
+@given(prior=priors)
+def test_bernoulli_divergence_is_zero_at_the_prior_alone(prior):
+    at_prior = np.log(prior) - np.log1p(-prior)
+    assert abs(reference.bernoulli_divergence(at_prior, prior)) < 1e-14
+    for offset in (-0.5, 0.5):
+        assert reference.bernoulli_divergence(at_prior + offset, prior) > 0
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+def test_bernoulli_divergence_far_out_is_that_of_a_certain_outcome(logit):
+    expected = -np.log(0.1) if logit > 0 else -np.log1p(-0.1)
+    assert reference.bernoulli_divergence(np.float64(logit), 0.1) == pytest.approx(expected, rel=1e-14)
+
+
+def test_bernoulli_gradient_does_not_vanish_where_the_probability_rounds_to_one():
+    """From a logit of about 17 up, a float32 probability is 1 and a clamped logarithm has no gradient."""
+    gradient = reference.bernoulli_divergence_gradients(1.0, np.float64(20.0), 1 / 16)
+    assert gradient == pytest.approx(np.exp(-20.0) * (20.0 + np.log(15)), rel=1e-6)
+
+
+@given(logit=st.floats(-15, 15), prior=priors)
+def test_bernoulli_gradient_equals_central_differences(logit, prior):
+    step = 1e-5
+    above, below = (reference.bernoulli_divergence(np.float64(logit + s), prior) for s in (step, -step))
+    # Truncation step²/6 times the third derivative (below 20 here), rounding 2⁻⁵³ · 30 / step.
+    assert reference.bernoulli_divergence_gradients(1.0, logit, prior) == pytest.approx(
+        (above - below) / (2 * step), abs=1e-8
+    )
+
+
+@given(mean=st.floats(-4, 4), log_variance=st.floats(-6, 4))
+def test_gaussian_divergence_equals_the_integral(mean, log_variance):
+    deviation = np.exp(0.5 * log_variance)
+    x, width = np.linspace(mean - 12 * deviation, mean + 12 * deviation, 20_001, retstep=True)
+    log_q = -0.5 * ((x - mean) / deviation) ** 2 - 0.5 * (log_variance + np.log(2 * np.pi))
+    log_prior = -0.5 * x**2 - 0.5 * np.log(2 * np.pi)
+    # The trapezoid rule on an analytic function that is 0 at both ends converges faster than any power.
+    integral = width * (np.exp(log_q) * (log_q - log_prior)).sum()
+    divergence = reference.gaussian_divergence(mean, log_variance)
+    assert divergence == pytest.approx(integral, rel=1e-10, abs=1e-10)
+    assert divergence >= 0
+
+
+@given(mean=st.floats(-4, 4), log_variance=st.floats(-6, 4))
+def test_gaussian_gradients_equal_central_differences(mean, log_variance):
+    step = 1e-5
+    kl = reference.gaussian_divergence
+    d_mean, d_log_variance = reference.gaussian_divergence_gradients(1.0, mean, log_variance)
+    assert d_mean == pytest.approx(
+        (kl(mean + step, log_variance) - kl(mean - step, log_variance)) / (2 * step), abs=1e-8
+    )
+    assert d_log_variance == pytest.approx(
+        (kl(mean, log_variance + step) - kl(mean, log_variance - step)) / (2 * step), abs=1e-8
+    )
+
+
+def test_gaussian_divergence_is_zero_at_the_prior():
+    assert reference.gaussian_divergence(0.0, 0.0) == 0.0
