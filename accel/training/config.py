@@ -1,0 +1,160 @@
+"""Everything that a training run depends on, in one dataclass."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from accel.training.options import Check, Options, above, at_least, between, option
+
+SYSTEMS = ("patchvae", "patchvae+w", "beta-vae", "beta-vae+w")
+ENCODERS = ("paper", "release", "resnet18")
+HEADS = ("pooled", "separate", "fused")
+VARIANCES = ("geometric", "arithmetic")
+
+# The main job: finds the built-in parts within three minutes on two CPU cores.
+PARTS_RECIPE = {
+    "train_images": 8000,
+    "part_dim": 2,
+    "beta_occ": 4.0,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "epochs": 10,
+}
+
+# What only PatchVAE has a use for.
+PATCHVAE_ONLY = (
+    "head",
+    "head_kernel_size",
+    "variance",
+    "beta_occ",
+    "occurrence_prior",
+    "temperature",
+    "temperature_rate",
+    "temperature_floor",
+    "straight_through",
+    "detach_weights",
+)
+
+# What may differ when a run is resumed: where things are, how long it runs and how often it saves.
+CHANGEABLE = ("data", "data_dir", "epochs", "device", "out", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Options):
+    """The options of a training run; None stands for the default, which some data sets set themselves.
+
+    The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE where data is "parts". Once made,
+    every field holds the value in force: `dataclasses.asdict` is complete, and `dataclasses.replace` keeps
+    what is not named. Raises ValueError that names the option if a value is of the wrong type or range.
+    """
+
+    data: str = option("parts", "data", "parts, cifar10, cifar100, FILE.npz or FOLDER of images")
+    data_dir: str | None = option(
+        None, "data", "folder of the original archives of cifar10 and cifar100", absent="TODO"
+    )
+    image_size: int | None = option(
+        None,
+        "data",
+        "height and width to which images are brought",
+        check=at_least(1),
+        absent="as they are, 32 for parts",
+    )
+    train_images: int | None = option(None, "data", "use only so many training images", check=at_least(1), absent="all")
+    flip: str = option(
+        "auto",
+        "data",
+        "mirror a random half of the images; auto: where the data set says that it makes sense",
+        choices=("auto", "yes", "no"),
+    )
+
+    system: str = option(
+        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=SYSTEMS
+    )
+    num_parts: int = option(16, "model", "N, how many parts may be learned", check=at_least(1))
+    part_dim: int = option(
+        6,
+        "model",
+        "d_p, numbers that describe a part's appearance; a beta-vae's code has num_parts × part_dim",
+        check=at_least(1),
+    )
+    encoder: str = option("paper", "model", "layout of the residual encoder", choices=ENCODERS)
+    head: str | None = option(
+        None,
+        "model",
+        "pool features before projecting them, or project each cell",
+        choices=HEADS,
+        absent="pooled, fused for arithmetic",
+    )
+    head_kernel_size: int = option(
+        3,
+        "model",
+        "side of the heads' convolutions",
+        check=Check("odd and positive", lambda size: size > 0 and size % 2 == 1),
+    )
+    variance: str = option("geometric", "model", "how cells' variances are averaged into a part's", choices=VARIANCES)
+
+    beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
+    beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
+    occurrence_prior: float | None = option(
+        None, "objective", "π, probability that a part occurs in a cell", check=between(0, 1), absent="1/N"
+    )
+    temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
+    temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))
+    temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
+    straight_through: bool = option(
+        False, "objective", "decode true Bernoulli samples, with the gradient of the relaxed ones"
+    )
+    detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
+
+    learning_rate: float = option(1e-4, "optimisation", "step size of Adam", check=above(0))
+    batch_size: int = option(128, "optimisation", "images a step", check=at_least(1))
+    epochs: int = option(90, "optimisation", "passes over the training images", check=at_least(1))
+    seed: int = option(
+        0,
+        "optimisation",
+        "of the weights, the order of the images and every draw",
+        check=Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63),
+    )
+
+    device: str = option(
+        "auto",
+        "run",
+        "auto (a GPU if there is one), cpu, cuda or cuda:N",
+        check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
+    )
+    out: str | None = option(None, "run", "run folder", absent="runs/DATA-SYSTEM")
+    checkpoint_every: float = option(
+        60.0, "run", "save after so many seconds, besides at each epoch's end", check=at_least(0)
+    )
+
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE}
+
+    def recipe(self) -> str:
+        return "parts" if self.data is None else self.data
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `out`, or one named after the data and the system."""
+        name = Path(self.data).resolve().name.removesuffix(".npz")
+        return Path(self.out or f"runs/{name}-{self.system}")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether reconstruction errors are weighted by gradient energy."""
+        return self.system.endswith("+w")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json_file(cls, path: Path) -> "TrainingConfig":
+        """Reads what `to_json` wrote; ValueError names the file if it is something else."""
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold the options of a run, got {type(values).__name__}")
+        return cls.from_dict(values, str(path))

@@ -1,0 +1,65 @@
+"""How a model does on images that it is not trained on, measured after each epoch."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from accel.data import ImageSet
+from accel.models.autoencoder import pixels
+from accel.ops import Noise
+from accel.training.config import TrainingConfig
+from accel.training.step import LossLedger, loss_of
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, and back to the mode before; gives the model's device."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def in_order(images: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """uint8 (n, H, W, C) → batches (B, C, H, W) on the device, in order, the last one as small as it comes."""
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size].transpose(0, 3, 1, 2)
+        yield torch.tensor(np.ascontiguousarray(batch), device=device)
+
+
+def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio, 10 log₁₀(1 / MSE) in decibels on pixels brought to [0, 1].
+
+    Both (B, C, H, W) in [−1, 1] → (B,). Infinite where they are equal.
+    """
+    return -10.0 * (((reconstruction - images) / 2.0) ** 2).mean((1, 2, 3)).log10()
+
+
+def measure_held_out(model: nn.Module, held_out: ImageSet, number: int, config: TrainingConfig) -> dict:
+    """The loss at step `number` with the same draws in every epoch, and the quality of reconstructions.
+
+    Terms of the loss are estimated as in training, with one draw an image; `psnr` is of the reconstruction
+    from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for PatchVAE: how many parts
+    occur with a probability above one half somewhere. Raises FloatingPointError if a term is not finite.
+    """
+    with evaluating(model) as device:
+        ledger, quality, surest = LossLedger(device), [], []
+        for images in in_order(held_out.images, config.batch_size, device):
+            noise = Noise(config.seed, 0, ledger.images)
+            out, loss = loss_of(model, images, number, config, noise)
+            ledger.add(loss, len(images), number)
+            quality.append(psnr(model.reconstruct(images), pixels(images, torch.float32)))
+            if hasattr(out, "occurrence"):
+                surest.append(out.occurrence.amax((0, 2, 3)))
+        if problem := ledger.problem():
+            raise FloatingPointError(f"{problem[1]} of the held-out images is not finite")
+        result = ledger.means() | {"psnr": torch.cat(quality).mean().item()}
+        if surest:
+            result["active_parts"] = int((torch.stack(surest).amax(0) > 0.5).sum())
+        return result

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
+
+import signal
+import threading
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop, saved its state and stopped; `signal_number` says by which signal."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Within this context the first SIGINT or SIGTERM only sets `signal_number`; a second one acts as usual.
+
+    Outside the main thread, where Python admits no handlers, signals act as usual from the start.
+    """
+
+    signal_number: int | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame) -> None:
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def __exit__(self, *exception) -> None:
+        self._restore()

@@ -1,0 +1,302 @@
+"""A training run: epochs of steps, each followed by a held-out measurement, in a folder that can be resumed.
+
+Weights, order of the images, flips and draws are functions of (seed, epoch, step), and the rest of the state
+is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from accel.data import Batches, Dataset, load
+from accel.models.storage import write_whole
+from accel.training import checkpoint
+from accel.training.config import CHANGEABLE, TrainingConfig
+from accel.training.held_out import measure_held_out
+from accel.training.interrupt import Stopped, StopRequest
+from accel.training.options import flag
+from accel.training.schedule import temperature
+from accel.training.step import TERMS, TrainingStep
+from accel.training.systems import build_model, model_class
+
+CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
+COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
+
+HEADER = (
+    "             ------------- training -------------   ------------- held out -------------\n"
+    "    epoch      loss     recon   KL app   KL occ      loss     recon   KL app   KL occ    PSNR  parts"
+    "   temp  images/s"
+)
+
+
+def load_dataset(config: TrainingConfig) -> Dataset:
+    """The images that the configuration names; see `accel.data.load` for what is raised."""
+    return load(config.data, image_size=config.image_size, data_dir=config.data_dir, train_images=config.train_images)
+
+
+def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> Path:
+    """Trains as configured, or goes on with the run in the folder, and returns the run folder.
+
+    The folder holds config.json, metrics.jsonl (one line an epoch), checkpoint.pt and model/ (for `load_run`).
+    dataset: instead of the one that config.data names.
+
+    Raises ValueError or OSError with a sentence for options, data or files that do not fit, FileExistsError if
+    the folder holds a run that is not resumed, FloatingPointError if the loss is not finite (the last
+    checkpoint is kept), and Stopped, a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    run = open_run(config, dataset, resume=resume)
+    run.fit()
+    return run.folder
+
+
+def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> "Run":
+    """The run that `train` trains, before its next step."""
+    folder = config.folder
+    state = None
+    if resume:
+        state = checkpoint.read(folder)
+        refuse_other_options(config, state["config"], folder)
+        if config.epochs < state["epoch"]:
+            raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
+    elif checkpoint.exists(folder):
+        raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    run = Run(config, load_dataset(config) if dataset is None else dataset)
+    if state is not None:
+        run.restore(state)
+    return run
+
+
+def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
+    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
+    folder = Path(folder)
+    config = TrainingConfig.from_json_file(folder / "config.json")
+    return model_class(config.system).from_pretrained(folder / "model").eval(), config
+
+
+def refuse_other_options(config: TrainingConfig, saved: dict, folder: Path) -> None:
+    """Raises ValueError that names every option in which a resumed run would learn something else."""
+    differences = [
+        f"{flag(name)} {value} instead of {saved.get(name)}"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in CHANGEABLE and value != saved.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the run in {folder} cannot be resumed with {', '.join(differences)}; "
+            f"only {', '.join(map(flag, CHANGEABLE))} may change"
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an option's value; ValueError if this machine has no such GPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def fingerprint(images: np.ndarray) -> list[int]:
+    """Tells one set of images from another by shape and the bytes of a few hundred of them."""
+    few = np.ascontiguousarray(images[:: max(1, len(images) // 256)])
+    return [*images.shape, zlib.crc32(few)]
+
+
+def progress_bar(steps: int, done: int, label: str):
+    """A tqdm bar where tqdm is installed and somebody looks, otherwise None; to be used as a context."""
+    if not (sys.stderr.isatty() and importlib.util.find_spec("tqdm")):
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(total=steps, initial=done, desc=label, unit="step", leave=False)
+
+
+class Run:
+    """A run in memory: the model, its training step, and how far it is."""
+
+    def __init__(self, config: TrainingConfig, dataset: Dataset):
+        self.config, self.dataset, self.folder = config, dataset, config.folder
+        device = choose_device(config.device)
+        images = dataset.train.images
+        self.model = build_model(config, *images.shape[1:]).to(device)
+        self.step = TrainingStep(self.model, config, device)
+        flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
+        self.batches = Batches(images, config.batch_size, config.seed, flip, device)
+        self.check_every = CHECK_EVERY if device.type == "cuda" else 1
+        self.data = fingerprint(images)
+        self.epoch = self.batch = 0
+        self.seconds = 0.0  # spent in this epoch, before an interruption too
+        self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.warned = False
+
+    @property
+    def number(self) -> int:
+        """How many steps were taken since the run began."""
+        return self.epoch * len(self.batches) + self.batch
+
+    def state(self) -> dict:
+        return {
+            "config": dataclasses.asdict(self.config),
+            "data": self.data,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "history": self.history,
+            "ledger": self.step.ledger.state_dict(),
+            "model": self.model.state_dict(),
+            "optimiser": self.step.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
+        path = self.folder / checkpoint.NAME
+        if state["data"] != self.data:
+            raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.step.optimiser.load_state_dict(state["optimiser"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit the model of its own configuration") from error
+        self.step.ledger.load_state_dict(state["ledger"])
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+        self.history = state["history"]
+
+    def save(self) -> None:
+        """Replaces the checkpoint, unless a weight is not finite."""
+        if self.step.ledger.problem() or not all(v.isfinite().all() for v in self.model.state_dict().values()):
+            raise self.not_finite()
+        checkpoint.write(self.folder, self.state())
+        self.saved_at = time.monotonic()
+
+    def write_texts(self) -> None:
+        """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        texts = {"config.json": self.config.to_json(), "metrics.jsonl": lines}
+        write_whole({self.folder / name: text.encode() for name, text in texts.items()})
+
+    def not_finite(self) -> FloatingPointError:
+        """The error that ends a run that has diverged, with what is left of it."""
+        step, term = self.step.ledger.problem() or (self.number - 1, "a weight")
+        return FloatingPointError(
+            f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
+            f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
+            "--learning-rate may go further"
+        )
+
+    def describe(self) -> str:
+        """One line that says what is trained on what."""
+        train, test = self.dataset.train, self.dataset.test
+        height, width = train.images.shape[1:3]
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"{self.config.system} with {weights / 1e6:.2f} M weights, {self.dataset.name}: {len(train):,} images of "
+            f"{height}x{width} and {len(test):,} held out, {next(self.model.parameters()).device}, {self.folder}"
+        )
+
+    def fit(self) -> None:
+        """Trains to the last epoch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.save()
+        self.write_texts()
+        if self.epoch < self.config.epochs:
+            print(self.describe(), HEADER, sep="\n", flush=True)
+        with StopRequest() as stop:
+            while self.epoch < self.config.epochs:
+                self.train_epoch(stop)
+                self.finish_epoch()
+                self.answer(stop)
+        self.model.save_pretrained(self.folder / "model")
+
+    def train_epoch(self, stop: StopRequest) -> None:
+        """The rest of the epoch's steps."""
+        began = time.monotonic() - self.seconds
+        label = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        with progress_bar(len(self.batches), self.batch, label) as bar:
+            for images in self.batches.epoch(self.epoch, self.batch):
+                self.step(images, self.number)
+                self.batch += 1
+                self.seconds = time.monotonic() - began
+                if self.batch % self.check_every == 0 and self.step.ledger.problem():
+                    raise self.not_finite()
+                if time.monotonic() - self.saved_at >= self.config.checkpoint_every:
+                    self.save()
+                if bar is not None:
+                    bar.update()
+                if stop.signal_number is not None and self.batch < len(self.batches):
+                    self.save()
+                    self.answer(stop)
+
+    def answer(self, stop: StopRequest) -> None:
+        """Stops if somebody asked for it, the state being saved."""
+        if stop.signal_number is not None:
+            raise Stopped(
+                f"stopped after step {self.number} of {self.config.epochs * len(self.batches)} with everything "
+                "saved; continue with: "
+                f"python -m accel train --resume --out {self.folder}",
+                stop.signal_number,
+            )
+
+    def finish_epoch(self) -> None:
+        """Measures, reports and saves a finished epoch."""
+        if self.step.ledger.problem():
+            raise self.not_finite()
+        config, ledger = self.config, self.step.ledger
+        number = self.number - 1  # of the last step taken
+        held_out = measure_held_out(self.model, self.dataset.test, number, config)
+        tau = temperature(number, config.temperature, config.temperature_rate, config.temperature_floor)
+        line = {"epoch": self.epoch + 1, "step": self.number}
+        line |= {f"train_{term}": value for term, value in ledger.means().items()}
+        line |= {f"held_out_{name}": value for name, value in held_out.items()}
+        line |= {
+            "temperature": tau,
+            "seconds": self.seconds,
+            "images_per_second": ledger.images / self.seconds,
+        }
+        self.history.append({name: v if math.isfinite(v) else None for name, v in line.items()})
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        ledger.reset()
+        self.save()
+        self.write_texts()
+        self.model.save_pretrained(self.folder / "model")
+        print(self.report(line), flush=True)
+        self.warn_of_collapse(line)
+
+    def report(self, line: dict) -> str:
+        """One line for the terminal, under HEADER."""
+        width = len(str(self.config.epochs))
+        text = f"{line['epoch']:>{8 - width}}/{self.config.epochs}"
+        for images in ("train", "held_out"):
+            text += "".join(
+                f"{line[f'{images}_{term}']:>{size}.{digits}f}"
+                for term, size, digits in zip(TERMS, (10, 10, 9, 9), (2, 2, 3, 3), strict=True)
+            )
+        return (
+            f"{text}{line['held_out_psnr']:8.2f}{line.get('held_out_active_parts', '-'):>7}"
+            f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
+        )
+
+    def warn_of_collapse(self, line: dict) -> None:
+        """Says once that the code carries nothing, from the third epoch on, when it has had time to."""
+        if self.warned or line["epoch"] < min(3, self.config.epochs):
+            return
+        problem = None
+        if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
+            problem = "both divergences are near 0 nats, so reconstructions do not depend on the image"
+        elif line["held_out_kl_appearance"] < COLLAPSED:
+            problem = "the appearance divergence is near 0 nats, so codes do not say how anything looks"
+        elif line.get("held_out_active_parts") == 0:
+            problem = "no part occurs anywhere with a probability above one half"
+        if problem:
+            self.warned = True
+            print(f"patchvae: warning: {problem}; smaller betas let more through", file=sys.stderr, flush=True)

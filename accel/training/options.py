@@ -1,0 +1,174 @@
+"""Dataclasses whose fields are also the options of a command: one place for name, type, default and check."""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Self
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+class Check(NamedTuple):
+    """A condition on a value, in words that follow 'must be'."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(bound: float) -> Check:
+    return Check(f"at least {bound}", lambda value: value >= bound)
+
+
+def above(bound: float) -> Check:
+    return Check(f"greater than {bound}", lambda value: value > bound)
+
+
+def between(low: float, high: float) -> Check:
+    return Check(f"between {low} and {high}, both excluded", lambda value: low < value < high)
+
+
+def option(
+    default,
+    group: str,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    check: Check | None = None,
+    absent: str | None = None,
+) -> Any:
+    """A field of an `Options` dataclass. None given to the constructor stands for the default.
+
+    group: title under which --help lists it. absent: what None means, for an option whose default it is.
+    """
+    metadata = {
+        "default": default,
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "check": check,
+        "absent": absent,
+    }
+    return dataclasses.field(default=None, metadata=metadata)
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """The one of `names` that looks most like `word`."""
+    return difflib.get_close_matches(word, list(names), n=1, cutoff=0.0)[0]
+
+
+def _kind(annotation) -> tuple[type, bool]:
+    """The plain type of an annotation such as `int` or `int | None`, and whether None is a value of it."""
+    if isinstance(annotation, types.UnionType):
+        plain = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return plain[0], True
+    return annotation, False
+
+
+def _problem(field: dataclasses.Field, value) -> str | None:
+    """What is wrong with a value, as the end of a sentence that begins with the option's name."""
+    kind, none_allowed = _kind(field.type)
+    if value is None and none_allowed:
+        return None
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        return f"must be {KINDS[kind]}, got {value!r}"
+    choices, check = field.metadata["choices"], field.metadata["check"]
+    if choices and value not in choices:
+        return f"must be one of {', '.join(choices)}, got {value!r} (nearest: {nearest(value, choices)})"
+    if check and not check.holds(value):
+        return f"must be {check.words}, got {value!r}"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A checked, immutable set of options. Subclasses declare each field with `option`.
+
+    RECIPES: named sets of defaults that take precedence over the fields' own where `recipe` names one.
+    """
+
+    RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def recipe(self) -> str | None:
+        """The name of the recipe that these options choose."""
+        return None
+
+    def __post_init__(self):
+        recipe = self.RECIPES.get(self.recipe(), {})
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                value = recipe.get(field.name, field.metadata["default"])
+            if type(value) is int and _kind(field.type)[0] is float:
+                value = float(value)
+            if problem := _problem(field, value):
+                raise ValueError(f"{field.name} {problem}")
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str) -> Self:
+        """The inverse of `dataclasses.asdict`; `source` is the file that an error names."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ValueError(f"{source}: unknown option {key!r} (nearest: {nearest(key, names)})")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+
+def flag(name: str) -> str:
+    """An option as it is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _parser_of(field: dataclasses.Field) -> Callable[[str], Any]:
+    kind, _ = _kind(field.type)
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = text  # of the wrong type, as the check below says
+        if problem := _problem(field, value):
+            raise argparse.ArgumentTypeError(problem)
+        return value
+
+    return parse
+
+
+def _defaults(field: dataclasses.Field, options: type[Options]) -> str:
+    """The default and each recipe's, for people."""
+
+    def words(value) -> str:
+        if value is None:
+            return field.metadata["absent"]
+        return {"True": "yes", "False": "no"}.get(str(value), str(value))
+
+    defaults = [words(field.metadata["default"])]
+    for name, recipe in options.RECIPES.items():
+        if field.name in recipe:
+            defaults.append(f"{words(recipe[field.name])} for {name}")
+    return ", ".join(defaults)
+
+
+def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None:
+    """Adds one command line option for each field; what the user leaves out stays out of the namespace."""
+    groups = {}
+    for field in dataclasses.fields(options):
+        kind, _ = _kind(field.type)
+        choices, title = field.metadata["choices"], field.metadata["group"]
+        arguments: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if kind is bool:
+            arguments["action"] = argparse.BooleanOptionalAction
+        else:
+            arguments["type"] = _parser_of(field)
+            arguments["metavar"] = "{" + ",".join(choices) + "}" if choices else KINDS[kind].split()[-1].upper()
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        help_text = f"{field.metadata['help']} (default: {_defaults(field, options)})".replace("%", "%%")
+        groups[title].add_argument(flag(field.name), help=help_text, **arguments)
