@@ -1,49 +1,47 @@
-"""What every picture shares: a grid of small images on a figure of its own, without any global state."""
+"""What every picture shares: rows of small images with labels, on a figure without any global state."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+TILE_SIZE = 96  # pixels to which smaller images are enlarged, about
+GAP = 6
+DOTS_PER_INCH = 100
 
-def image_grid(rows: int, columns: int, *, left: float = 0.0, right: float = 0.0, cell: float = 0.8):
-    """A matplotlib Figure and its (rows, columns) array of bare axes, one for each image.
 
-    left, right: margins in inches for text; cell: side of an image in inches. Raises ImportError with the
+def enlarge(image: np.ndarray, size: int = TILE_SIZE) -> np.ndarray:
+    """uint8 (H, W, 1 or 3) → (H', W', 3), each pixel a square of as many pixels as bring H to about `size`."""
+    factor = max(1, round(size / len(image)))
+    image = np.broadcast_to(image, (*image.shape[:2], 3))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def mosaic(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]):
+    """A matplotlib Figure of rows of equally large RGB images (H, W, 3), each row with its label on the left.
+
+    Saved at its own resolution, each pixel of an image is a pixel of the picture. Raises ImportError with the
     command that installs matplotlib if it is missing.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'patchvae[images]'") from error
-    gap, margin = 0.06, 0.1
-    width = left + right + 2 * margin + columns * cell + (columns - 1) * gap
-    height = 2 * margin + rows * (cell + gap) - gap
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    axes = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": (margin + left) / width,
-            "right": 1 - (margin + right) / width,
-            "bottom": margin / height,
-            "top": 1 - margin / height,
-            "wspace": gap / cell,
-            "hspace": gap / cell,
-        },
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    return figure, axes
+        raise ImportError("matplotlib is missing: pip install 'patchvae[images]'") from error
+    height, width = rows[0][0].shape[:2]
+    columns = max(len(row) for row in rows)
+    text_size = height / 8  # of a letter, in pixels
+    left = round(max(len(line) for label in labels for line in label.splitlines()) * text_size * 0.62) + 2 * GAP
+    canvas = np.full((len(rows) * (height + GAP) + GAP, left + columns * (width + GAP), 3), 255, dtype=np.uint8)
+    tops = [GAP + index * (height + GAP) for index in range(len(rows))]
+    for top, row in zip(tops, rows, strict=True):
+        for index, tile in enumerate(row):
+            at = left + index * (width + GAP)
+            canvas[top : top + height, at : at + width] = tile
 
-
-def show(axis, image: np.ndarray, **arguments) -> None:
-    """Draws (H, W), (H, W, 1) or (H, W, 3) pixel by pixel; grey unless a colour map is named."""
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim == 2:
-        arguments = {"cmap": "gray", "vmin": 0, "vmax": 255} | arguments
-    axis.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased", **arguments)
-
-
-def label_row(axis, text: str) -> None:
-    """Text to the left of a row's first image."""
-    axis.text(-0.12, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=8, linespacing=1.4)
+    figure = Figure(figsize=(canvas.shape[1] / DOTS_PER_INCH, len(canvas) / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    axis.imshow(canvas, interpolation="nearest", aspect="auto")
+    points = text_size * 72 / DOTS_PER_INCH
+    for top, label in zip(tops, labels, strict=True):
+        axis.text(left - GAP, top + height / 2, label, ha="right", va="center", fontsize=points, linespacing=1.4)
+    return figure

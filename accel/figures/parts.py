@@ -7,9 +7,10 @@ from torch import nn
 
 from accel.data import ImageSet
 from accel.evaluation import occurrence_maps, part_average_precision
-from accel.figures.canvas import image_grid, label_row, show
+from accel.figures.canvas import enlarge, mosaic
 
-OUTLINE = "#ffd400"
+OUTLINE = (255, 212, 0)
+DARKEST = 0.4  # brightness of what is certainly not an occurrence
 
 
 def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None = None, *, rows=16, columns=10):
@@ -20,7 +21,7 @@ def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None =
     otherwise by its information about cells, H(mean p) − mean H(p) (a part that is on or off everywhere has
     none). At most `rows` parts are shown.
 
-    part_names: of the true types, axis 1 of images.truth.
+    part_names: of the true types, axis 1 of images.truth. Raises ImportError if matplotlib is missing.
     """
     occurrence = occurrence_maps(model, images.images)
     information = _information(occurrence)
@@ -32,13 +33,11 @@ def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None =
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
         labels = [f"{names[row.argmax()]}, AP {row.max():.2f}" for row in precision]
     best = np.argsort(-usefulness, kind="stable")[:rows]
-    figure, axes = image_grid(len(best), columns, left=1.3)
-    for row, part in zip(axes, best, strict=True):
-        label_row(row[0], f"part {part}\n{labels[part]}")
+    tiles = []
+    for part in best:
         surest = np.argsort(-occurrence[:, part].max(axis=(1, 2)), kind="stable")[:columns]
-        for axis, index in zip(row, surest, strict=False):
-            _overlay(axis, images.images[index], occurrence[index, part])
-    return figure
+        tiles.append([_overlay(images.images[index], occurrence[index, part]) for index in surest])
+    return mosaic(tiles, [f"part {part}\n{labels[part]}" for part in best])
 
 
 def _information(occurrence: np.ndarray) -> np.ndarray:
@@ -52,13 +51,14 @@ def _information(occurrence: np.ndarray) -> np.ndarray:
     return entropy(cells.mean(axis=1, dtype=np.float64)) - entropy(cells).mean(axis=1)
 
 
-def _overlay(axis, image: np.ndarray, occurrence: np.ndarray) -> None:
+def _overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
     """The image, darkened where the part does not occur, with outlines around the cells where it does."""
-    cell_height, cell_width = (size // cells for size, cells in zip(image.shape, occurrence.shape, strict=False))
-    light = np.kron(0.35 + 0.65 * occurrence, np.ones((cell_height, cell_width)))
-    show(axis, (image * light[:, :, None]).astype(np.uint8))
-    from matplotlib.patches import Rectangle
-
-    for y, x in np.argwhere(occurrence > 0.5):
-        corner = (x * cell_width - 0.5, y * cell_height - 0.5)
-        axis.add_patch(Rectangle(corner, cell_width, cell_height, fill=False, edgecolor=OUTLINE, linewidth=1))
+    tile = enlarge(image)
+    height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
+    light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)
+    tile = (tile * light[:, :, None]).astype(np.uint8)
+    line = max(1, len(tile) // 64)
+    for row, column in np.argwhere(occurrence > 0.5):
+        cell = tile[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        cell[:line] = cell[-line:] = cell[:, :line] = cell[:, -line:] = OUTLINE
+    return tile
