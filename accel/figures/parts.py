@@ -57,7 +57,7 @@ def _overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
     height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)
     tile = (tile * light[:, :, None]).astype(np.uint8)
-    line = max(1, len(tile) // 64)
+    line = max(1, round(len(tile) / 48))
     for row, column in np.argwhere(occurrence > 0.5):
         cell = tile[row * height : (row + 1) * height, column * width : (column + 1) * width]
         cell[:line] = cell[-line:] = cell[:, :line] = cell[:, -line:] = OUTLINE

@@ -85,10 +85,11 @@ def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
 
 def refuse_other_options(config: TrainingConfig, saved: dict, folder: Path) -> None:
     """Raises ValueError that names every option in which a resumed run would learn something else."""
+    before = TrainingConfig.from_dict(saved, str(folder / checkpoint.NAME))
     differences = [
-        f"{flag(name)} {value} instead of {saved.get(name)}"
+        f"{flag(name)} {value} instead of {getattr(before, name)}"
         for name, value in dataclasses.asdict(config).items()
-        if name not in CHANGEABLE and value != saved.get(name)
+        if name not in CHANGEABLE and value != getattr(before, name)
     ]
     if differences:
         raise ValueError(

@@ -1,0 +1,218 @@
+"""The program as a user meets it: help, mistakes, a whole run, and a run that is killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accel import cli
+from accel.training import checkpoint
+from tests.training.tiny import assert_same_run, tiny_dataset
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--num-parts", "3", "--part-dim", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A file of 64 training and 10 held-out images of 16 × 16."""
+    path = tmp_path_factory.mktemp("data") / "squares.npz"
+    train = np.concatenate([tiny_dataset(seed).train.images for seed in range(3)])[:64]
+    np.savez(path, train_images=train, test_images=tiny_dataset().test.images)
+    return path
+
+
+def start(*arguments, **options):
+    """The program in a process of its own."""
+    command = [sys.executable, "-m", "accel", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def fails(capsys, *arguments):
+    """Runs the program, which shall fail; returns its one sentence."""
+    status = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.startswith("patchvae: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("patchvae: ").strip()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_overview(capsys, arguments):
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{command.help}$", out, re.MULTILINE)
+    assert "examples:" in out
+
+
+def test_examples_in_the_overview_are_valid():
+    for line in cli.EXAMPLES.splitlines()[1:]:
+        words = line.split("  ")[1].split()
+        assert words[:3] == ["python", "-m", "accel"]
+        parser = cli.Parser()
+        cli.COMMANDS[words[3]].add_options(parser)
+        parser.parse_args([word.replace("FOLDER", "folder") for word in words[4:]])
+
+
+def test_help_and_mistakes_do_not_wait_for_pytorch():
+    check = (
+        "import sys, contextlib; from accel.cli import main\n"
+        "assert main(['train', '--lerning-rate', '1']) == 2\n"
+        "with contextlib.suppress(SystemExit): main(['train', '--help'])\n"
+        "assert not {'torch', 'numpy', 'matplotlib', 'tqdm'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--learning-rate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "unknown command 'trian' (nearest: train)"),
+        (["train", "--lerning-rate", "1"], "unknown option --lerning-rate (nearest: --learning-rate)"),
+        (["train", "--epoch=3"], "unknown option --epoch (nearest: --epochs)"),
+        (["train", "parts"], "unexpected argument 'parts', patchvae train takes options only"),
+        (["train", "--epochs"], "--epochs expected one argument"),
+        (["train", "--epochs", "many"], "--epochs must be a whole number, got 'many'"),
+        (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["train", "--learning-rate", "-0.1"], "--learning-rate must be greater than 0, got -0.1"),
+        (["train", "--beta-app", "nan"], "--beta-app must be a number, got nan"),
+        (["train", "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["train", "--system", "beta-vae", "--beta-occ", "2"], "--beta-occ has no effect on beta-vae"),
+    ],
+)
+def test_mistake_is_one_sentence(capsys, arguments, sentence):
+    assert fails(capsys, *arguments) == sentence
+
+
+def test_nearest_value_is_named(capsys):
+    sentence = fails(capsys, "train", "--system", "patchvae-w")
+    assert sentence.startswith("--system must be one of patchvae, patchvae+w, beta-vae")
+    assert sentence.endswith("got 'patchvae-w' (nearest: patchvae+w)")
+
+
+def test_bad_data_and_folders_are_one_sentence(capsys, tmp_path, images):
+    assert "nothing.npz" in fails(capsys, "train", "--data", tmp_path / "nothing.npz", "--out", tmp_path / "run")
+    assert "checkpoint.pt" in fails(capsys, "train", "--resume", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    odd = tmp_path / "odd.npz"
+    np.savez(odd, images=np.zeros((20, 20, 20, 3), np.uint8))
+    assert "20" in fails(capsys, "train", "--data", odd, "--out", tmp_path / "run")
+    (tmp_path / "file").touch()
+    assert "file" in fails(capsys, "train", "--data", images, *SMALL, "--out", tmp_path / "file" / "run")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "checkpoint.pt").write_text("not tensors")
+    assert "foreign/checkpoint.pt" in fails(capsys, "train", "--resume", "--out", tmp_path / "foreign")
+    assert "already holds a run" in fails(capsys, "train", "--data", images, "--out", tmp_path / "foreign")
+
+
+def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path):
+    out = tmp_path / "run"
+    options = ["--train-images", "96", "--epochs", "1", "--batch-size", "32", *SMALL]
+    assert cli.main(["train", *options, "--out", str(out)]) == 0
+    text, err = capsys.readouterr()
+    assert "Traceback" not in err
+    names = {path.name for path in out.iterdir()}
+    pictures = {"reconstructions.png", "parts.png"} if "no pictures" not in text else set()
+    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model"} | pictures
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    row = re.search(r"^reconstruction +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
+    assert float(row[1]) == round(last["train_reconstruction"], 3)
+    assert float(row[2]) == round(last["held_out_reconstruction"], 3)
+    psnr = float(re.search(r"^PSNR, dB +([\d.]+)$", text, re.MULTILINE)[1])
+    assert psnr == round(last["held_out_psnr"], 2)
+    assert re.search(r"^SSIM +0\.\d+$", text, re.MULTILINE)
+    table = text.split("true part type")[1].splitlines()[1:]
+    rows = [re.fullmatch(r"(.+?) +(\d+) +([\d.]+) +([\d.]+)", line) for line in table]
+    rows = [row for row in rows if row]
+    assert len(rows) >= 8
+    mean = float(re.search(r"^mean +([\d.]+) +([\d.]+)$", text, re.MULTILINE)[1])
+    assert abs(mean - np.mean([float(row[3]) for row in rows])) < 1e-3
+
+
+def test_without_matplotlib_training_works_and_says_how_to_get_pictures(capsys, tmp_path, images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = ["--data", str(images), "--epochs", "1", "--batch-size", "32", *SMALL]
+    assert cli.main(["train", *options, "--out", str(tmp_path / "run")]) == 0
+    assert "matplotlib is missing: pip install 'patchvae[images]'" in capsys.readouterr().out
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_resume_takes_the_options_of_the_run(capsys, tmp_path, images):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    options = ["--data", str(images), "--batch-size", "32", "--seed", "7", *SMALL]
+    assert cli.main(["train", *options, "--epochs", "1", "--out", str(out)]) == 0
+    out.rename(moved)
+    sentence = fails(capsys_after(capsys), "train", "--resume", "--out", moved, "--seed", "8")
+    assert "--seed 8 instead of 7" in sentence
+    assert cli.main(["train", "--resume", "--out", str(moved), "--epochs", "2"]) == 0
+    assert cli.main(["train", *options, "--epochs", "2", "--out", str(out)]) == 0
+    assert_same_run(out, moved)
+
+
+def capsys_after(capsys):
+    """What was printed before is no longer of interest."""
+    capsys.readouterr()
+    return capsys
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_bits(tmp_path, images):
+    options = ["--data", images, "--batch-size", "4", "--epochs", "2", *SMALL]  # 16 steps an epoch
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start("train", *options, "--out", killed, "--checkpoint-every", "0")
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists(killed):
+            state = checkpoint.read(killed)
+            if state["epoch"] == 1 and state["batch"] >= 3:
+                break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    state = checkpoint.read(killed)
+    assert state["epoch"] == 1
+    assert 3 <= state["batch"] < 16
+    assert cli.main(["train", "--resume", "--out", str(killed), "--checkpoint-every", "60"]) == 0
+    assert cli.main(["train", *map(str, options), "--out", str(whole)]) == 0
+    assert_same_run(killed, whole)
+
+
+def test_interrupt_ends_with_status_130_and_the_way_on(capsys, tmp_path, images, monkeypatch):
+    from accel.training import step
+
+    original = step.TrainingStep.__call__
+
+    def interrupted(self, batch, number):
+        original(self, batch, number)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(step.TrainingStep, "__call__", interrupted)
+    out = tmp_path / "run"
+    assert cli.main(["train", "--data", str(images), "--batch-size", "16", *SMALL, "--out", str(out)]) == 130
+    err = capsys.readouterr().err
+    assert err.startswith("patchvae: stopped after step 3 of ")
+    assert err.endswith(f"python -m accel train --resume --out {out}\n")
+
+
+def test_reader_that_leaves_early():
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accel"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (141, "")

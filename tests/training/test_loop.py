@@ -1,0 +1,319 @@
+"""Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from accel.data import Dataset, ImageSet
+from accel.models import elbo
+from accel.ops import Noise
+from accel.training import checkpoint, load_run, loop, step, train
+from accel.training.interrupt import Stopped
+from accel.training.schedule import temperature
+from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of three epochs that nothing interrupts."""
+    return train(tiny_config(tmp_path_factory.mktemp("runs") / "whole", epochs=3), tiny_dataset())
+
+
+def act_at_step(monkeypatch, number, action):
+    """Calls action(training step) right after step `number` was taken."""
+    original = step.TrainingStep.__call__
+
+    def call(self, images, at):
+        original(self, images, at)
+        if at == number:
+            action(self)
+
+    monkeypatch.setattr(step.TrainingStep, "__call__", call)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_folder_of_a_run(whole_run):
+    names = {str(path.relative_to(whole_run)) for path in snapshot(whole_run)}
+    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model/config.json", "model/weights.pt"}
+    lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
+    expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "held_out_psnr"}
+    expected |= {f"{images}_{term}" for images in ("train", "held_out") for term in terms}
+    for epoch, line in enumerate(lines, start=1):
+        assert line.keys() == expected | {"held_out_active_parts"}
+        assert (line["epoch"], line["step"]) == (epoch, epoch * STEPS)
+        assert line["temperature"] == temperature(epoch * STEPS - 1)
+        assert all(math.isfinite(value) for value in line.values())
+    assert len(lines) == 3
+
+
+def test_loss_falls(whole_run):
+    lines = metrics(whole_run)
+    assert lines[2]["train_total"] < 0.9 * lines[0]["train_total"]
+
+
+def test_held_out_terms_are_those_of_the_saved_model(whole_run):
+    model, config = load_run(whole_run)
+    assert not model.training
+    images = torch.tensor(tiny_dataset().test.images.transpose(0, 3, 1, 2))
+    sums = dict.fromkeys(("total", "reconstruction", "kl_appearance", "kl_occurrence"), 0.0)
+    error, surest = [], torch.zeros(config.num_parts)
+    with torch.no_grad():
+        for start in (0, 8):
+            batch = images[start : start + 8]
+            out = model(batch, temperature=temperature(3 * STEPS - 1), noise=Noise(config.seed, 0, start))
+            loss = elbo(out, batch)
+            for term in sums:
+                sums[term] += getattr(loss, term).item() * len(batch) / len(images)
+            error.append((model.reconstruct(batch) / 2 + 0.5 - batch / 255).square().mean((1, 2, 3)))
+            surest = surest.maximum(out.occurrence.amax((0, 2, 3)))
+    line = metrics(whole_run)[2]
+    for term, value in sums.items():
+        assert math.isclose(line[f"held_out_{term}"], value, rel_tol=1e-5)
+    psnr = -10 * torch.cat(error).log10().mean().item()
+    assert math.isclose(line["held_out_psnr"], psnr, rel_tol=1e-5)
+    assert line["held_out_active_parts"] == (surest > 0.5).sum()
+
+
+def test_measuring_leaves_the_model_in_training_mode(tmp_path):
+    run = loop.open_run(tiny_config(tmp_path / "run", epochs=1), tiny_dataset())
+    run.fit()
+    assert run.model.training
+
+
+def test_same_seed_same_bits_other_seed_other_bits(whole_run, tmp_path):
+    again = train(tiny_config(tmp_path / "again", epochs=3), tiny_dataset())
+    assert_same_run(whole_run, again)
+    other = train(tiny_config(tmp_path / "other", epochs=3, seed=1), tiny_dataset())
+    assert metrics(other) != metrics(whole_run)
+
+
+@pytest.mark.parametrize(
+    ("number", "by"),
+    [
+        (0, signal.SIGTERM),
+        (1, signal.SIGINT),
+        (STEPS - 1, signal.SIGTERM),
+        (STEPS, signal.SIGINT),
+        (2 * STEPS + 1, signal.SIGTERM),
+    ],
+)
+def test_interrupted_run_saves_and_resumes_to_the_same_bits(whole_run, tmp_path, monkeypatch, number, by):
+    config = tiny_config(tmp_path / "run", epochs=3)
+    before = signal.getsignal(by)
+    with monkeypatch.context() as patch:
+        act_at_step(patch, number, lambda _: os.kill(os.getpid(), by))
+        with pytest.raises(Stopped, match=rf"after step {number + 1} of 9 .* --resume --out .*run") as stop:
+            train(config, tiny_dataset())
+    assert stop.value.signal_number == by
+    assert signal.getsignal(by) is before
+    state = checkpoint.read(config.folder)
+    assert state["epoch"] * STEPS + state["batch"] == number + 1
+    assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
+
+
+def test_second_signal_is_not_held_back(tmp_path, monkeypatch):
+    def twice(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    act_at_step(monkeypatch, 1, twice)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(tiny_config(tmp_path / "run"), tiny_dataset())
+    assert not isinstance(stop.value, Stopped)
+
+
+class Killed(BaseException):
+    """Ends a run at once, as a power failure would, as far as the files are concerned."""
+
+
+def kill(_):
+    raise Killed
+
+
+@pytest.mark.parametrize("number", [0, 2, 4, 8])
+def test_killed_run_loses_only_what_it_had_not_saved(whole_run, tmp_path, monkeypatch, number):
+    config = tiny_config(tmp_path / "run", epochs=3, checkpoint_every=0.0)
+    with monkeypatch.context() as patch:
+        act_at_step(patch, number, kill)
+        with pytest.raises(Killed):
+            train(config, tiny_dataset())
+    state = checkpoint.read(config.folder)
+    assert state["epoch"] * STEPS + state["batch"] == number
+    assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
+
+
+@pytest.mark.parametrize("victim", ["write_texts", "report"])
+def test_killed_between_the_files_of_an_epoch(whole_run, tmp_path, monkeypatch, victim):
+    config = tiny_config(tmp_path / "run", epochs=3)
+    with monkeypatch.context() as patch:
+        original = getattr(loop.Run, victim)
+
+        def after_first_epoch(self, *arguments):
+            if self.epoch == 2:
+                raise Killed
+            return original(self, *arguments)
+
+        patch.setattr(loop.Run, victim, after_first_epoch)
+        with pytest.raises(Killed):
+            train(config, tiny_dataset())
+    assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
+
+
+def test_resume_extends_a_finished_run(whole_run, tmp_path):
+    config = tiny_config(tmp_path / "run", epochs=1)
+    train(config, tiny_dataset())
+    longer = dataclasses.replace(config, epochs=3, checkpoint_every=5.0)
+    train(longer, tiny_dataset(), resume=True)
+    assert_same_run(whole_run, config.folder)
+    assert json.loads((config.folder / "config.json").read_text())["epochs"] == 3
+    with pytest.raises(ValueError, match="has done 3 epochs, --epochs must be no fewer"):
+        train(config, tiny_dataset(), resume=True)
+
+
+def test_resume_of_a_finished_run_changes_nothing(whole_run):
+    before = metrics(whole_run)
+    train(tiny_config(whole_run, epochs=3), tiny_dataset(), resume=True)
+    assert metrics(whole_run) == before
+
+
+def test_resume_refuses_options_that_would_learn_something_else(whole_run):
+    before = snapshot(whole_run)
+    config = tiny_config(whole_run, epochs=3, learning_rate=0.5, beta_occ=7.0)
+    with pytest.raises(ValueError, match=r"--beta-occ 7\.0 instead of 1\.0, --learning-rate 0\.5 instead of 0\.001"):
+        train(config, tiny_dataset(), resume=True)
+    with pytest.raises(ValueError, match="trained on other images than those of tiny"):
+        train(tiny_config(whole_run, epochs=3), tiny_dataset(seed=1), resume=True)
+    assert snapshot(whole_run) == before
+
+
+def test_existing_run_is_not_overwritten(whole_run):
+    before = snapshot(whole_run)
+    with pytest.raises(FileExistsError, match="already holds a run: continue it with --resume"):
+        train(tiny_config(whole_run), tiny_dataset())
+    assert snapshot(whole_run) == before
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pt: no such file, so there is no run to resume"):
+        train(tiny_config(tmp_path / "none"), tiny_dataset(), resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("term", ["kl_appearance", "reconstruction"])
+def test_loss_that_is_not_finite_stops_the_run(whole_run, tmp_path, monkeypatch, term):
+    config = tiny_config(tmp_path / "run", epochs=3)
+    with monkeypatch.context() as patch:
+        calls = []
+
+        def poisoned(out, images, *options):
+            loss = elbo(out, images, *options)
+            calls.append(loss)
+            if len(calls) == STEPS + 2 + 2:  # two batches of held-out images after the first epoch
+                bad = getattr(loss, term) * math.nan
+                return dataclasses.replace(loss, **{term: bad, "total": loss.total + bad})
+            return loss
+
+        patch.setattr(step, "elbo", poisoned)
+        with pytest.raises(FloatingPointError, match=rf"{term} is not finite at step 4 \(epoch 2\); .*checkpoint\.pt"):
+            train(config, tiny_dataset())
+    assert checkpoint.read(config.folder)["epoch"] == 1
+    assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path, monkeypatch):
+    def poison(training_step):
+        next(training_step.model.parameters()).data[0] = math.inf
+
+    act_at_step(monkeypatch, 1, poison)
+    config = tiny_config(tmp_path / "run", checkpoint_every=0.0)
+    with pytest.raises(FloatingPointError, match=r"a weight is not finite at step 1 \(epoch 1\)"):
+        train(config, tiny_dataset())
+    state = checkpoint.read(config.folder)
+    assert state["batch"] == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_keeps_the_previous_checkpoint(whole_run, tmp_path):
+    config = tiny_config(tmp_path / "run", epochs=1)
+    train(config, tiny_dataset())
+    before = snapshot(config.folder)
+    partial = config.folder / "checkpoint.pt.partial"
+    partial.symlink_to("/dev/full")  # every write to it finds no space left on the device
+    longer = dataclasses.replace(config, epochs=3)
+    with pytest.raises(
+        OSError, match=r"could not write .*checkpoint\.pt \(No space left.*previous checkpoint is whole"
+    ):
+        train(longer, tiny_dataset(), resume=True)
+    assert not partial.is_symlink()
+    assert snapshot(config.folder) == before
+    assert_same_run(whole_run, train(longer, tiny_dataset(), resume=True))
+
+
+@pytest.mark.parametrize(
+    "damage", ["noise", "truncated", "other tensors", "older format", "not tensors", "other model"]
+)
+def test_foreign_or_corrupt_checkpoint(tmp_path, damage):
+    config = tiny_config(tmp_path / "run", epochs=1)
+    train(config, tiny_dataset())
+    path = config.folder / "checkpoint.pt"
+    content = path.read_bytes()
+    state = checkpoint.read(config.folder)
+    if damage == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(1000))
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "other tensors":
+        torch.save({"model": state["model"]}, path)
+    elif damage == "older format":
+        torch.save(state | {"format": "patchvae training 0"}, path)
+    elif damage == "not tensors":
+        torch.save([1, 2], path)
+    else:
+        torch.save(state | {"model": {"weight": torch.zeros(2)}}, path)
+    with pytest.raises(ValueError, match=r"run/checkpoint\.pt") as error:
+        train(dataclasses.replace(config, epochs=2), tiny_dataset(), resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoint_holds_plain_data(whole_run):
+    state = torch.load(whole_run / "checkpoint.pt", weights_only=True)
+    assert state["config"] == dataclasses.asdict(tiny_config(whole_run, epochs=3))
+
+
+def test_other_systems_and_shapes_train(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = [ImageSet(rng.integers(0, 256, (12, 16, 24, 1), dtype=np.uint8)) for _ in range(2)]
+    config = tiny_config(tmp_path / "run", system="beta-vae", epochs=1)
+    model, _ = load_run(train(config, Dataset("grey", *grey)))
+    assert type(model).__name__ == "BetaVAE"
+    assert "held_out_active_parts" not in metrics(config.folder)[0]
+    assert model.reconstruct(torch.zeros(1, 1, 16, 24)).shape == (1, 1, 16, 24)
+
+
+def test_collapse_is_said_once(tmp_path, capsys):
+    run = loop.open_run(tiny_config(tmp_path / "run", epochs=9), tiny_dataset())
+    line = {"epoch": 3, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
+    run.warn_of_collapse(line)
+    run.warn_of_collapse(line | {"epoch": 2, "held_out_active_parts": 0})
+    assert capsys.readouterr().err == ""
+    run.warn_of_collapse(line | {"held_out_active_parts": 0})
+    run.warn_of_collapse(line | {"held_out_kl_appearance": 0.0})
+    assert capsys.readouterr().err.count("warning") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_missing_gpu_is_named(tmp_path):
+    with pytest.raises(ValueError, match="device cuda: PyTorch sees 0 CUDA devices"):
+        train(tiny_config(tmp_path / "run", device="cuda"), tiny_dataset())

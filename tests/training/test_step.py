@@ -1,0 +1,79 @@
+"""One step is forward, backward and Adam on the schedule's temperature and the step's own draws."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from accel.models import Elbo, elbo
+from accel.ops import Noise
+from accel.training.schedule import temperature
+from accel.training.step import TERMS, LossLedger, TrainingStep
+from accel.training.systems import build_model
+from tests.support import assert_close
+from tests.training.tiny import tiny_config
+
+
+@pytest.mark.parametrize("system", ["patchvae+w", "patchvae", "beta-vae"])
+def test_step_is_what_it_says(system):
+    config = tiny_config("unused", system=system, seed=5, beta_app=0.5, beta_occ=2.0, temperature_rate=0.01)
+    model = build_model(config, 16, 16, 3)
+    by_hand = copy.deepcopy(model)
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    step = TrainingStep(model, config, torch.device("cpu"))
+    step(images, 7)
+
+    pixels = images.float() / 127.5 - 1
+    out = by_hand(pixels, temperature=temperature(7, rate=0.01), noise=Noise(5, 7, 0))
+    loss = elbo(out, pixels, 0.5, 2.0, weighted=system.endswith("+w"))
+    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3)
+    loss.total.backward()
+    optimiser.step()
+    for (name, weight), expected in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        assert_close(name, weight, expected, relative=1e-5)
+    means = step.ledger.means()
+    for term in TERMS:
+        assert math.isclose(means[term], getattr(loss, term).item(), rel_tol=1e-6)
+    assert math.isclose(
+        means["total"],
+        means["reconstruction"] + 0.5 * means["kl_appearance"] + 2.0 * means["kl_occurrence"],
+        rel_tol=1e-6,
+    )
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one = build_model(tiny_config("unused"), 16, 16, 3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    torch.testing.assert_close(build_model(tiny_config("unused"), 16, 16, 3).state_dict(), one, rtol=0, atol=0)
+    other = build_model(tiny_config("unused", seed=1), 16, 16, 3).state_dict()
+    assert not torch.equal(one["encoder.conv1.weight"], other["encoder.conv1.weight"])
+
+
+def loss_with(**terms):
+    values = dict.fromkeys(TERMS, 1.0) | terms
+    return Elbo(**{term: torch.tensor(value) for term, value in values.items()})
+
+
+def test_ledger_weighs_batches_by_their_images():
+    ledger = LossLedger(torch.device("cpu"))
+    ledger.add(loss_with(reconstruction=2.0), 30, 0)
+    ledger.add(loss_with(reconstruction=5.0), 10, 1)
+    assert ledger.means()["reconstruction"] == 2.75
+    assert ledger.problem() is None
+    ledger.reset()
+    ledger.add(loss_with(), 1, 2)
+    assert ledger.means() == dict.fromkeys(TERMS, 1.0)
+
+
+def test_ledger_names_the_first_term_that_is_not_finite():
+    ledger = LossLedger(torch.device("cpu"))
+    ledger.add(loss_with(), 1, 3)
+    ledger.add(loss_with(kl_occurrence=math.inf, total=math.inf), 1, 4)
+    ledger.add(loss_with(reconstruction=math.nan, total=math.nan), 1, 5)
+    assert ledger.problem() == (4, "kl_occurrence")
+    ledger.reset()
+    assert ledger.problem() == (4, "kl_occurrence")  # a run that has diverged stays so

@@ -1,0 +1,48 @@
+"""Runs that take seconds: few small images and a model of few parts."""
+
+import json
+
+import numpy as np
+import torch
+
+from accel.data import Dataset, ImageSet
+from accel.training import TrainingConfig, checkpoint
+
+STEPS = 3  # an epoch
+
+
+def tiny_dataset(seed=0):
+    """24 training and 10 held-out images of 16 × 16: noise with a bright square somewhere."""
+    rng = np.random.default_rng(seed)
+
+    def images(count):
+        result = rng.integers(0, 128, (count, 16, 16, 3), dtype=np.uint8)
+        for image, (row, column) in zip(result, rng.integers(0, 8, (count, 2)), strict=True):
+            image[row : row + 8, column : column + 8] += 127
+        return ImageSet(result)
+
+    return Dataset("tiny", images(8 * STEPS), images(10))
+
+
+def tiny_config(out, **options):
+    """Two epochs of STEPS steps on the CPU."""
+    defaults = {"num_parts": 3, "part_dim": 2, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
+    return TrainingConfig(**{"data": "tiny", "device": "cpu", "out": str(out)} | defaults | options)
+
+
+def metrics(folder):
+    """The lines of metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: v for name, v in line.items() if name not in ("seconds", "images_per_second")} for line in lines]
+
+
+def assert_same_run(one, other):
+    """The same weights, optimiser state and metrics, bit for bit."""
+    states = [checkpoint.read(folder) for folder in (one, other)]
+    for name in ("epoch", "batch", "data"):
+        assert states[0][name] == states[1][name]
+    torch.testing.assert_close(states[0]["model"], states[1]["model"], rtol=0, atol=0)
+    torch.testing.assert_close(states[0]["optimiser"], states[1]["optimiser"], rtol=0, atol=0)
+    assert metrics(one) == metrics(other)
+    weights = [torch.load(folder / "model" / "weights.pt", weights_only=True) for folder in (one, other)]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
