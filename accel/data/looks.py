@@ -1,0 +1,147 @@
+"""The part types of the generated set `parts`: the shape, the texture and the palette of each.
+
+Coordinates (u, v) are the part's own, v downward, in units of its radius. A shape is a function that is negative inside,
+zero on the outline, and measures about the distance to it. A texture gives the tone, 0 for the dark and 1 for the light
+colour of the palette; `sharpness` is the radius in pixels, so that an edge between tones is one pixel wide at any size,
+and `phase` in [-1, 1] moves the texture inside the shape.
+
+Only +, -, *, /, comparisons, floor and square roots are used: IEEE arithmetic rounds these alike on every machine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+# (light, dark): each palette belongs to two or three part types, and to backgrounds and clutter.
+PALETTES = np.array(
+    [
+        [(247, 208, 70), (160, 28, 44)],
+        [(238, 238, 228), (30, 62, 158)],
+        [(158, 224, 118), (92, 30, 112)],
+        [(247, 158, 96), (14, 92, 92)],
+    ],
+    dtype=np.float32,
+)
+
+
+def edge(distance: Array, sharpness: Array) -> Array:
+    """1 where the distance is positive, 0 where it is negative, and a ramp one pixel wide between."""
+    return np.clip(0.5 + distance * sharpness, 0, 1)
+
+
+def _wave(x: Array, period: float) -> Array:
+    """Triangle wave: signed distance to the nearest of the edges that lie half a period apart, positive about x = 0."""
+    x = x / np.float32(period)
+    return (np.abs(x - np.floor(x) - np.float32(0.5)) - np.float32(0.25)) * np.float32(period)
+
+
+def disc(u: Array, v: Array) -> Array:
+    return np.sqrt(u * u + v * v) - 1
+
+
+def square(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.9)
+
+
+def triangle(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u) * np.float32(0.87) - v * np.float32(0.5) - np.float32(0.5), v - np.float32(0.75))
+
+
+def ring(u: Array, v: Array) -> Array:
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.72)) - np.float32(0.32)
+
+
+def plus(u: Array, v: Array) -> Array:
+    a, b = np.abs(u), np.abs(v)
+    return np.maximum(np.maximum(a, b) - np.float32(1.05), np.minimum(a, b) - np.float32(0.36))
+
+
+def diamond(u: Array, v: Array) -> Array:
+    return (np.abs(u) + np.abs(v) - np.float32(1.15)) * np.float32(0.71)
+
+
+def hourglass(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(v) - np.float32(1), (np.abs(u) - np.abs(v)) * np.float32(0.71) - np.float32(0.1))
+
+
+def hexagon(u: Array, v: Array) -> Array:
+    a, b = np.abs(u), np.abs(v)
+    return np.maximum(b, a * np.float32(0.87) + b * np.float32(0.5)) - np.float32(0.95)
+
+
+def saltire(u: Array, v: Array) -> Array:
+    return plus((u + v) * np.float32(0.71), (u - v) * np.float32(0.71))
+
+
+def crescent(u: Array, v: Array) -> Array:
+    hole = np.float32(0.8) - np.sqrt((u - np.float32(0.5)) ** 2 + v * v)
+    return np.maximum(disc(u, v), hole)
+
+
+def bar(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u) - np.float32(0.5), np.abs(v) - np.float32(1.2))
+
+
+def half_disc(u: Array, v: Array) -> Array:
+    v = v + np.float32(0.4)
+    return np.maximum(np.sqrt(u * u + v * v) - np.float32(1.1), -v)
+
+
+def stripes(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return edge(_wave(v + phase * np.float32(0.5), 1.0), sharpness)
+
+
+def checks(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    a, b = _wave(u + phase * np.float32(0.5) + np.float32(0.45), 1.8), _wave(v + np.float32(0.45), 1.8)
+    return edge(np.where((a > 0) == (b > 0), 1, -1) * np.minimum(np.abs(a), np.abs(b)), sharpness)
+
+
+def gradient(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return np.clip(np.float32(0.5) + (v + phase) * np.float32(0.7), 0, 1)
+
+
+def halves(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return edge(u + phase * np.float32(0.5), sharpness)
+
+
+def dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    u = u + phase * np.float32(0.3)
+    return edge(np.sqrt(u * u + v * v) - np.float32(0.42), sharpness)
+
+
+def light_dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return 1 - dot(u, v, phase, sharpness)
+
+
+def target(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 1.1), sharpness)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One part type: its name, its row of `PALETTES`, its shape and its texture."""
+
+    name: str
+    palette: int
+    shape: Callable[[Array, Array], Array]
+    texture: Callable[[Array, Array, Array, Array], Array]
+
+
+# Types that share a palette differ in shape and in texture, so that no colour and no pair of colours is one type's own.
+LOOKS = (
+    Look("striped disc", 0, disc, stripes),
+    Look("checked square", 1, square, checks),
+    Look("shaded triangle", 2, triangle, gradient),
+    Look("halved ring", 3, ring, halves),
+    Look("dotted plus", 0, plus, dot),
+    Look("target diamond", 1, diamond, target),
+    Look("halved hourglass", 2, hourglass, halves),
+    Look("dotted hexagon", 3, hexagon, light_dot),
+    Look("shaded saltire", 0, saltire, gradient),
+    Look("striped crescent", 1, crescent, stripes),
+    Look("striped bar", 2, bar, stripes),
+    Look("checked half-disc", 3, half_disc, checks),
+)

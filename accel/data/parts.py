@@ -1,0 +1,308 @@
+"""The generated set `parts`: images of a few part types at random places, with the truth about where they are.
+
+Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the Philox-4x64 stream
+keyed by the seed. All pixels of a batch of images are computed together, stamp by stamp.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .images import ImageSet
+from .looks import LOOKS, PALETTES, edge
+
+PRESENT = 2  # types in an image
+REPEATS = 3  # an image shows each of its types one to this many times
+CLUTTER = 6  # an image shows none to this many pieces of clutter
+CANDIDATES = 6  # places tried for each instance
+RADIUS = 0.125  # of a part, in image sides
+MARGIN = 0.09  # of the image's border without centres, in image sides
+SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
+CHUNK = 256  # images rendered together; changes the speed only
+
+SLOTS = PRESENT * REPEATS
+WORDS = 192  # random numbers an image, a multiple of 4 (one Philox block)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What n images show, before it is drawn. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
+
+    Each image has S = SLOTS places for instances of parts and K = CLUTTER for pieces of clutter; a slot may be empty.
+    """
+
+    label: np.ndarray  # (n,) int64
+    corners: np.ndarray  # (n, 4, 3) colours of the background at the corners, row by row
+    part_type: np.ndarray  # (n, S) int64, -1 for an empty slot
+    part_centre: np.ndarray  # (n, S, 2) x, y
+    part_radius: np.ndarray  # (n, S)
+    part_angle: np.ndarray  # (n, S, 2)
+    part_phase: np.ndarray  # (n, S)
+    part_colours: np.ndarray  # (n, S, 2, 3) light, dark
+    piece_kind: np.ndarray  # (n, K) int64, -1 for an empty slot, else an index of PIECES
+    piece_centre: np.ndarray  # (n, K, 2)
+    piece_radius: np.ndarray  # (n, K)
+    piece_angle: np.ndarray  # (n, K, 2)
+    piece_form: np.ndarray  # (n, K, 4) in [0, 1): the two numbers that shape the piece, and two for its tones
+    piece_colours: np.ndarray  # (n, K, 2, 3)
+
+
+def _triangle_piece(u, v, a, b):
+    left = np.abs(u + (b - np.float32(0.5)) * (v + np.float32(0.5))) - (v + 1) * (np.float32(0.25) + a / 4)
+    return np.maximum(left * np.float32(0.8), v - np.float32(0.6))
+
+
+def _blob_piece(u, v, a, b):
+    return np.sqrt(u * u + (v * (np.float32(1.1) + a)) ** 2 + (b - np.float32(0.5)) * u * v) - np.float32(0.8)
+
+
+def _stroke_piece(u, v, a, b):
+    bend = (b - np.float32(0.5)) * (u * u - np.float32(0.5))
+    return np.maximum(np.abs(u) - np.float32(1.2), np.abs(v + bend) - np.float32(0.12) - a / 5)
+
+
+PIECES = (_triangle_piece, _blob_piece, _stroke_piece)
+
+
+class _Draws:
+    """Hands out the uniforms of each image in order: float32 in [0, 1), exact multiples of 2⁻²⁴."""
+
+    def __init__(self, seed: int, first_image: int, count: int):
+        stream = np.random.Philox(key=seed, counter=first_image * (WORDS // 4))
+        words = stream.random_raw(count * WORDS).reshape(count, WORDS)
+        self.uniforms = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        self.used = 0
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        size = int(np.prod(shape))
+        taken = self.uniforms[:, self.used : self.used + size]
+        self.used += size
+        return taken.reshape(-1, *shape)  # raises if the words of an image are used up
+
+    def integer(self, stop: int, *shape: int) -> np.ndarray:
+        return (self(*shape) * np.float32(stop)).astype(np.int64)
+
+    def symmetric(self, *shape: int) -> np.ndarray:
+        return self(*shape) * 2 - 1
+
+
+def _direction(turns: np.ndarray) -> np.ndarray:
+    # float64 first: a last bit that differs between machines' sines is gone after rounding to float32
+    angle = turns.astype(np.float64) * (2 * np.pi)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+
+def _places(draws: _Draws, needed: np.ndarray) -> np.ndarray:
+    """Centres of the instances (n, S, 2), one after another: the first candidate that keeps its distance from all
+    instances before it, else the candidate that keeps most."""
+    candidates = np.float32(MARGIN) + draws(SLOTS, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)
+    centres = candidates[:, :, 0].copy()
+    rows = np.arange(len(centres))
+    for slot in range(1, SLOTS):
+        apart = candidates[:, slot, :, None] - centres[:, None, :slot]  # (n, candidates, earlier slots, 2)
+        squared = apart[..., 0] ** 2 + apart[..., 1] ** 2
+        squared = np.where(needed[:, None, :slot], squared, np.float32(SPACING**2))
+        clearance = np.minimum(squared.min(axis=2), np.float32(SPACING**2))
+        centres[:, slot] = candidates[rows, slot, clearance.argmax(axis=1)]
+    return centres
+
+
+def _label_and_pair(draws: _Draws, num_types: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class (n,) and the two types (n, 2) in random order: the class and one of the types that it beats."""
+    label = draws.integer(num_types, 1)
+    beaten = (label + 1 + draws.integer((num_types - 1) // 2, 1)) % num_types
+    swap = draws(1) < 0.5
+    return label[:, 0], np.concatenate([np.where(swap, beaten, label), np.where(swap, label, beaten)], axis=1)
+
+
+def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int) -> Scene:
+    """Decides what `count` images show; see `draw_parts`."""
+    draws = _Draws(seed, first_image, count)
+    label, pair = _label_and_pair(draws, num_types)
+    repeats = 1 + draws.integer(REPEATS, PRESENT)
+    shown = (np.arange(REPEATS) < repeats[..., None]).reshape(count, SLOTS)
+
+    def every_slot(of_type: np.ndarray) -> np.ndarray:  # (n, PRESENT, …) → (n, SLOTS, …)
+        return np.repeat(of_type, REPEATS, axis=1)
+
+    jitter = np.float32(jitter)
+    palettes = PALETTES[[look.palette for look in LOOKS]]
+    tint = draws.symmetric(PRESENT, 1, 3) * (jitter * np.float32(127.5))
+    part_colours = every_slot(np.clip(palettes[pair] + tint, 0, 255))
+    part_radius = every_slot((1 + draws.symmetric(PRESENT) * (jitter / 2)) * np.float32(RADIUS))
+    part_angle = every_slot(_direction(draws.symmetric(PRESENT) * (jitter / 4)))
+    part_phase = every_slot(draws.symmetric(PRESENT) * jitter)
+
+    tones = draws(4, 2)
+    ends = PALETTES[draws.integer(len(PALETTES), 4)]
+    corners = ends[:, :, 1] + (ends[:, :, 0] - ends[:, :, 1]) * tones[:, :, :1]
+    corners = np.float32(128) + (corners - np.float32(128)) * (np.float32(0.3) + tones[:, :, 1:] / 2)
+
+    pieces = draws.integer(CLUTTER + 1, 1)
+    kind = draws.integer(len(PIECES), CLUTTER)
+    return Scene(
+        label=label,
+        corners=corners,
+        part_type=np.where(shown, every_slot(pair), -1),
+        part_centre=_places(draws, shown),
+        part_radius=part_radius,
+        part_angle=part_angle,
+        part_phase=part_phase,
+        part_colours=part_colours,
+        piece_kind=np.where(np.arange(CLUTTER) < pieces, kind, -1),
+        piece_centre=draws(CLUTTER, 2),
+        piece_radius=(np.float32(0.7) + draws(CLUTTER) * np.float32(0.7)) * np.float32(RADIUS),
+        piece_angle=_direction(draws(CLUTTER)),
+        piece_form=draws(CLUTTER, 4),
+        piece_colours=PALETTES[draws.integer(len(PALETTES), CLUTTER)],
+    )
+
+
+class _Canvas:
+    """Images being painted: float32 (3, n · side · side), with a border wide enough that no stamp is cut."""
+
+    def __init__(self, corners: np.ndarray, image_size: int, largest_radius: float):
+        self.size = image_size
+        self.half = int(np.ceil(largest_radius * image_size * 1.3)) + 1
+        self.window = 2 * self.half
+        self.side = image_size + 2 * self.half
+        at = (np.arange(self.side, dtype=np.float32) + np.float32(0.5 - self.half)) / np.float32(image_size)
+        colours = corners.transpose(2, 0, 1)[..., None]  # (3, n, 4, 1)
+        top = colours[:, :, 0] + (colours[:, :, 1] - colours[:, :, 0]) * at
+        bottom = colours[:, :, 2] + (colours[:, :, 3] - colours[:, :, 2]) * at
+        planes = top[:, :, None] + (bottom - top)[:, :, None] * at[:, None]
+        self.pixels = np.ascontiguousarray(planes).reshape(3, -1)
+
+    def coordinates(self, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray):
+        """The window's first row and column for each of m stamps, its pixels' own coordinates u, v (m, window, window),
+        and the radius in pixels (m, 1, 1)."""
+        middle = centre * np.float32(self.size)
+        first = np.floor(middle).astype(np.int64)  # canvas index of the window's corner: border and half cancel
+        radius = radius[:, None, None] * np.float32(self.size)
+        steps = np.arange(self.window, dtype=np.float32) + np.float32(0.5 - self.half)
+        offset = (steps + (first - middle)[..., None]) / radius[:, 0, :, None]  # (m, 2, window)
+        x, y = offset[:, 0, None, :], offset[:, 1, :, None]
+        cosine, sine = angle[:, 0, None, None], angle[:, 1, None, None]
+        return first, cosine * x + sine * y, cosine * y - sine * x, radius
+
+    def paint(self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray):
+        """Blends one stamp into each of m different images: cover and tone (m, window, window), colours (m, 2, 3)."""
+        steps = np.arange(self.window)
+        start = (image * self.side + first[:, 1]) * self.side + first[:, 0]
+        at = start[:, None, None] + (steps[:, None] * self.side + steps)
+        for channel, plane in enumerate(self.pixels):
+            light, dark = colours[:, 0, channel, None, None], colours[:, 1, channel, None, None]
+            below = plane[at]
+            plane[at] = below + cover * (dark + (light - dark) * tone - below)
+
+    def finished(self) -> np.ndarray:
+        inside = slice(self.half, self.half + self.size)
+        planes = self.pixels.reshape(3, -1, self.side, self.side)[:, :, inside, inside]
+        levels = (planes + np.float32(0.5)).astype(np.uint8)  # blends of colours stay in [0, 255]
+        return np.ascontiguousarray(levels.transpose(1, 2, 3, 0))
+
+
+def _largest_radius(jitter: float) -> float:
+    return RADIUS * max(1.4, 1 + jitter / 2)
+
+
+def render(s: Scene, image_size: int, jitter: float) -> np.ndarray:
+    """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts."""
+    canvas = _Canvas(s.corners, image_size, _largest_radius(jitter))
+
+    for slot in range(CLUTTER):
+        for kind, piece in enumerate(PIECES):
+            at = np.flatnonzero(s.piece_kind[:, slot] == kind), slot
+            if len(at[0]) == 0:
+                continue
+            first, u, v, sharpness = canvas.coordinates(s.piece_centre[at], s.piece_radius[at], s.piece_angle[at])
+            a, b, start, slope = s.piece_form[at].T[..., None, None]
+            tone = np.clip(start + (slope * 4 - 2) * u, 0, 1)
+            canvas.paint(at[0], first, edge(-piece(u, v, a, b), sharpness), tone, s.piece_colours[at])
+
+    for slot in range(SLOTS):
+        for kind, look in enumerate(LOOKS):
+            at = np.flatnonzero(s.part_type[:, slot] == kind), slot
+            if len(at[0]) == 0:
+                continue
+            first, u, v, sharpness = canvas.coordinates(s.part_centre[at], s.part_radius[at], s.part_angle[at])
+            tone = look.texture(u, v, s.part_phase[at][:, None, None], sharpness)
+            canvas.paint(at[0], first, edge(-look.shape(u, v), sharpness), tone, s.part_colours[at])
+    return canvas.finished()
+
+
+def truth(s: Scene, num_types: int, grid: int) -> np.ndarray:
+    """Bool (n, num_types, grid, grid): the cells that hold the centre of an instance of each type."""
+    image, slot = np.nonzero(s.part_type >= 0)
+    column, row = (s.part_centre[image, slot] * np.float32(grid)).astype(np.int64).T
+    cells = np.zeros((len(s.part_type), num_types, grid, grid), dtype=bool)
+    cells[image, s.part_type[image, slot], row, column] = True
+    return cells
+
+
+def draw_parts(
+    count: int,
+    *,
+    image_size: int = 32,
+    seed: int = 0,
+    first_image: int = 0,
+    jitter: float = 0.2,
+    num_types: int = 8,
+    grid: int | None = None,
+) -> ImageSet:
+    """Draws `count` images of the set `parts`: image i of the result depends on (seed, first_image + i) alone, so any
+    split of the indices over calls gives the same bytes.
+
+    Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
+    quarter of the image wide, drawn anti-aliased at any place (not aligned to a grid) and apart from each other. Behind
+    them are a smooth blend of four corner colours and none to six pieces of clutter: triangles, blobs and strokes whose
+    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds share
+    four palettes of a light and a dark colour, and each palette belongs to at least two of eight types.
+
+    A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
+    type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
+    each colour channel moves by U · jitter · 127.5 levels (light and dark together), the radius is multiplied by
+    1 + U · jitter / 2, the part is rotated by U · jitter · 90°, and the texture moves by U · jitter of its range.
+
+    The label follows from the set of types shown, whatever their places and numbers: the types stand in a ring, each
+    beats the (num_types - 1) // 2 that follow it, and of the two types shown the label is the one that beats the other.
+    So there are `num_types` equally frequent classes, types are equally frequent, and no single type gives the class.
+
+    Args:
+        image_size: H = W in pixels, a multiple of `grid`.
+        seed: 0 ≤ seed < 2¹²⁸.
+        first_image: index of the first image, not negative.
+        jitter: 0 (no variation) to 1.
+        num_types: T, 3 to 12.
+        grid: cells a side of the truth, by default image_size // 8.
+
+    Returns:
+        ImageSet of images uint8 (count, image_size, image_size, 3), labels int64 (count,) in [0, num_types), truth bool
+        (count, num_types, grid, grid): the cells that hold an instance's centre. About 3 % of them are true for T = 8.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+    grid = image_size // 8 if grid is None else grid
+    if count < 0 or first_image < 0 or not 0 <= seed < 2**128:
+        raise ValueError(
+            f"parts: count, first_image and seed must not be negative, got {count}, {first_image} and {seed}"
+        )
+    if grid < 1 or image_size < 16 or image_size % grid:
+        raise ValueError(
+            f"parts: image_size must be at least 16 and a multiple of grid, got image_size {image_size} and grid {grid}"
+        )
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"parts: jitter must be between 0 and 1, got {jitter}")
+    if not 3 <= num_types <= len(LOOKS):
+        raise ValueError(f"parts: num_types must be between 3 and {len(LOOKS)}, got {num_types}")
+
+    images = np.empty((count, image_size, image_size, 3), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    cells = np.empty((count, num_types, grid, grid), dtype=bool)
+    for start in range(0, count, CHUNK):
+        part = slice(start, min(start + CHUNK, count))
+        shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types)
+        images[part], labels[part] = render(shown, image_size, jitter), shown.label
+        cells[part] = truth(shown, num_types, grid)
+    return ImageSet(images, labels, cells)
