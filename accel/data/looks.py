@@ -1,9 +1,9 @@
 """The part types of the generated set `parts`: the shape, the texture and the palette of each.
 
-Coordinates (u, v) are the part's own, v downward, in units of its radius. A shape is a function that is negative inside,
-zero on the outline, and measures about the distance to it. A texture gives the tone, 0 for the dark and 1 for the light
-colour of the palette; `sharpness` is the radius in pixels, so that an edge between tones is one pixel wide at any size,
-and `phase` in [-1, 1] moves the texture inside the shape.
+Coordinates (u, v) are the part's own, v downward, in units of its radius. A shape is a function that is negative
+inside, zero on the outline, and measures about the distance to it. A texture gives the tone, 0 for the dark and 1
+for the light colour of the palette; `sharpness` is the radius in pixels, so that an edge between tones is one pixel
+wide at any size, and `phase` in [-1, 1] moves the texture inside the shape.
 
 Only +, -, *, /, comparisons, floor and square roots are used: IEEE arithmetic rounds these alike on every machine.
 """
@@ -64,7 +64,7 @@ def diamond(u: Array, v: Array) -> Array:
 
 
 def hourglass(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(v) - np.float32(1), (np.abs(u) - np.abs(v)) * np.float32(0.71) - np.float32(0.1))
+    return np.maximum(np.abs(v) - np.float32(0.9), (np.abs(u) - np.abs(v)) * np.float32(0.71))
 
 
 def hexagon(u: Array, v: Array) -> Array:

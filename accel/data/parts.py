@@ -1,7 +1,7 @@
 """The generated set `parts`: images of a few part types at random places, with the truth about where they are.
 
-Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the Philox-4x64 stream
-keyed by the seed. All pixels of a batch of images are computed together, stamp by stamp.
+Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the Philox-4x64
+stream keyed by the seed. All pixels of a batch of images are computed together, stamp by stamp.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ CANDIDATES = 6  # places tried for each instance
 RADIUS = 0.125  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
-CHUNK = 256  # images rendered together; changes the speed only
+SHAPE_REACH = 1.3  # how far a shape may lie from its centre, in radii
+PIECE_REACH = 1.5  # the same for a piece of clutter
+CHUNK = 512  # images rendered together; changes the speed only
 
 SLOTS = PRESENT * REPEATS
 WORDS = 192  # random numbers an image, a multiple of 4 (one Philox block)
@@ -151,7 +153,7 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
         part_colours=part_colours,
         piece_kind=np.where(np.arange(CLUTTER) < pieces, kind, -1),
         piece_centre=draws(CLUTTER, 2),
-        piece_radius=(np.float32(0.7) + draws(CLUTTER) * np.float32(0.7)) * np.float32(RADIUS),
+        piece_radius=(np.float32(0.6) + draws(CLUTTER) * np.float32(0.6)) * np.float32(RADIUS),
         piece_angle=_direction(draws(CLUTTER)),
         piece_form=draws(CLUTTER, 4),
         piece_colours=PALETTES[draws.integer(len(PALETTES), CLUTTER)],
@@ -159,63 +161,60 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
 
 
 class _Canvas:
-    """Images being painted: float32 (3, n · side · side), with a border wide enough that no stamp is cut."""
+    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that no stamp leaves."""
 
-    def __init__(self, corners: np.ndarray, image_size: int, largest_radius: float):
-        self.size = image_size
-        self.half = int(np.ceil(largest_radius * image_size * 1.3)) + 1
-        self.window = 2 * self.half
-        self.side = image_size + 2 * self.half
-        at = (np.arange(self.side, dtype=np.float32) + np.float32(0.5 - self.half)) / np.float32(image_size)
-        colours = corners.transpose(2, 0, 1)[..., None]  # (3, n, 4, 1)
-        top = colours[:, :, 0] + (colours[:, :, 1] - colours[:, :, 0]) * at
-        bottom = colours[:, :, 2] + (colours[:, :, 3] - colours[:, :, 2]) * at
-        planes = top[:, :, None] + (bottom - top)[:, :, None] * at[:, None]
-        self.pixels = np.ascontiguousarray(planes).reshape(3, -1)
+    def __init__(self, corners: np.ndarray, image_size: int, border: int):
+        self.size, self.border, self.side = image_size, border, image_size + 2 * border
+        at = (np.arange(self.side, dtype=np.float32) + np.float32(0.5 - border)) / np.float32(image_size)
+        colours = corners[..., None]  # (n, 4, 3, 1)
+        top = colours[:, 0] + (colours[:, 1] - colours[:, 0]) * at
+        bottom = colours[:, 2] + (colours[:, 3] - colours[:, 2]) * at
+        self.pixels = np.ascontiguousarray(top[:, None] + (bottom - top)[:, None] * at[:, None, None])
 
-    def coordinates(self, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray):
-        """The window's first row and column for each of m stamps, its pixels' own coordinates u, v (m, window, window),
-        and the radius in pixels (m, 1, 1)."""
+    def stamps(self, half: int, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray):
+        """Windows of 2 · half pixels a side about m centres: the first row and column (m, 2) of each on the canvas, its
+        pixels' own coordinates u and v (m, 2·half, 2·half), and the radius in pixels (m, 1, 1)."""
         middle = centre * np.float32(self.size)
-        first = np.floor(middle).astype(np.int64)  # canvas index of the window's corner: border and half cancel
+        whole = np.floor(middle)
         radius = radius[:, None, None] * np.float32(self.size)
-        steps = np.arange(self.window, dtype=np.float32) + np.float32(0.5 - self.half)
-        offset = (steps + (first - middle)[..., None]) / radius[:, 0, :, None]  # (m, 2, window)
+        steps = np.arange(2 * half, dtype=np.float32) + np.float32(0.5 - half)
+        offset = (steps + (whole - middle)[..., None]) / radius
         x, y = offset[:, 0, None, :], offset[:, 1, :, None]
         cosine, sine = angle[:, 0, None, None], angle[:, 1, None, None]
+        first = whole[:, ::-1].astype(np.int64) + (self.border - half)
         return first, cosine * x + sine * y, cosine * y - sine * x, radius
 
     def paint(self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray):
         """Blends one stamp into each of m different images: cover and tone (m, window, window), colours (m, 2, 3)."""
-        steps = np.arange(self.window)
-        start = (image * self.side + first[:, 1]) * self.side + first[:, 0]
-        at = start[:, None, None] + (steps[:, None] * self.side + steps)
-        for channel, plane in enumerate(self.pixels):
-            light, dark = colours[:, 0, channel, None, None], colours[:, 1, channel, None, None]
-            below = plane[at]
-            plane[at] = below + cover * (dark + (light - dark) * tone - below)
+        window = cover.shape[-1]
+        runs = np.lib.stride_tricks.sliding_window_view(self.pixels.reshape(-1), window, writeable=True)
+        row = image[:, None] * self.side + first[:, :1] + np.arange(window)
+        at = (row[..., None] * 3 + np.arange(3)) * self.side + first[:, 1, None, None]  # (m, window, 3)
+        light, dark = colours[:, None, 0, :, None], colours[:, None, 1, :, None]
+        cover, tone = cover[:, :, None], tone[:, :, None]
+        below = runs[at]
+        runs[at] = below + cover * (dark + (light - dark) * tone - below)
 
     def finished(self) -> np.ndarray:
-        inside = slice(self.half, self.half + self.size)
-        planes = self.pixels.reshape(3, -1, self.side, self.side)[:, :, inside, inside]
-        levels = (planes + np.float32(0.5)).astype(np.uint8)  # blends of colours stay in [0, 255]
-        return np.ascontiguousarray(levels.transpose(1, 2, 3, 0))
+        inside = slice(self.border, self.border + self.size)
+        levels = (self.pixels[:, inside, :, inside] + np.float32(0.5)).astype(np.uint8)  # blends stay in [0, 255]
+        return np.ascontiguousarray(levels.transpose(0, 1, 3, 2))
 
 
-def _largest_radius(jitter: float) -> float:
-    return RADIUS * max(1.4, 1 + jitter / 2)
-
-
-def render(s: Scene, image_size: int, jitter: float) -> np.ndarray:
+def render(s: Scene, image_size: int) -> np.ndarray:
     """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts."""
-    canvas = _Canvas(s.corners, image_size, _largest_radius(jitter))
+    reach = {"part": s.part_radius.max() * SHAPE_REACH, "piece": s.piece_radius.max() * PIECE_REACH}
+    half = {name: int(np.ceil(longest * image_size)) + 1 for name, longest in reach.items()}
+    canvas = _Canvas(s.corners, image_size, max(half.values()))
 
     for slot in range(CLUTTER):
         for kind, piece in enumerate(PIECES):
             at = np.flatnonzero(s.piece_kind[:, slot] == kind), slot
             if len(at[0]) == 0:
                 continue
-            first, u, v, sharpness = canvas.coordinates(s.piece_centre[at], s.piece_radius[at], s.piece_angle[at])
+            first, u, v, sharpness = canvas.stamps(
+                half["piece"], s.piece_centre[at], s.piece_radius[at], s.piece_angle[at]
+            )
             a, b, start, slope = s.piece_form[at].T[..., None, None]
             tone = np.clip(start + (slope * 4 - 2) * u, 0, 1)
             canvas.paint(at[0], first, edge(-piece(u, v, a, b), sharpness), tone, s.piece_colours[at])
@@ -225,7 +224,7 @@ def render(s: Scene, image_size: int, jitter: float) -> np.ndarray:
             at = np.flatnonzero(s.part_type[:, slot] == kind), slot
             if len(at[0]) == 0:
                 continue
-            first, u, v, sharpness = canvas.coordinates(s.part_centre[at], s.part_radius[at], s.part_angle[at])
+            first, u, v, sharpness = canvas.stamps(half["part"], s.part_centre[at], s.part_radius[at], s.part_angle[at])
             tone = look.texture(u, v, s.part_phase[at][:, None, None], sharpness)
             canvas.paint(at[0], first, edge(-look.shape(u, v), sharpness), tone, s.part_colours[at])
     return canvas.finished()
@@ -256,8 +255,8 @@ def draw_parts(
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at any place (not aligned to a grid) and apart from each other. Behind
     them are a smooth blend of four corner colours and none to six pieces of clutter: triangles, blobs and strokes whose
-    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds share
-    four palettes of a light and a dark colour, and each palette belongs to at least two of eight types.
+    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds
+    share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
     type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
@@ -303,6 +302,6 @@ def draw_parts(
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))
         shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types)
-        images[part], labels[part] = render(shown, image_size, jitter), shown.label
+        images[part], labels[part] = render(shown, image_size), shown.label
         cells[part] = truth(shown, num_types, grid)
     return ImageSet(images, labels, cells)
