@@ -1,0 +1,85 @@
+"""The loss: the specification's, each β on its own term, in float32 whatever the reconstruction is stored in."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference
+from accel import elbo
+from tests.support import assert_close, to_numpy
+
+TERMS = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
+
+
+def output(batch=3, channels=3, height=16, width=8, dtype=torch.float64):
+    return SimpleNamespace(
+        reconstruction=(torch.rand(batch, channels, height, width, dtype=torch.float64) * 2 - 1).to(dtype),
+        kl_appearance=torch.rand(batch, dtype=torch.float64),
+        kl_occurrence=torch.rand(batch, dtype=torch.float64),
+    )
+
+
+def as_arrays(out):
+    return SimpleNamespace(**{name: to_numpy(value) for name, value in vars(out).items()})
+
+
+@given(
+    weighted=st.booleans(),
+    betas=st.tuples(st.floats(0, 10), st.floats(0, 10)),
+    batch=st.integers(1, 4),
+    channels=st.sampled_from([1, 3]),
+    grid=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_values_and_gradients_are_the_specification_s(weighted, betas, batch, channels, grid):
+    out = output(batch, channels, 8 * grid[0], 8 * grid[1])
+    images = torch.rand_like(out.reconstruction) * 2 - 1
+    leaves = [value.requires_grad_() for value in vars(out).values()]
+    got = elbo(out, images, *betas, weighted=weighted)
+    expected = reference.elbo(as_arrays(out), to_numpy(images), *betas, weighted=weighted)
+    for name in TERMS:
+        assert getattr(got, name).ndim == 0
+        assert_close(name, getattr(got, name), getattr(expected, name), relative=1e-12)
+    gradients = torch.autograd.grad(got.total, leaves)
+    wanted = reference.elbo_gradients(1.0, as_arrays(out), to_numpy(images), *betas, weighted=weighted)
+    for name, gradient, want in zip(vars(out), gradients, wanted, strict=True):
+        assert_close(f"d_{name}", gradient, want, relative=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_are_float32_however_the_reconstruction_is_stored(weighted, dtype):
+    out = output(2, 3, 64, 64, dtype)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    exact = output()
+    exact.__dict__.update(vars(out) | {"reconstruction": out.reconstruction.double()})
+    got, expected = elbo(out, images, weighted=weighted), elbo(exact, images.double(), weighted=weighted)
+    assert got.reconstruction.dtype == torch.float32
+    assert_close("reconstruction", got.reconstruction, expected.reconstruction, relative=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_bytes_are_the_images_that_the_model_saw(weighted):
+    out = output(dtype=torch.float32)
+    images = torch.randint(0, 256, out.reconstruction.shape, dtype=torch.uint8)
+    floats = images.float() / 127.5 - 1
+    assert torch.equal(elbo(out, images, weighted=weighted).total, elbo(out, floats, weighted=weighted).total)
+
+
+def test_betas_may_be_tensors_that_a_schedule_moves():
+    out = output()
+    images = torch.zeros_like(out.reconstruction)
+    got = elbo(out, images, torch.tensor(2.0), torch.tensor(3.0)).total
+    assert_close("total", got, elbo(out, images, 2.0, 3.0).total, relative=1e-12)
+
+
+def test_images_of_another_shape_are_refused_instead_of_broadcast():
+    with pytest.raises(ValueError, match=r"images are \(1, 3, 16, 8\), the reconstruction \(3, 3, 16, 8\)"):
+        elbo(output(), torch.zeros(1, 3, 16, 8), weighted=False)
+
+
+def test_images_of_integers_other_than_bytes_are_refused():
+    with pytest.raises(ValueError, match="images must be uint8, or floating point"):
+        elbo(output(), torch.zeros(3, 3, 16, 8, dtype=torch.int64))

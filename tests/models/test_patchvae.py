@@ -1,0 +1,298 @@
+"""PatchVAE: one function whatever the head, deterministic unless asked, equivariant in its parts."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from accel import Noise, PatchVAE, elbo
+from tests.support import assert_close, to_numpy
+
+
+def pictures(*shape, dtype=torch.float32):
+    return torch.rand(*shape, dtype=dtype) * 2 - 1
+
+
+def equal(a, b):
+    """Bit for bit, every field of two results."""
+    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
+
+
+def small(**options):
+    return PatchVAE(**{"num_parts": 3, "part_dim": 2, "image_size": 16} | options)
+
+
+@settings(max_examples=10)
+@given(
+    num_parts=st.integers(1, 5),
+    part_dim=st.integers(1, 4),
+    kernel=st.sampled_from([1, 3, 5]),
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    channels=st.sampled_from([1, 3]),
+    straight_through=st.booleans(),
+    detach_weights=st.booleans(),
+    sample=st.booleans(),
+)
+def test_heads_agree_in_values_and_gradients(num_parts, part_dim, kernel, grid, channels, sample, **options):
+    images = pictures(2, channels, 8 * grid[0], 8 * grid[1], dtype=torch.float64)
+    models = [
+        PatchVAE(
+            num_parts=num_parts, part_dim=part_dim, head_kernel_size=kernel, channels=channels, head=head, **options
+        ).double()
+        for head in ("separate", "fused", "pooled")
+    ]
+    results = []
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+        model.eval()  # as one cell an image is too little for batch statistics
+        out = model(images, temperature=0.7, noise=Noise(3, 4), sample=sample)
+        gradients = torch.autograd.grad(elbo(out, images).total, list(model.parameters()))
+        names = [name for name, _ in model.named_parameters()]
+        results.append(vars(out) | dict(zip(names, gradients, strict=True)))
+    for other in results[1:]:
+        for name, expected in results[0].items():
+            assert_close(name, other[name], expected, relative=1e-9, absolute=1e-9)
+
+
+@pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
+def test_the_bottleneck_is_the_specification_s(variance):
+    model = small(variance=variance, occurrence_prior=0.2, head="fused").double()
+    images = pictures(2, 3, 16, 24, dtype=torch.float64)
+    out = model.eval()(images, temperature=0.6, noise=Noise(seed=9, step=2, first_image=5))
+    features = model.features(images)
+    maps = (model.occurrence, model.appearance_mean, model.appearance_log_variance)
+    expected = reference.patch_bottleneck(
+        *(to_numpy(head(features)) for head in maps),
+        temperature=0.6,
+        noise=reference.Noise(seed=9, step=2, first_image=5),
+        occurrence_prior=0.2,
+        variance=variance,
+    )
+    for name, value in vars(expected).items():
+        assert_close(name, getattr(out, name), value, relative=1e-9)
+    assert_close("occurrence", out.occurrence, 1 / (1 + (-model.occurrence(features)).exp()), relative=1e-12)
+    assert_close("reconstruction", out.reconstruction, model.decode(out.code), relative=1e-12)
+
+
+@settings(max_examples=10)
+@given(
+    grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    channels=st.sampled_from([1, 3]),
+    num_parts=st.integers(1, 5),
+    part_dim=st.integers(1, 4),
+)
+def test_shapes_on_any_grid_and_at_any_size(grid, channels, num_parts, part_dim):
+    model = PatchVAE(image_size=(24, 8), channels=channels, num_parts=num_parts, part_dim=part_dim).eval()
+    height, width = 8 * grid[0], 8 * grid[1]
+    out = model(pictures(2, channels, height, width))
+    assert model.grid == (3, 1)
+    assert out.reconstruction.shape == (2, channels, height, width)
+    assert out.occurrence.shape == out.occurrence_logits.shape == (2, num_parts, *grid)
+    assert out.code.shape == (2, num_parts * part_dim, *grid)
+    assert out.appearance_mean.shape == out.appearance_variance.shape == (2, num_parts, part_dim)
+    assert out.kl_appearance.shape == out.kl_occurrence.shape == (2,)
+    assert model.sample(2).shape == (2, channels, 24, 8)
+
+
+def test_resnet18_has_a_grid_of_32_pixels():
+    model = small(encoder="resnet18", image_size=(64, 32)).eval()
+    assert (model.scale, model.grid) == (32, (2, 1))
+    assert model.reconstruct(pictures(1, 3, 64, 32)).shape == (1, 3, 64, 32)
+
+
+@pytest.mark.parametrize("head", ["pooled", "separate", "fused"])
+@pytest.mark.parametrize("sample", [True, False])
+def test_the_loss_reaches_every_parameter(head, sample):
+    model = small(head=head)
+    images = pictures(4, 3, 16, 16)
+    elbo(model(images, noise=Noise(1), sample=sample), images).total.backward()
+    unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # The mean code knows no variance, whose gradient then comes from its divergence alone.
+    assert not unreached
+
+
+def test_training_starts_at_the_prior():
+    model = small(num_parts=8, occurrence_prior=0.1, image_size=32)
+    out = model(pictures(16, 3, 32, 32))
+    assert_close("occurrence", out.occurrence, torch.full_like(out.occurrence, 0.1), relative=0.5)
+    assert out.occurrence_logits.std() > 1e-3  # and cells still differ, or parts would all learn the same
+    at_one_half = 8 * 16 * (math.log(0.5) - 0.5 * math.log(0.1) - 0.5 * math.log(0.9))
+    assert out.kl_occurrence.max() < 0.01 * at_one_half
+
+
+def test_permuting_parts_permutes_what_is_said_of_them_and_nothing_else():
+    model, permuted = small(num_parts=4), small(num_parts=4)
+    order = torch.tensor([2, 0, 3, 1])
+    numbers = (order[:, None] * 2 + torch.arange(2)).flatten()
+    weights = model.state_dict()
+    for name in ("occurrence.weight", "occurrence.bias"):
+        weights[name] = weights[name][order]
+    for head in ("appearance_mean", "appearance_log_variance"):
+        for name in (f"{head}.weight", f"{head}.bias"):
+            weights[name] = weights[name][numbers]
+    weights["decoder.input.conv.weight"] = weights["decoder.input.conv.weight"][:, numbers]
+    permuted.load_state_dict(weights)
+    images = pictures(2, 3, 16, 16)
+    out, other = model.eval()(images), permuted.eval()(images)
+    for name in ("occurrence", "appearance_mean", "appearance_variance"):
+        assert_close(name, getattr(other, name), getattr(out, name)[:, order], relative=1e-5)
+    assert_close("code", other.code, out.code[:, numbers], relative=1e-5)
+    for name in ("reconstruction", "kl_appearance", "kl_occurrence"):
+        assert_close(name, getattr(other, name), getattr(out, name), relative=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_drawn_unless_noise_is_given(training):
+    model = small().train(training)
+    images = pictures(3, 3, 16, 16)
+    state = torch.get_rng_state()
+    out = model(images)
+    assert equal(out, model(images))
+    assert equal(model.encode(images), model.encode(images))
+    assert torch.equal(out.code, model.encode(images).code)
+    assert torch.equal(out.code, model(images, noise=Noise(1), sample=False).code)
+    assert torch.equal(out.reconstruction, model.reconstruct(images))
+    assert equal(model(images, noise=Noise(1)), model(images, noise=Noise(1)))
+    assert not torch.equal(out.code, model(images, noise=Noise(1)).code)
+    assert not torch.equal(model(images, noise=Noise(1)).code, model(images, noise=Noise(1, step=1)).code)
+    model.sample(2, seed=3)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_divided_batch_draws_what_the_whole_one_draws():
+    model = small().double().eval()
+    images = pictures(4, 3, 16, 16, dtype=torch.float64)
+    whole = model(images, noise=Noise(7, 1, first_image=10)).code
+    halves = [model(images[i : i + 2], noise=Noise(7, 1, first_image=10 + i)).code for i in (0, 2)]
+    assert_close("code", torch.cat(halves), whole, relative=1e-12)
+
+
+def test_samples_follow_the_prior(monkeypatch):
+    model = small(num_parts=6, image_size=64, occurrence_prior=0.15)
+    monkeypatch.setattr(model, "decode", lambda code: code)
+    code = model.sample(200, seed=1).unflatten(1, (6, 2)).flatten(3)
+    present = code != 0
+    assert present.float().mean().item() == pytest.approx(0.15, abs=0.005)
+    assert torch.equal(present[:, :, 0], present[:, :, 1])
+    appearance = code.abs().amax(3, keepdim=True)
+    assert torch.equal(code.abs(), appearance * present)  # one appearance an image and part
+    values = code.sum(3) / present.sum(3)
+    assert values.mean().abs() < 0.05
+    assert values.std().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(model.sample(3, seed=1).flatten(2), code[:3].flatten(1, 2))
+    assert not torch.equal(model.sample(3, seed=2), model.sample(3, seed=1))
+
+
+def test_bytes_are_brought_to_the_range_of_the_decoder():
+    model = small().eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert equal(model(images), model(images.float() / 127.5 - 1))
+
+
+def test_memory_layout_changes_nothing_and_channels_last_stays():
+    model = small().eval()
+    images = pictures(2, 3, 16, 24)
+    expected = model(images, noise=Noise(2)).reconstruction
+    strided = images.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2)
+    assert_close("strided", model(strided, noise=Noise(2)).reconstruction, expected, relative=1e-5)
+    model.to(memory_format=torch.channels_last)
+    out = model(images.contiguous(memory_format=torch.channels_last), noise=Noise(2))
+    assert_close("channels last", out.reconstruction, expected, relative=1e-5)
+    for tensor in (out.reconstruction, out.code, out.occurrence_logits):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("head", ["pooled", "fused"])
+def test_autocast_keeps_pooled_numbers_and_divergences_in_float32(head):
+    model = small(head=head).eval()
+    images = pictures(2, 3, 16, 16)
+    expected = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(images)
+    assert out.code.dtype == out.reconstruction.dtype == torch.bfloat16
+    for name in ("occurrence", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"):
+        value = getattr(out, name)
+        assert value.dtype == torch.float32, name
+        assert_close(name, value, getattr(expected, name), relative=0.1, absolute=0.02)
+
+
+@pytest.mark.parametrize(("head", "backend"), [("pooled", "aot_eager"), ("separate", "eager"), ("fused", "eager")])
+def test_compiles_as_one_graph(head, backend):
+    model = small(head=head)
+    images = pictures(2, 3, 16, 16)
+
+    def step(images, noise):
+        out = model(images, noise=noise)
+        return out, elbo(out, images).total
+
+    noise = Noise(torch.tensor(3), torch.tensor(4))
+    expected, loss = step(images, noise)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    out, loss = torch.compile(step, fullgraph=True, backend=backend)(images, noise)
+    assert equal(out, expected)
+    for got, gradient in zip(torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True):
+        assert torch.equal(got, gradient)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"image_size": 30}, "image_size 30 is not divisible by 8, the scale of 'paper'"),
+        ({"image_size": (32, 20)}, r"image_size \(32, 20\) is not divisible by 8"),
+        ({"image_size": (32, 32, 3)}, r"image_size must be an integer or \(height, width\), got \(32, 32, 3\)"),
+        ({"image_size": 32.0}, "image_size must be a positive integer, got 32.0"),
+        ({"image_size": 0}, "image_size must be a positive integer, got 0"),
+        ({"channels": 0}, "channels must be a positive integer, got 0"),
+        ({"num_parts": 0}, "num_parts must be a positive integer, got 0"),
+        ({"part_dim": True}, "part_dim must be a positive integer, got True"),
+        ({"encoder": "resnet"}, "encoder must be one of 'paper', 'release', 'resnet18', got 'resnet'"),
+        ({"head": "map"}, "head must be 'pooled', 'separate' or 'fused', got 'map'"),
+        ({"head": "pooled", "variance": "arithmetic"}, "head='pooled' needs variance='geometric'"),
+        ({"head_kernel_size": 2}, "head_kernel_size must be odd, got 2"),
+        ({"variance": "harmonic"}, "variance must be 'geometric' or 'arithmetic', got 'harmonic'"),
+        ({"occurrence_prior": 1.0}, "occurrence_prior must be a number between 0 and 1, got 1.0"),
+        ({"occurrence_prior": "low"}, "occurrence_prior must be a number between 0 and 1, got 'low'"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_bad_arguments_are_refused_in_a_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PatchVAE(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.zeros(3, 32, 32), r"images must be \(B, 3, H, W\), got \(3, 32, 32\)"),
+        (torch.zeros(2, 1, 32, 32), r"images must be \(B, 3, H, W\), got \(2, 1, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 30), "image height and width must be multiples of 8, got 32 and 30"),
+        (torch.zeros(2, 3, 0, 32), "image height and width must be multiples of 8, got 0 and 32"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.int32), r"images must be uint8, or floating point in \[-1, 1\]"),
+    ],
+    ids=["rank", "channels", "size", "empty", "dtype"],
+)
+def test_bad_images_are_refused_in_a_sentence(images, sentence):
+    for call in (small(), small().encode, small().reconstruct, small().features):
+        with pytest.raises(ValueError, match=sentence):
+            call(images)
+
+
+def test_bad_codes_counts_and_calls_are_refused_in_a_sentence():
+    model = small()
+    with pytest.raises(ValueError, match=r"code must be \(B, 6, h, w\), got \(2, 5, 4, 4\)"):
+        model.decode(torch.zeros(2, 5, 4, 4))
+    with pytest.raises(ValueError, match="count must be a positive integer, got 0"):
+        model.sample(0)
+    with pytest.raises(ValueError, match="sample=True needs noise"):
+        model(pictures(2, 3, 16, 16), sample=True)
+
+
+def test_defaults_depend_on_the_variance_rule():
+    assert small().config["head"] == "pooled"
+    assert small(variance="arithmetic").config["head"] == "fused"
+    assert small(num_parts=1).config["occurrence_prior"] == 0.5
+    assert small(num_parts=4).config["occurrence_prior"] == 0.25

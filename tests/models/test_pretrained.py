@@ -1,0 +1,216 @@
+"""Models on disk: the same bits back, whole or not at all, and a sentence for everything that is not a model."""
+
+import json
+import resource
+import shutil
+from contextlib import contextmanager
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accel import BetaVAE, Noise, PatchVAE
+from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
+
+
+def same_bits(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+
+
+def small(**options):
+    return PatchVAE(**{"num_parts": 3, "part_dim": 2, "image_size": (16, 8), "channels": 1} | options)
+
+
+@contextmanager
+def files_limited_to(size):
+    """Every write beyond `size` bytes of a file fails with an OSError, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "model"
+    small().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: small(occurrence_prior=1 / 3, straight_through=True, detach_weights=False, head="separate"),
+        lambda: small(variance="arithmetic", head_kernel_size=1, encoder="release").to(torch.bfloat16),
+        lambda: BetaVAE(image_size=16, channels=1, latent_dim=5).double(),
+    ],
+    ids=["patchvae", "bfloat16", "beta-vae"],
+)
+def test_comes_back_with_the_same_bits_and_arguments(build, tmp_path):
+    model = build()
+    model(torch.rand(2, 1, *model.image_size), noise=Noise(0))  # moves batch-norm statistics
+    model.save_pretrained(tmp_path / "new" / "folder")
+    state = torch.get_rng_state()
+    loaded = type(model).from_pretrained(tmp_path / "new" / "folder")
+    assert torch.equal(state, torch.get_rng_state())
+    assert same_bits(model, loaded)
+    assert loaded.config == model.config
+    assert loaded.training
+    assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
+    images = torch.rand(2, 1, *model.image_size)
+    assert torch.equal(model.eval()(images).reconstruction, loaded.eval()(images).reconstruction)
+
+
+def test_config_says_what_to_build(saved):
+    description = json.loads((saved / "config.json").read_text())
+    assert description["system"] == "PatchVAE"
+    assert description["arguments"]["num_parts"] == 3
+    assert description["arguments"]["occurrence_prior"] == 1 / 3
+    assert same_bits(PatchVAE.from_pretrained(saved), PatchVAE.from_pretrained(str(saved), device="cpu"))
+
+
+def test_where_it_computes_is_no_part_of_the_model(tmp_path):
+    small(backend="torch").save_pretrained(tmp_path)
+    assert PatchVAE.from_pretrained(tmp_path).backend is None
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(saved):
+    model = small(num_parts=5)
+    model.save_pretrained(saved)
+    assert same_bits(model, PatchVAE.from_pretrained(saved))
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "weights.pt"]
+
+
+@pytest.mark.parametrize("size", [0, 100, 100_000])
+def test_a_full_disk_leaves_the_previous_model(saved, size):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with files_limited_to(size), pytest.raises(OSError, match="File too large"):
+        small(num_parts=5).save_pretrained(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    PatchVAE.from_pretrained(saved)
+
+
+def test_no_path_is_replaced_before_every_file_is_written(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_whole({first: b"old", second: b"old"})
+    with files_limited_to(5), pytest.raises(OSError, match="File too large"):
+        write_whole({first: b"new", second: b"too long"})
+    assert first.read_bytes() == second.read_bytes() == b"old"
+
+
+def test_missing_files_are_named(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder, expected one that save_pretrained wrote"):
+        PatchVAE.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
+        PatchVAE.from_pretrained(tmp_path)
+    (saved / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.pt: no such file"):
+        PatchVAE.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda d: d["arguments"].update(num_part=4),
+            "PatchVAE has no argument 'num_part', the nearest is 'num_parts'",
+        ),
+        (lambda d: d["arguments"].update(num_parts=-4), "num_parts must be a positive integer, got -4"),
+        (
+            lambda d: d["arguments"].update(num_parts=4),
+            r"weights.pt: does not fit the configuration, 'decoder.input.conv.weight' is \(256, 6, 1, 1\)",
+        ),
+        (lambda d: d["arguments"].update(encoder="release"), r"'encoder\.layer1.* \(and \d+ more\) is missing"),
+        (lambda d: d["arguments"].update(image_size="big"), "image_size must be a positive integer, got 'big'"),
+        (lambda d: d.update(system="BetaVAE"), "config.json: holds a BetaVAE, not a PatchVAE"),
+        (lambda d: d.update(format=99), "config.json: written in format 99, this version reads 1"),
+        (lambda d: d.pop("arguments"), "config.json: not the configuration of a model"),
+    ],
+    ids=["unknown", "value", "shape", "missing", "type", "system", "format", "foreign"],
+)
+def test_a_configuration_that_does_not_fit_is_refused_in_a_sentence(saved, change, sentence):
+    description = json.loads((saved / "config.json").read_text())
+    change(description)
+    (saved / "config.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        PatchVAE.from_pretrained(saved)
+    assert str(refusal.value).startswith(str(saved))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_a_configuration_that_is_none_is_refused(saved, text):
+    (saved / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"config\.json: not "):
+        PatchVAE.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([torch.zeros(2)], "expected one dictionary of tensors"),
+        ({"occurrence.weight": 1.0}, "expected one dictionary of tensors"),
+        ({"epoch": torch.tensor(3)}, "'appearance_log_variance.bias' .* is missing"),
+    ],
+)
+def test_other_files_of_tensors_are_refused(saved, weights, sentence):
+    (saved / "weights.pt").write_bytes(tensors_to_bytes(weights))
+    with pytest.raises(ValueError, match=rf"weights\.pt: .*{sentence}"):
+        PatchVAE.from_pretrained(saved)
+
+
+def test_unknown_tensors_and_integers_for_numbers_are_refused(saved):
+    weights = load_tensors(saved / "weights.pt")
+    (saved / "weights.pt").write_bytes(tensors_to_bytes(weights | {"extra": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="it holds the unknown 'extra'"):
+        PatchVAE.from_pretrained(saved)
+    weights["occurrence.bias"] = weights["occurrence.bias"].long()
+    (saved / "weights.pt").write_bytes(tensors_to_bytes(weights))
+    with pytest.raises(ValueError, match=r"'occurrence.bias' is \(3,\) torch.int64, not \(3,\) torch.float32"):
+        PatchVAE.from_pretrained(saved)
+
+
+def test_only_plain_data_is_read_and_nothing_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "executed"), "w")
+
+    path = tmp_path / "weights.pt"
+    for value, name in ((Trap(), "io.open"), (Fraction(1, 2), "fractions.Fraction")):
+        path.write_bytes(tensors_to_bytes({"value": value}))
+        with pytest.raises(ValueError, match=rf"weights\.pt: .*it holds {name}, and only plain data is read"):
+            load_tensors(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_damage_is_noticed_or_harmless(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    path = folder / "weights.pt"
+    value = {"weight": torch.arange(300.0), "bias": torch.arange(5)}
+    contents = bytearray(tensors_to_bytes(value))
+    if data.draw(st.booleans(), label="truncated"):
+        contents = contents[: data.draw(st.integers(0, len(contents) - 1))]
+    else:
+        position = data.draw(st.integers(0, len(contents) - 1))
+        contents[position] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(contents)
+    try:
+        loaded, sentence = load_tensors(path), None
+    except ValueError as error:
+        loaded, sentence = value, str(error)
+    assert sentence is None or sentence.startswith(f"{path}: not a readable file of tensors")
+    assert "\n" not in (sentence or "")
+    assert all(torch.equal(loaded[name], value[name]) for name in value)
+
+
+def test_a_model_moved_as_a_folder_still_loads(saved, tmp_path):
+    shutil.move(saved, tmp_path / "elsewhere")
+    PatchVAE.from_pretrained(tmp_path / "elsewhere")
