@@ -96,6 +96,7 @@ def train(given: dict) -> None:
 def draw(run) -> list[str]:
     """Writes the pictures of a run into its folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
+    from accel.training import checkpoint
 
     held_out = run.dataset.test
     try:
@@ -106,7 +107,8 @@ def draw(run) -> list[str]:
         print(f"no pictures were drawn, since {error}")
         return []
     for name, figure in pictures.items():
-        figure.savefig(run.folder / name)
+        with checkpoint.writing(run.folder / name, run.folder):
+            figure.savefig(run.folder / name)
     return list(pictures)
 
 

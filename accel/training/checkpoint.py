@@ -1,5 +1,7 @@
 """The state of an unfinished run as one file, whole whatever happens while it is written."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,21 @@ def exists(folder: Path) -> bool:
     return (folder / NAME).exists()
 
 
+@contextlib.contextmanager
+def writing(path: Path, folder: Path) -> Iterator[None]:
+    """Turns a failure to write a file of a run, such as a full disk, into a sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        rest = "; the last checkpoint is whole, --resume goes on from there" if exists(folder) else ""
+        raise OSError(f"could not write {path} ({error.strerror or error}){rest}") from error
+
+
 def write(folder: Path, state: dict[str, Any]) -> None:
     """Writes tensors, numbers, strings and plain containers of them; raises OSError with a sentence."""
     path = folder / NAME
-    try:
+    with writing(path, folder):
         write_whole({path: tensors_to_bytes({"format": FORMAT, **state})})
-    except OSError as error:
-        previous = "the previous checkpoint is whole" if path.exists() else "there is no earlier checkpoint"
-        raise OSError(f"could not write {path} ({error.strerror}); {previous}") from error
 
 
 def read(folder: Path) -> dict[str, Any]:

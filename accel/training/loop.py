@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import shlex
 import sys
 import time
 import zlib
@@ -31,6 +32,7 @@ from accel.training.systems import build_model, model_class
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
 COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
+STEPS_TO_JUDGE = 500  # before which a code may still be empty
 
 HEADER = (
     "             ------------- training -------------   ------------- held out -------------\n"
@@ -184,7 +186,13 @@ class Run:
         """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         texts = {"config.json": self.config.to_json(), "metrics.jsonl": lines}
-        write_whole({self.folder / name: text.encode() for name, text in texts.items()})
+        with checkpoint.writing(self.folder / "metrics.jsonl", self.folder):
+            write_whole({self.folder / name: text.encode() for name, text in texts.items()})
+
+    def write_model(self) -> None:
+        """model/, for `load_run` and from_pretrained."""
+        with checkpoint.writing(self.folder / "model", self.folder):
+            self.model.save_pretrained(self.folder / "model")
 
     def not_finite(self) -> FloatingPointError:
         """The error that ends a run that has diverged, with what is left of it."""
@@ -217,7 +225,7 @@ class Run:
                 self.train_epoch(stop)
                 self.finish_epoch()
                 self.answer(stop)
-        self.model.save_pretrained(self.folder / "model")
+        self.write_model()
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
@@ -244,7 +252,7 @@ class Run:
             raise Stopped(
                 f"stopped after step {self.number} of {self.config.epochs * len(self.batches)} with everything "
                 "saved; continue with: "
-                f"python -m accel train --resume --out {self.folder}",
+                f"python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 stop.signal_number,
             )
 
@@ -269,7 +277,7 @@ class Run:
         ledger.reset()
         self.save()
         self.write_texts()
-        self.model.save_pretrained(self.folder / "model")
+        self.write_model()
         print(self.report(line), flush=True)
         self.warn_of_collapse(line)
 
@@ -288,8 +296,8 @@ class Run:
         )
 
     def warn_of_collapse(self, line: dict) -> None:
-        """Says once that the code carries nothing, from the third epoch on, when it has had time to."""
-        if self.warned or line["epoch"] < min(3, self.config.epochs):
+        """Says once that the code carries nothing, when it has had time to."""
+        if self.warned or line["step"] < STEPS_TO_JUDGE:
             return
         problem = None
         if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:

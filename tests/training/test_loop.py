@@ -62,6 +62,22 @@ def test_loss_falls(whole_run):
     assert lines[2]["train_total"] < 0.9 * lines[0]["train_total"]
 
 
+def test_training_terms_are_means_over_the_epochs_steps(whole_run, tmp_path, monkeypatch):
+    losses = []
+
+    def recorded(out, images, *options):
+        losses.append(elbo(out, images, *options))
+        return losses[-1]
+
+    monkeypatch.setattr(step, "elbo", recorded)
+    train(tiny_config(tmp_path / "run", epochs=3), tiny_dataset())
+    for epoch, line in enumerate(metrics(whole_run)):
+        first = epoch * (STEPS + 2)  # each epoch ends with two batches of held-out images
+        for term in step.TERMS:
+            mean = np.mean([getattr(loss, term).item() for loss in losses[first : first + STEPS]])
+            assert math.isclose(line[f"train_{term}"], mean, rel_tol=1e-6)
+
+
 def test_held_out_terms_are_those_of_the_saved_model(whole_run):
     model, config = load_run(whole_run)
     assert not model.training
@@ -245,19 +261,21 @@ def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path, m
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_keeps_the_previous_checkpoint(whole_run, tmp_path):
+@pytest.mark.parametrize("file", ["checkpoint.pt", "metrics.jsonl", "model/weights.pt"])
+def test_full_disk_keeps_what_was_written(whole_run, tmp_path, file):
     config = tiny_config(tmp_path / "run", epochs=1)
     train(config, tiny_dataset())
     before = snapshot(config.folder)
-    partial = config.folder / "checkpoint.pt.partial"
+    partial = config.folder / f"{file}.partial"
     partial.symlink_to("/dev/full")  # every write to it finds no space left on the device
     longer = dataclasses.replace(config, epochs=3)
-    with pytest.raises(
-        OSError, match=r"could not write .*checkpoint\.pt \(No space left.*previous checkpoint is whole"
-    ):
+    expected = rf"could not write .*/{file.split('/')[0]} \(No space left on device\); the last checkpoint is whole"
+    with pytest.raises(OSError, match=expected):
         train(longer, tiny_dataset(), resume=True)
     assert not partial.is_symlink()
-    assert snapshot(config.folder) == before
+    after = snapshot(config.folder)
+    assert after.keys() == before.keys()
+    assert after[config.folder / file] == before[config.folder / file]
     assert_same_run(whole_run, train(longer, tiny_dataset(), resume=True))
 
 
@@ -304,9 +322,9 @@ def test_other_systems_and_shapes_train(tmp_path):
 
 def test_collapse_is_said_once(tmp_path, capsys):
     run = loop.open_run(tiny_config(tmp_path / "run", epochs=9), tiny_dataset())
-    line = {"epoch": 3, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
+    line = {"step": 500, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
     run.warn_of_collapse(line)
-    run.warn_of_collapse(line | {"epoch": 2, "held_out_active_parts": 0})
+    run.warn_of_collapse(line | {"step": 499, "held_out_active_parts": 0})
     assert capsys.readouterr().err == ""
     run.warn_of_collapse(line | {"held_out_active_parts": 0})
     run.warn_of_collapse(line | {"held_out_kl_appearance": 0.0})
