@@ -39,15 +39,16 @@ def _wave(x: Array, period: float) -> Array:
 
 
 def disc(u: Array, v: Array) -> Array:
-    return np.sqrt(u * u + v * v) - 1
+    return np.sqrt(u * u + v * v) - np.float32(0.94)
 
 
 def square(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.9)
+    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.84)
 
 
 def triangle(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u) * np.float32(0.87) - v * np.float32(0.5) - np.float32(0.5), v - np.float32(0.75))
+    side = (np.abs(u) - (v + np.float32(1.1)) * np.float32(0.6)) * np.float32(0.86)
+    return np.maximum(side, v - np.float32(0.8))
 
 
 def ring(u: Array, v: Array) -> Array:
@@ -64,12 +65,13 @@ def diamond(u: Array, v: Array) -> Array:
 
 
 def hourglass(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(v) - np.float32(0.9), (np.abs(u) - np.abs(v)) * np.float32(0.71))
+    height = np.abs(v)
+    return np.maximum(height - 1, (np.abs(u) - height * np.float32(0.8) - np.float32(0.2)) * np.float32(0.78))
 
 
 def hexagon(u: Array, v: Array) -> Array:
     a, b = np.abs(u), np.abs(v)
-    return np.maximum(b, a * np.float32(0.87) + b * np.float32(0.5)) - np.float32(0.95)
+    return np.maximum(b, a * np.float32(0.87) + b * np.float32(0.5)) - np.float32(0.9)
 
 
 def saltire(u: Array, v: Array) -> Array:
@@ -78,11 +80,11 @@ def saltire(u: Array, v: Array) -> Array:
 
 def crescent(u: Array, v: Array) -> Array:
     hole = np.float32(0.8) - np.sqrt((u - np.float32(0.5)) ** 2 + v * v)
-    return np.maximum(disc(u, v), hole)
+    return np.maximum(np.sqrt(u * u + v * v) - 1, hole)
 
 
 def bar(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u) - np.float32(0.5), np.abs(v) - np.float32(1.2))
+    return np.maximum(np.abs(u) - np.float32(0.55), np.abs(v) - np.float32(1.2))
 
 
 def half_disc(u: Array, v: Array) -> Array:
@@ -107,17 +109,17 @@ def halves(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
     return edge(u + phase * np.float32(0.5), sharpness)
 
 
-def dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+def dark_dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
     u = u + phase * np.float32(0.3)
-    return edge(np.sqrt(u * u + v * v) - np.float32(0.42), sharpness)
+    return edge(np.sqrt(u * u + v * v) - np.float32(0.63), sharpness)
 
 
 def light_dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return 1 - dot(u, v, phase, sharpness)
+    return 1 - dark_dot(u, v, phase, sharpness)
 
 
 def target(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 1.1), sharpness)
+    return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 0.92), sharpness)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ LOOKS = (
     Look("checked square", 1, square, checks),
     Look("shaded triangle", 2, triangle, gradient),
     Look("halved ring", 3, ring, halves),
-    Look("dotted plus", 0, plus, dot),
+    Look("dotted plus", 0, plus, dark_dot),
     Look("target diamond", 1, diamond, target),
     Look("halved hourglass", 2, hourglass, halves),
     Look("dotted hexagon", 3, hexagon, light_dot),

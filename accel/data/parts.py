@@ -13,17 +13,17 @@ from .looks import LOOKS, PALETTES, edge
 
 PRESENT = 2  # types in an image
 REPEATS = 3  # an image shows each of its types one to this many times
-CLUTTER = 6  # an image shows none to this many pieces of clutter
+CLUTTER = 8  # an image shows none to this many pieces of clutter
 CANDIDATES = 6  # places tried for each instance
 RADIUS = 0.125  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
-SHAPE_REACH = 1.3  # how far a shape may lie from its centre, in radii
-PIECE_REACH = 1.5  # the same for a piece of clutter
+SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
+PIECE_REACH = 1.7  # the same for a piece of clutter
 CHUNK = 512  # images rendered together; changes the speed only
 
 SLOTS = PRESENT * REPEATS
-WORDS = 192  # random numbers an image, a multiple of 4 (one Philox block)
+WORDS = 200  # random numbers an image, a multiple of 4 (one Philox block)
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,19 @@ class Scene:
 
 
 def _triangle_piece(u, v, a, b):
-    left = np.abs(u + (b - np.float32(0.5)) * (v + np.float32(0.5))) - (v + 1) * (np.float32(0.25) + a / 4)
-    return np.maximum(left * np.float32(0.8), v - np.float32(0.6))
+    lean = (b - np.float32(0.5)) * np.float32(0.7) * (v + np.float32(0.4))
+    side = np.abs(u + lean) - (v + np.float32(1.1)) * (np.float32(0.3) + a * np.float32(0.25))
+    return np.maximum(side * np.float32(0.8), v - np.float32(0.8))
 
 
 def _blob_piece(u, v, a, b):
-    return np.sqrt(u * u + (v * (np.float32(1.1) + a)) ** 2 + (b - np.float32(0.5)) * u * v) - np.float32(0.8)
+    v = v * (1 + a)
+    return np.sqrt(np.maximum(u * u + v * v + (b - np.float32(0.5)) * u * v, 0)) - np.float32(0.9)
 
 
 def _stroke_piece(u, v, a, b):
     bend = (b - np.float32(0.5)) * (u * u - np.float32(0.5))
-    return np.maximum(np.abs(u) - np.float32(1.2), np.abs(v + bend) - np.float32(0.12) - a / 5)
+    return np.maximum(np.abs(u) - np.float32(1.2), np.abs(v + bend) - np.float32(0.2) - a * np.float32(0.3))
 
 
 PIECES = (_triangle_piece, _blob_piece, _stroke_piece)
@@ -153,7 +155,7 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
         part_colours=part_colours,
         piece_kind=np.where(np.arange(CLUTTER) < pieces, kind, -1),
         piece_centre=draws(CLUTTER, 2),
-        piece_radius=(np.float32(0.6) + draws(CLUTTER) * np.float32(0.6)) * np.float32(RADIUS),
+        piece_radius=(np.float32(0.7) + draws(CLUTTER) * np.float32(0.6)) * np.float32(RADIUS),
         piece_angle=_direction(draws(CLUTTER)),
         piece_form=draws(CLUTTER, 4),
         piece_colours=PALETTES[draws.integer(len(PALETTES), CLUTTER)],
@@ -254,7 +256,7 @@ def draw_parts(
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at any place (not aligned to a grid) and apart from each other. Behind
-    them are a smooth blend of four corner colours and none to six pieces of clutter: triangles, blobs and strokes whose
+    them are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
     form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds
     share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
