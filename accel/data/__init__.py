@@ -1,6 +1,8 @@
 """Images from anywhere, as arrays, and from arrays to batches on a device."""
 
-from .images import Dataset, ImageSet
-from .parts import draw_parts
+from accel.data.batches import Batches, epoch_flips, epoch_order
+from accel.data.images import Dataset, ImageSet
+from accel.data.parts import draw_parts
+from accel.data.sources import load
 
-__all__ = ["Dataset", "ImageSet", "draw_parts"]
+__all__ = ["Batches", "Dataset", "ImageSet", "draw_parts", "epoch_flips", "epoch_order", "load"]

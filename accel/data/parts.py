@@ -1,15 +1,16 @@
 """The generated set `parts`: images of a few part types at random places, with the truth about where they are.
 
-Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the Philox-4x64
-stream keyed by the seed. All pixels of a batch of images are computed together, stamp by stamp.
+Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the seed's stream.
+All pixels of a chunk of images are computed together, stamp by stamp.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .images import ImageSet
-from .looks import LOOKS, PALETTES, edge
+from accel.data.images import ImageSet
+from accel.data.looks import LOOKS, PALETTES, edge
+from accel.data.words import PARTS_STREAM, random_words
 
 PRESENT = 2  # types in an image
 REPEATS = 3  # an image shows each of its types one to this many times
@@ -57,7 +58,7 @@ def _triangle_piece(u, v, a, b):
 
 def _blob_piece(u, v, a, b):
     v = v * (1 + a)
-    return np.sqrt(np.maximum(u * u + v * v + (b - np.float32(0.5)) * u * v, 0)) - np.float32(0.9)
+    return np.sqrt(u * u + v * v + (b - np.float32(0.5)) * u * v) - np.float32(0.9)
 
 
 def _stroke_piece(u, v, a, b):
@@ -72,16 +73,16 @@ class _Draws:
     """Hands out the uniforms of each image in order: float32 in [0, 1), exact multiples of 2⁻²⁴."""
 
     def __init__(self, seed: int, first_image: int, count: int):
-        stream = np.random.Philox(key=seed, counter=first_image * (WORDS // 4))
-        words = stream.random_raw(count * WORDS).reshape(count, WORDS)
-        self.uniforms = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        words = random_words(PARTS_STREAM, seed, first_image * (WORDS // 4), count * WORDS)
+        uniforms = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        self.uniforms = uniforms.reshape(count, WORDS)
         self.used = 0
 
     def __call__(self, *shape: int) -> np.ndarray:
         size = int(np.prod(shape))
         taken = self.uniforms[:, self.used : self.used + size]
         self.used += size
-        return taken.reshape(-1, *shape)  # raises if the words of an image are used up
+        return taken.reshape(len(taken), *shape)  # raises if the words of an image are used up
 
     def integer(self, stop: int, *shape: int) -> np.ndarray:
         return (self(*shape) * np.float32(stop)).astype(np.int64)
@@ -256,9 +257,9 @@ def draw_parts(
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at any place (not aligned to a grid) and apart from each other. Behind
-    them are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
-    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds
-    share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
+    them are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes
+    whose form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and
+    backgrounds share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
     type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
@@ -271,7 +272,7 @@ def draw_parts(
 
     Args:
         image_size: H = W in pixels, a multiple of `grid`.
-        seed: 0 ≤ seed < 2¹²⁸.
+        seed: 0 ≤ seed < 2⁶⁴.
         first_image: index of the first image, not negative.
         jitter: 0 (no variation) to 1.
         num_types: T, 3 to 12.
@@ -285,10 +286,8 @@ def draw_parts(
         ValueError: an argument outside its range.
     """
     grid = image_size // 8 if grid is None else grid
-    if count < 0 or first_image < 0 or not 0 <= seed < 2**128:
-        raise ValueError(
-            f"parts: count, first_image and seed must not be negative, got {count}, {first_image} and {seed}"
-        )
+    if count < 0 or first_image < 0:
+        raise ValueError(f"parts: count and first_image must not be negative, got {count} and {first_image}")
     if grid < 1 or image_size < 16 or image_size % grid:
         raise ValueError(
             f"parts: image_size must be at least 16 and a multiple of grid, got image_size {image_size} and grid {grid}"

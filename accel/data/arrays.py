@@ -1,0 +1,113 @@
+"""Images in NumPy's .npz files, and what arrays of images and labels must look like."""
+
+import zipfile
+import zlib
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from accel.data.images import Dataset, ImageSet
+from accel.data.resize import fit_array
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names", "images", "labels")
+
+
+def read_npz(path: Path, image_size: int | None = None) -> Dataset:
+    """The images of a .npz file; `test` is empty if the file has no test images.
+
+    The file holds `train_images` or `images`: uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3). It may hold `train_labels`
+    (`labels`), integers from 0, (n,) or (n, 1); `test_images`, `test_labels`; and `class_names`, strings. Other arrays
+    are left alone, unless their name looks like one of these misspelt. Nothing is unpickled.
+
+    Raises ValueError for a file that is no whole .npz, or whose arrays are not as above.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a .npz file, or not all of it: it does not end as a zip archive does")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = list(file.keys())
+            _check_keys(path, found)
+            arrays = {key: _read_array(path, file, key) for key in KEYS if key in found}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+    prefix = "train_" if "train_images" in arrays else ""
+    class_names = _class_names(path, arrays.get("class_names"))
+    train = _image_set(path, arrays, f"{prefix}images", f"{prefix}labels", class_names)
+    test = ImageSet(train.images[:0], None if train.labels is None else train.labels[:0])
+    if "test_images" in arrays:
+        test = _image_set(path, arrays, "test_images", "test_labels", class_names)
+        if test.images.shape[1:] != train.images.shape[1:]:
+            raise ValueError(
+                f"{path}: test_images are {_size(test.images)}, but {prefix}images are {_size(train.images)}"
+            )
+    train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
+    return Dataset(str(path), train, test, class_names)
+
+
+def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except (ValueError, EOFError, zlib.error) as error:
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+        raise ValueError(f"{path}: array {key} cannot be read: {reason}") from error
+
+
+def _check_keys(path: Path, found: list[str]) -> None:
+    listing = ", ".join(sorted(found)) or "nothing"
+    if ("train_images" in found) == ("images" in found):
+        raise ValueError(f"{path} must hold either train_images or images, it holds {listing}")
+    for key in found:
+        near = [name for name in get_close_matches(key, KEYS, n=2, cutoff=0.85) if name not in found]
+        if key not in KEYS and near:
+            raise ValueError(f"{path} holds {key}, expected {near[0]} or a name that is less like it")
+    for split in ("train_", "test_", ""):
+        if f"{split}labels" in found and f"{split}images" not in found:
+            raise ValueError(f"{path} holds {split}labels without {split}images, it holds {listing}")
+
+
+def _size(images: np.ndarray) -> str:
+    return "×".join(str(extent) for extent in images.shape[1:])
+
+
+def _image_set(
+    path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_key: str, class_names: tuple[str, ...] | None
+) -> ImageSet:
+    images = arrays[images_key]
+    given = images.shape
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: {images_key} must be uint8 with values 0 to 255, got {images.dtype}")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise ValueError(f"{path}: {images_key} must have shape (n, H, W) or (n, H, W, 1 or 3), got {given}")
+    if images.size == 0:
+        raise ValueError(f"{path}: {images_key} is empty, its shape is {given}")
+    if labels_key not in arrays:
+        return ImageSet(images)
+
+    labels = arrays[labels_key]
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        raise ValueError(
+            f"{path}: {labels_key} must hold one label for each of {len(images)} images, its shape is {labels.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: {labels_key} must be integers, got {labels.dtype}")
+    highest = np.iinfo(np.int64).max if class_names is None else len(class_names) - 1
+    if labels.min() < 0 or labels.max() > highest:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        known = "" if class_names is None else f", since class_names has {len(class_names)} names"
+        limit = "at least 0" if class_names is None else f"from 0 to {highest}"
+        raise ValueError(f"{path}: {labels_key} must be {limit}, got {wrong}{known}")
+    return ImageSet(images, labels.reshape(-1).astype(np.int64))
+
+
+def _class_names(path: Path, names: np.ndarray | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise ValueError(f"{path}: class_names must be strings of shape (classes,), got {names.dtype} {names.shape}")
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8")
+    return tuple(names.tolist())

@@ -1,0 +1,170 @@
+"""CIFAR-10 and CIFAR-100 from the original python archives (Krizhevsky 2009), downloaded on first use."""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import sys
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from accel.data.images import Dataset, ImageSet
+from accel.data.resize import fit_array
+from accel.data.safe_pickle import safe_unpickle
+
+BLOCK = 1 << 20  # bytes read at once
+TIMEOUT = 30  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where an archive comes from, its published checksum, and what is where in it."""
+
+    name: str
+    url: str
+    md5: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    labels: bytes  # key in a batch
+    meta: str
+    class_names: bytes  # key in the meta file
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+CIFAR10 = Archive(
+    name="cifar10",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    train=tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
+    test=("cifar-10-batches-py/test_batch",),
+    labels=b"labels",
+    meta="cifar-10-batches-py/batches.meta",
+    class_names=b"label_names",
+)
+CIFAR100 = Archive(
+    name="cifar100",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    md5="eb9058c3a382ffc7106e4002c42a8d85",
+    train=("cifar-100-python/train",),
+    test=("cifar-100-python/test",),
+    labels=b"fine_labels",
+    meta="cifar-100-python/meta",
+    class_names=b"fine_label_names",
+)
+
+
+def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) -> Dataset:
+    """The images of an archive in `data_dir`, downloaded if it is not there; CIFAR-100 has its fine labels.
+
+    Nothing is unpacked to disk and nothing in the archive can run: see `safe_unpickle`.
+
+    Raises OSError if there is no archive and none can be downloaded, ValueError if it is not the published one.
+    """
+    path = Path(data_dir) / archive.file_name
+    if not path.exists():
+        download(archive, path)
+    elif _md5(path) != archive.md5:
+        raise ValueError(
+            f"{path} is not the published archive (its MD5 checksum is not {archive.md5}): "
+            f"remove it to download it again, or put the file from {archive.url} there"
+        )
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            wanted = {*archive.train, *archive.test, archive.meta}
+            members = {m.name: safe_unpickle(tar.extractfile(m)) for m in tar if m.name in wanted}
+        names = tuple(name.decode() for name in members[archive.meta][archive.class_names])
+        train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
+    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold what {archive.name} should hold: {error}") from error
+    train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
+    return Dataset(archive.name, train, test, names)
+
+
+def _batches(batches: list[dict], archive: Archive) -> ImageSet:
+    rows = np.concatenate([batch[b"data"] for batch in batches])
+    labels = np.concatenate([np.array(batch[archive.labels], dtype=np.int64) for batch in batches])
+    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32 or labels.shape != (len(rows),):
+        raise ValueError(f"expected uint8 rows of 3072 and a label for each, got {rows.dtype} {rows.shape}")
+    planes = rows.reshape(-1, 3, 32, 32)  # channels first
+    return ImageSet(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def download(archive: Archive, path: Path) -> None:
+    """Fetches archive.url into `path`: into a .part file beside it, which takes its place once its checksum is right.
+
+    Raises OSError, after removing the .part file, if the server cannot be reached, breaks off or sends something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with part.open("wb") as file:
+            for block in _fetch(archive, path):
+                digest.update(block)
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() != archive.md5:
+            raise _not_downloaded(archive, path, f"the MD5 checksum of what it sent is not {archive.md5}")
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno is None:  # already a sentence
+            raise
+        raise OSError(f"{part} could not be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _not_downloaded(archive: Archive, path: Path, reason: object) -> OSError:
+    return OSError(
+        f"{archive.name} could not be downloaded ({reason}): "
+        f"put {archive.file_name} from {archive.url} into {path.parent.resolve()}"
+    )
+
+
+def _fetch(archive: Archive, path: Path) -> Iterator[bytes]:
+    """The blocks of a download, with a progress bar where tqdm is installed and somebody looks."""
+    try:
+        with urllib.request.urlopen(archive.url, timeout=TIMEOUT) as response:
+            total = int(response.headers.get("Content-Length", 0))
+            print(f"downloading {archive.url} ({total / 2**20:.0f} MiB) to {path.parent}", file=sys.stderr)
+            received = 0
+            with _progress(total) as advance:
+                while block := response.read(BLOCK):
+                    received += len(block)
+                    advance(len(block))
+                    yield block
+    except (OSError, http.client.HTTPException) as error:
+        raise _not_downloaded(archive, path, _reason(error)) from error
+    if received < total:
+        raise _not_downloaded(archive, path, f"the connection broke off after {received} of {total} bytes")
+
+
+def _reason(error: Exception) -> object:
+    cause = getattr(error, "reason", error)  # urllib wraps what happened
+    return getattr(cause, "strerror", None) or cause
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], object]]:
+    """A function to call with the number of bytes that came."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda count: None
+        return
+    with tqdm(total=total or None, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        yield bar.update

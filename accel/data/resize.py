@@ -1,0 +1,33 @@
+"""Pillow, where it is needed: bringing pictures to one size."""
+
+import numpy as np
+
+
+def pillow():
+    """The module PIL.Image (with PIL.ImageOps loaded); ImportError says how to install it."""
+    try:
+        from PIL import Image, ImageOps  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "reading or resizing images needs Pillow: install it with pip install 'patchvae[images]'"
+        ) from error
+    return Image
+
+
+def fit(picture, size: int):
+    """A PIL picture resized to that shorter side (bilinear, anti-aliased) and cropped about the centre to a square."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    resampling = pillow().Resampling.BILINEAR
+    return picture.resize((size, size), resampling, box=(left, top, left + side, top + side))
+
+
+def fit_array(images: np.ndarray, size: int | None) -> np.ndarray:
+    """uint8 (n, H, W, C) brought to (n, size, size, C); as they are if they have that size or size is None."""
+    if size is None or images.shape[1:3] == (size, size) or len(images) == 0:
+        return images
+    from_array = pillow().fromarray
+    single = images.shape[3] == 1
+    fitted = [np.asarray(fit(from_array(image[:, :, 0] if single else image), size)) for image in images]
+    return np.stack(fitted).reshape(len(images), size, size, images.shape[3])

@@ -1,0 +1,119 @@
+"""One call for images from anywhere: `load` finds out what a name or a path stands for."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from accel.data.arrays import read_npz
+from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
+from accel.data.folders import read_folder
+from accel.data.images import Dataset, ImageSet
+from accel.data.looks import LOOKS
+from accel.data.parts import draw_parts
+from accel.data.words import HELD_OUT_STREAM, SUBSET_STREAM, random_order
+
+NAMES = ("parts", "cifar10", "cifar100")
+DATA_DIR = "data"  # under the current directory
+PARTS_TRAIN, PARTS_TEST = 8000, 2000
+PARTS_TYPES = 8
+FIRST_TEST_IMAGE = 1 << 40  # index in the generator; training images count from 0
+
+
+def load(
+    data: str | Path,
+    *,
+    image_size: int | None = None,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    train_images: int | None = None,
+) -> Dataset:
+    """The images that a name or a path stands for.
+
+    - `"parts"`: the generated set (`draw_parts`), with the truth; 2000 held-out images of the same seed.
+    - `"cifar10"`, `"cifar100"`: the original python archives, read from `data_dir` and downloaded on first use.
+    - a `.npz` file: see `arrays.read_npz`. A folder of images: see `folders.read_folder`.
+
+    A name stands for the set even if a folder is called so; write `./parts` for the folder. Where a source has no test
+    images, a tenth of its images is held out, chosen by a permutation that depends on their number alone.
+
+    Args:
+        image_size: height and width of the images. `parts` is drawn at that size (default 32); others are resized to
+            that shorter side and cropped about the centre (needs Pillow), by default they stay as they are.
+        data_dir: folder of the CIFAR archives, by default `data` under the current directory.
+        seed: of the images of `parts`.
+        train_images: how many training images to use (default: 8000 for `parts`, else all); fewer than there are
+            are chosen by a fixed permutation.
+
+    Raises:
+        FileNotFoundError: neither a name nor an existing path.
+        ValueError, OSError: a source that is not what it should be, with its file named.
+        ImportError: Pillow is needed and missing.
+    """
+    if train_images is not None and train_images < 1:
+        raise ValueError(f"train_images must be at least 1, got {train_images}")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    name, path = str(data), Path(data)
+    if name == "parts":
+        return _parts(image_size or 32, seed, train_images or PARTS_TRAIN)
+    if name in ("cifar10", "cifar100"):
+        archive = CIFAR10 if name == "cifar10" else CIFAR100
+        dataset = read_cifar(archive, Path(data_dir or DATA_DIR), image_size)
+    elif path.is_dir():
+        dataset = read_folder(path, image_size)
+    elif path.is_file() and path.suffix.lower() == ".npz":
+        dataset = read_npz(path, image_size)
+    elif path.exists():
+        raise ValueError(f"{name} is neither a folder of images nor a .npz file")
+    else:
+        raise FileNotFoundError(_not_found(name, path))
+    return _with_train_images(_with_test(dataset), train_images)
+
+
+def _not_found(name: str, path: Path) -> str:
+    nearest = get_close_matches(name.lower(), NAMES, n=1)
+    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest += [str(path.parent / close) for close in get_close_matches(path.name, neighbours, n=1)]
+    hint = f" (nearest: {nearest[0]})" if nearest else ""
+    return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, a .npz file or a folder of images"
+
+
+def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
+    options = {"image_size": image_size, "seed": seed, "num_types": PARTS_TYPES}
+    names = tuple(look.name for look in LOOKS[:PARTS_TYPES])
+    return Dataset(
+        "parts",
+        train=draw_parts(train_images, **options),
+        test=draw_parts(PARTS_TEST, first_image=FIRST_TEST_IMAGE, **options),
+        class_names=names,  # a class is named after the type that beats the other
+        part_names=names,
+        flip=False,  # halved rings and the like have a left and a right
+    )
+
+
+def _chosen(images: ImageSet, indices: np.ndarray) -> ImageSet:
+    return ImageSet(images.images[indices], None if images.labels is None else images.labels[indices])
+
+
+def _with_test(dataset: Dataset) -> Dataset:
+    """Holds out a tenth, at least one image, where there are no test images."""
+    if len(dataset.test):
+        return dataset
+    count = len(dataset.train)
+    if count < 2:
+        raise ValueError(f"{dataset.name} holds one image, expected at least two: one to train on and one to hold out")
+    order = random_order(HELD_OUT_STREAM, 0, 0, count)
+    held_out = max(1, count // 10)
+    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
+    return Dataset(dataset.name, _chosen(dataset.train, train), _chosen(dataset.train, test), dataset.class_names)
+
+
+def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:
+    count = len(dataset.train)
+    if train_images is None or train_images == count:
+        return dataset
+    if train_images > count:
+        raise ValueError(f"train_images is {train_images}, but {dataset.name} has {count} training images")
+    some = np.sort(random_order(SUBSET_STREAM, 0, 0, count)[:train_images])
+    return Dataset(dataset.name, _chosen(dataset.train, some), dataset.test, dataset.class_names)
