@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .encoder import Encoder
+from .encoder import PRESETS, Encoder
 from .pretrained import Pretrained
 
 
@@ -47,7 +47,7 @@ class Autoencoder(Pretrained):
         if sizes[0] % self.scale or sizes[1] % self.scale:
             raise ValueError(f"image_size {image_size!r} is not divisible by {self.scale}, the scale of {encoder!r}")
         self.grid = (sizes[0] // self.scale, sizes[1] // self.scale)
-        self.decoder = Decoder(code_channels, channels, self.scale)
+        self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
 
     def features(self, images: Tensor) -> Tensor:
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/scale, W/scale).

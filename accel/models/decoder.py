@@ -12,22 +12,22 @@ def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """A 1×1 convolution to 32 · scale channels, then log₂(scale) transposed convolutions, the last to pixels.
+    """A 1×1 convolution, then log₂(scale) transposed convolutions (4×4/2), the last to pixels.
 
-    Each transposed convolution (4×4/2) doubles the grid and halves the channels, so each costs the same, and
-    the last reads 64 channels whatever the scale: 256, 128, 64, pixels for scale 8. Scale 32 begins at 1024
-    channels, 11 M parameters and as many multiplications as the ResNet-18 encoder that it mirrors.
+    Each of them doubles the grid and halves the channels, so each costs the same, and the last reads `width`
+    channels whatever the scale: 256, 128, 64, pixels for scale 8 and width 64. Scale 32 begins at 1024 channels,
+    11 M parameters and as many multiplications as the ResNet-18 encoder that it mirrors.
 
     Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
     `scale` is a power of two, at least 2.
     """
 
-    def __init__(self, in_channels: int, channels: int = 3, scale: int = 8):
+    def __init__(self, in_channels: int, channels: int = 3, scale: int = 8, width: int = 64):
         super().__init__()
-        width = 32 * scale
+        last, width = width, width * scale // 2
         self.input = _block(nn.Conv2d(in_channels, width, 1, bias=False))
         self.pyramid = nn.Sequential()
-        while width > 64:
+        while width > last:
             self.pyramid.append(_block(nn.ConvTranspose2d(width, width // 2, 4, 2, padding=1, bias=False)))
             width //= 2
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)

@@ -40,12 +40,11 @@ def elbo(
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")
-    dtype = accumulation_dtype(out.reconstruction)
-    images = pixels(images, dtype)
+    images = pixels(images, accumulation_dtype(out.reconstruction))
     if weighted:
         error = weighted_squared_error(out.reconstruction, images)
     else:
-        error = (images - out.reconstruction.to(dtype)).square().sum((1, 2, 3))
+        error = (images - out.reconstruction).square().sum((1, 2, 3))
     reconstruction, kl_appearance, kl_occurrence = error.mean(), out.kl_appearance.mean(), out.kl_occurrence.mean()
     total = reconstruction + beta_app * kl_appearance + beta_occ * kl_occurrence
     return Elbo(total, reconstruction, kl_appearance, kl_occurrence)

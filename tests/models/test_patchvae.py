@@ -59,8 +59,10 @@ def test_heads_agree_in_values_and_gradients(num_parts, part_dim, kernel, grid, 
 
 
 @pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
-def test_the_bottleneck_is_the_specification_s(variance):
-    model = small(variance=variance, occurrence_prior=0.2, head="fused").double()
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_the_bottleneck_is_the_specification_s(variance, straight_through):
+    options = {"variance": variance, "straight_through": straight_through, "occurrence_prior": 0.2}
+    model = small(head="fused", **options).double()
     images = pictures(2, 3, 16, 24, dtype=torch.float64)
     out = model.eval()(images, temperature=0.6, noise=Noise(seed=9, step=2, first_image=5))
     features = model.features(images)
@@ -69,8 +71,7 @@ def test_the_bottleneck_is_the_specification_s(variance):
         *(to_numpy(head(features)) for head in maps),
         temperature=0.6,
         noise=reference.Noise(seed=9, step=2, first_image=5),
-        occurrence_prior=0.2,
-        variance=variance,
+        **options,
     )
     for name, value in vars(expected).items():
         assert_close(name, getattr(out, name), value, relative=1e-9)
@@ -113,6 +114,15 @@ def test_the_loss_reaches_every_parameter(head, sample):
     unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # The mean code knows no variance, whose gradient then comes from its divergence alone.
     assert not unreached
+
+
+@pytest.mark.parametrize("head", ["pooled", "separate", "fused"])
+@pytest.mark.parametrize("detach_weights", [True, False])
+def test_pooled_appearance_moves_occurrence_only_where_weights_are_attached(head, detach_weights):
+    model = small(head=head, detach_weights=detach_weights)
+    model.encode(pictures(2, 3, 16, 16)).appearance_mean.sum().backward()
+    gradient = model.occurrence.weight.grad
+    assert (gradient is not None and gradient.any()) == (not detach_weights)
 
 
 def test_training_starts_at_the_prior():

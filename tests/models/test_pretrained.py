@@ -1,5 +1,6 @@
 """Models on disk: the same bits back, whole or not at all, and a sentence for everything that is not a model."""
 
+import inspect
 import json
 import resource
 import shutil
@@ -60,6 +61,7 @@ def test_comes_back_with_the_same_bits_and_arguments(build, tmp_path):
     assert torch.equal(state, torch.get_rng_state())
     assert same_bits(model, loaded)
     assert loaded.config == model.config
+    assert set(model.config) == set(inspect.signature(type(model)).parameters) - {"backend"}
     assert loaded.training
     assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
     images = torch.rand(2, 1, *model.image_size)
