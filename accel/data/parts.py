@@ -15,7 +15,7 @@ from accel.data.words import PARTS_STREAM, random_words
 PRESENT = 2  # types in an image
 REPEATS = 3  # an image shows each of its types one to this many times
 CLUTTER = 8  # an image shows none to this many pieces of clutter
-CANDIDATES = 6  # places tried for each instance
+CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.125  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
@@ -24,7 +24,7 @@ PIECE_REACH = 1.7  # the same for a piece of clutter
 CHUNK = 512  # images rendered together; changes the speed only
 
 SLOTS = PRESENT * REPEATS
-WORDS = 200  # random numbers an image, a multiple of 4 (one Philox block)
+WORDS = 208  # random numbers an image, a multiple of 4 (one Philox block)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Scene:
 
 
 def _triangle_piece(u, v, a, b):
-    lean = (b - np.float32(0.5)) * np.float32(0.7) * (v + np.float32(0.4))
+    lean = (b - np.float32(0.5)) * np.float32(0.5) * (v + np.float32(0.4))
     side = np.abs(u + lean) - (v + np.float32(1.1)) * (np.float32(0.3) + a * np.float32(0.25))
     return np.maximum(side * np.float32(0.8), v - np.float32(0.8))
 
