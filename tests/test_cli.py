@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from accel import cli
+from accel.data import sources
 from accel.training import checkpoint
 from tests.training.tiny import assert_same_run, tiny_dataset
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--num-parts", "3", "--part-dim", "2", "--device", "cpu"]
+SMALL = ["--encoder", "small", "--num-parts", "3", "--part-dim", "2", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,8 @@ def test_bad_data_and_folders_are_one_sentence(capsys, tmp_path, images):
     assert "already holds a run" in fails(capsys, "train", "--data", images, "--out", tmp_path / "foreign")
 
 
-def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path):
+def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PARTS_TEST", 100)
     out = tmp_path / "run"
     options = ["--train-images", "96", "--epochs", "1", "--batch-size", "32", *SMALL]
     assert cli.main(["train", *options, "--out", str(out)]) == 0

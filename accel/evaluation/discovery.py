@@ -20,6 +20,15 @@ def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
     return torch.cat(maps).numpy()
 
 
+def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Maps (n, M, h, w) on the grid of `like` by the maximum over each of its cells, if theirs is a finer one."""
+    (height, width), (rows, columns) = maps.shape[2:], like.shape[2:]
+    if (height, width) == (rows, columns) or height % rows or width % columns:
+        return maps
+    blocks = maps.reshape(*maps.shape[:2], rows, height // rows, columns, width // columns)
+    return blocks.max(axis=(3, 5))
+
+
 def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """How well each learned part finds each true type: average precision over all cells of all images.
 
@@ -27,12 +36,14 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
 
     over the distinct values of the occurrence from high to low, P_k and R_k being precision and recall of the
     cells at or above the k-th. Equal values form one step, so the order of tied cells does not matter, and a
-    constant map scores what chance does: the share of cells that hold the type.
+    constant map scores what chance does: the share of cells that hold the type. Where one grid is finer, its
+    cells are merged to the other's by their maximum.
 
-    occurrence: (n, N, h, w), any numbers that rank cells. truth: bool (n, T, h, w). Returns float64 (N, T),
+    occurrence: (n, N, h, w), any numbers that rank cells. truth: bool (n, T, h', w'). Returns float64 (N, T),
     not a number for a type that never occurs. Raises ValueError for shapes that do not belong together.
     """
-    if occurrence.ndim != 4 or truth.ndim != 4 or occurrence[:, 0].shape != truth[:, 0].shape:
+    occurrence, truth = merge_cells(occurrence, truth), merge_cells(truth, occurrence)
+    if len(occurrence) != len(truth) or occurrence.shape[2:] != truth.shape[2:]:
         raise ValueError(
             "occurrence (images, parts, h, w) and truth (images, types, h, w) must agree in images and grid, "
             f"got {occurrence.shape} and {truth.shape}"
@@ -70,6 +81,8 @@ def discover(model: nn.Module, dataset: Dataset) -> Discovery:
         raise ValueError(f"{dataset.name} does not say where parts are, so their discovery cannot be measured")
     few = slice(CHOOSING_IMAGES)
     chosen = part_average_precision(occurrence_maps(model, dataset.train.images[few]), dataset.train.truth[few])
-    measured = part_average_precision(occurrence_maps(model, dataset.test.images), dataset.test.truth)
+    maps = occurrence_maps(model, dataset.test.images)
+    measured = part_average_precision(maps, dataset.test.truth)
     part = np.where(np.isnan(chosen), -1, chosen).argmax(axis=0)
-    return Discovery(part, measured[part, np.arange(len(part))], dataset.test.truth.mean(axis=(0, 2, 3)))
+    chance = merge_cells(dataset.test.truth, maps).mean(axis=(0, 2, 3))
+    return Discovery(part, measured[part, np.arange(len(part))], chance)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from accel.training.options import Check, Options, above, at_least, between, option
 
 SYSTEMS = ("patchvae", "patchvae+w", "beta-vae", "beta-vae+w")
-ENCODERS = ("paper", "release", "resnet18")
+ENCODERS = ("paper", "release", "resnet18", "small")
 HEADS = ("pooled", "separate", "fused")
 VARIANCES = ("geometric", "arithmetic")
 
@@ -52,7 +52,7 @@ class TrainingConfig(Options):
 
     data: str = option("parts", "data", "parts, cifar10, cifar100, FILE.npz or FOLDER of images")
     data_dir: str | None = option(
-        None, "data", "folder of the original archives of cifar10 and cifar100", absent="TODO"
+        None, "data", "folder of the original archives of cifar10 and cifar100", absent="data"
     )
     image_size: int | None = option(
         None,

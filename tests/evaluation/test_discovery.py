@@ -61,9 +61,25 @@ def test_perfect_and_constant_maps():
     np.testing.assert_allclose(part_average_precision(constant, truth)[0], truth.mean(axis=(0, 2, 3)))
 
 
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match=r"must agree in images and grid, got \(2, 3, 4, 4\) and \(2, 3, 4, 5\)"):
-        part_average_precision(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 5), bool))
+@given(maps(), st.integers(1, 3), st.integers(1, 3))
+def test_a_finer_grid_is_merged_by_the_maximum(case, rows, columns):
+    occurrence, truth = case
+    expected = part_average_precision(occurrence, truth)
+
+    def refine(maps):
+        """Each value in one cell of its block, and less in the others."""
+        finer = np.full((*maps.shape[:2], maps.shape[2] * rows, maps.shape[3] * columns), maps.min())
+        finer[:, :, rows - 1 :: rows, ::columns] = maps
+        return finer
+
+    np.testing.assert_array_equal(part_average_precision(refine(occurrence), truth), expected)
+    np.testing.assert_array_equal(part_average_precision(occurrence, refine(truth)), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 3, 4), (3, 3, 4, 4), (2, 3, 8, 2)])
+def test_shapes_must_agree(shape):
+    with pytest.raises(ValueError, match="must agree in images and grid, got"):
+        part_average_precision(np.zeros((2, 3, 4, 4)), np.zeros(shape, bool))
 
 
 def test_part_is_chosen_on_training_images_and_measured_on_held_out(monkeypatch):

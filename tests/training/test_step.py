@@ -73,7 +73,7 @@ def test_ledger_names_the_first_term_that_is_not_finite():
     ledger = LossLedger(torch.device("cpu"))
     ledger.add(loss_with(), 1, 3)
     ledger.add(loss_with(kl_occurrence=math.inf, total=math.inf), 1, 4)
-    ledger.add(loss_with(reconstruction=math.nan, total=math.nan), 1, 5)
+    ledger.add(loss_with(**dict.fromkeys(TERMS, math.nan)), 1, 5)
     assert ledger.problem() == (4, "kl_occurrence")
     ledger.reset()
     assert ledger.problem() == (4, "kl_occurrence")  # a run that has diverged stays so

@@ -26,7 +26,7 @@ def tiny_dataset(seed=0):
 
 def tiny_config(out, **options):
     """Two epochs of STEPS steps on the CPU."""
-    defaults = {"num_parts": 3, "part_dim": 2, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
+    defaults = {"encoder": "small", "num_parts": 3, "part_dim": 2, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
     return TrainingConfig(**{"data": "tiny", "device": "cpu", "out": str(out)} | defaults | options)
 
 
