@@ -15,7 +15,7 @@ def write_whole(files: dict[Path, bytes]) -> None:
     """Replaces each file by new contents; whatever happens, each path holds all of the old or all of the new.
 
     Nothing is replaced before everything is on the disk, so a full one leaves all of the old files.
-    Raises OSError.
+    Raises OSError with the file's name.
     """
     partials = {path: path.with_name(path.name + ".partial") for path in files}
     try:
@@ -26,6 +26,9 @@ def write_whole(files: dict[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, partial in partials.items():
             partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # writing to an open file that fails does not say which
+        raise
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
@@ -68,4 +71,4 @@ def _reason(error: Exception) -> str:
         return f"it holds {forbidden[1]}, and only plain data is read"
     if isinstance(error, pickle.UnpicklingError):
         return "its contents are damaged"
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return re.split(r"\. |\n", str(error))[0].rstrip(".") or type(error).__name__

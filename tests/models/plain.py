@@ -20,10 +20,10 @@ def residual_block(x, weights, name, stride):
 
 
 def residual_network(x, weights, convolution, norm, stages):
-    """stages: [(name, blocks), …]; the first keeps the grid, every other halves it in its first block."""
+    """stages: [(name, blocks, stride of the first block), …]."""
     x = F.conv2d(x, weights[f"{convolution}.weight"], stride=2, padding=3)
     x = F.max_pool2d(batch_norm(x, weights, norm).relu(), 3, stride=2, padding=1)
-    for index, (name, blocks) in enumerate(stages):
+    for name, blocks, stride in stages:
         for block in range(blocks):
-            x = residual_block(x, weights, f"{name}.{block}", stride=2 if index and block == 0 else 1)
+            x = residual_block(x, weights, f"{name}.{block}", stride if block == 0 else 1)
     return x

@@ -10,6 +10,8 @@ from accel.models.encoder import PRESETS, Encoder
 from tests.models.plain import residual_network
 from tests.support import assert_close
 
+STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 1)}
+
 
 def torchvision_resnet18():
     """Names and shapes of torchvision's ResNet-18 without its classifier, as published with its weights."""
@@ -64,7 +66,7 @@ def test_torchvision_weights_load_strictly():
 
 @pytest.mark.parametrize(
     ("preset", "convolutions", "channels", "scale"),
-    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32)],
+    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32), ("small", 5, 64, 4)],
 )
 def test_presets_have_the_published_sizes(preset, convolutions, channels, scale):
     encoder = Encoder(preset)
@@ -77,7 +79,10 @@ def test_presets_have_the_published_sizes(preset, convolutions, channels, scale)
 def test_equals_the_plain_network_on_odd_grids(preset, channels):
     encoder = randomise_statistics(Encoder(preset, channels)).double().eval()
     images = torch.randn(2, channels, 3 * encoder.scale, 1 * encoder.scale, dtype=torch.float64)
-    stages = [(f"layer{stage}", blocks) for stage, blocks in enumerate(PRESETS[preset], start=1)]
+    stages = [
+        (f"layer{stage}", blocks, stride)
+        for stage, (blocks, stride) in enumerate(zip(PRESETS[preset].blocks, STRIDES[preset], strict=True), start=1)
+    ]
     features = encoder(images)
     assert features.shape == (2, encoder.out_channels, 3, 1)
     expected = residual_network(images, encoder.state_dict(), "conv1", "bn1", stages)
@@ -98,7 +103,7 @@ def test_stages_hold_every_parameter_once_in_the_order_of_the_data(preset):
     encoder = Encoder(preset)
     staged = [id(p) for stage in encoder.stages() for module in stage for p in module.parameters()]
     assert staged == [id(p) for p in encoder.parameters()]
-    assert len(encoder.stages()) == 1 + len(PRESETS[preset])
+    assert len(encoder.stages()) == 1 + len(PRESETS[preset].blocks)
 
 
 def test_evaluation_sees_each_image_alone_and_moves_no_statistics():
@@ -115,5 +120,7 @@ def test_evaluation_sees_each_image_alone_and_moves_no_statistics():
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"encoder must be one of 'paper', 'release', 'resnet18', got 'resnet50'"):
+    with pytest.raises(
+        ValueError, match=r"encoder must be one of 'paper', 'release', 'resnet18', 'small', got 'resnet50'"
+    ):
         Encoder("resnet50")

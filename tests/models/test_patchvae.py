@@ -99,10 +99,13 @@ def test_shapes_on_any_grid_and_at_any_size(grid, channels, num_parts, part_dim)
     assert model.sample(2).shape == (2, channels, 24, 8)
 
 
-def test_resnet18_has_a_grid_of_32_pixels():
-    model = small(encoder="resnet18", image_size=(64, 32)).eval()
-    assert (model.scale, model.grid) == (32, (2, 1))
-    assert model.reconstruct(pictures(1, 3, 64, 32)).shape == (1, 3, 64, 32)
+@pytest.mark.parametrize(("encoder", "scale"), [("release", 8), ("resnet18", 32), ("small", 4)])
+def test_the_encoder_sets_the_grid(encoder, scale):
+    model = small(encoder=encoder, image_size=(64, 32)).eval()
+    assert (model.scale, model.grid) == (scale, (64 // scale, 32 // scale))
+    out = model(pictures(1, 3, 64, 32))
+    assert out.occurrence.shape[2:] == model.grid
+    assert out.reconstruction.shape == (1, 3, 64, 32)
 
 
 @pytest.mark.parametrize("head", ["pooled", "separate", "fused"])
@@ -259,7 +262,7 @@ def test_compiles_as_one_graph(head, backend):
         ({"channels": 0}, "channels must be a positive integer, got 0"),
         ({"num_parts": 0}, "num_parts must be a positive integer, got 0"),
         ({"part_dim": True}, "part_dim must be a positive integer, got True"),
-        ({"encoder": "resnet"}, "encoder must be one of 'paper', 'release', 'resnet18', got 'resnet'"),
+        ({"encoder": "resnet"}, "encoder must be one of 'paper', 'release', 'resnet18', 'small', got 'resnet'"),
         ({"head": "map"}, "head must be 'pooled', 'separate' or 'fused', got 'map'"),
         ({"head": "pooled", "variance": "arithmetic"}, "head='pooled' needs variance='geometric'"),
         ({"head_kernel_size": 2}, "head_kernel_size must be odd, got 2"),

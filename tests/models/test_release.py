@@ -87,7 +87,7 @@ def test_computes_what_the_release_computes(checkpoint, write, zipped):
     state = {name: value.double() for name, value in checkpoint["vae_dict"].items()}
     images = torch.rand(2, 3, 24, 16, dtype=torch.float64) * 2 - 1
 
-    features = residual_network(images, state, "features.0", "features.1", [("features.4", 2), ("features.5", 2)])
+    features = residual_network(images, state, "features.0", "features.1", [("features.4", 2, 1), ("features.5", 2, 2)])
     assert_close("features", model.features(images), features, relative=1e-12)
     logits, mean, log_variance = (
         F.conv2d(features, state[f"{head}.0.weight"], state[f"{head}.0.bias"], padding=1).flatten(2)
