@@ -25,7 +25,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def safe_unpickle(file: BinaryIO) -> Any:
-    """What a pickle of Python 2 or 3 holds: containers, numbers, bytes, strings and NumPy arrays.
+    """What a pickle of Python 2 or 3 (up to protocol 4) holds: lists, tuples, dictionaries, numbers, strings, arrays.
 
     Strings of Python 2 become bytes. Nothing is imported and nothing else is called.
 
