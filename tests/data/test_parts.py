@@ -150,6 +150,27 @@ def test_jitter_says_how_much_looks_vary():
     assert spread == sorted(spread)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.2, 1.0])
+def test_jitter_scales_what_it_says(jitter):
+    """Uniform on ± jitter times 127.5 levels, half the radius, 90°, and the texture's range."""
+    shown = parts.scene(2000, 8, 0, jitter, 8)
+    real = shown.part_type >= 0
+    plain = parts.PALETTES[[look.palette for look in LOOKS]][shown.part_type[real]]
+    moved = shown.part_colours[real] - plain
+    clipped = (shown.part_colours[real] == 0) | (shown.part_colours[real] == 255)
+    varied = {
+        "tint": (moved[~clipped], 127.5),
+        "radius": (shown.part_radius[real] / parts.RADIUS - 1, 0.5),
+        "angle": (np.degrees(np.arctan2(*shown.part_angle[real].T[::-1])), 90),
+        "phase": (shown.part_phase[real], 1.0),
+    }
+    for name, (values, scale) in varied.items():
+        limit = scale * jitter
+        assert np.abs(values).max() <= limit + 1e-3 * scale, name
+        if name != "tint" or jitter < 0.5:  # large tints are cut off at black and white
+            assert np.abs(values.std() - limit / 3**0.5) <= 0.05 * limit + 1e-3 * scale, name
+
+
 def test_label_follows_from_the_types_shown():
     drawn = draw_parts(6000, seed=2)
     shown = drawn.truth.any(axis=(2, 3))
