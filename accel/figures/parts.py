@@ -16,7 +16,7 @@ DARKEST = 0.4  # brightness of what is certainly not an occurrence
 def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None = None, *, rows=16, columns=10):
     """A Figure with a row for each learned part: the images where it is surest, dark where it does not occur.
 
-    Cells where the part occurs with a probability above one half are outlined. Rows are ordered by how much a
+    Where the part occurs with a probability above one half is outlined. Rows are ordered by how much a
     part says: by the average precision of the true type that it finds best where images.truth is known, and
     otherwise by its information about cells, H(mean p) − mean H(p) (a part that is on or off everywhere has
     none). At most `rows` parts are shown.
@@ -52,13 +52,19 @@ def _information(occurrence: np.ndarray) -> np.ndarray:
 
 
 def _overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
-    """The image, darkened where the part does not occur, with outlines around the cells where it does."""
+    """The image, darkened where the part does not occur, with outlines around where it does."""
     tile = enlarge(image)
     height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)
     tile = (tile * light[:, :, None]).astype(np.uint8)
-    line = max(1, round(len(tile) / 48))
-    for row, column in np.argwhere(occurrence > 0.5):
+    line = max(1, round(height / 16))
+    occurs = np.pad(occurrence > 0.5, 1)
+    for row, column in np.argwhere(occurs) - 1:
         cell = tile[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        cell[:line] = cell[-line:] = cell[:, :line] = cell[:, -line:] = OUTLINE
+        above, below = occurs[row, column + 1], occurs[row + 2, column + 1]
+        left, right = occurs[row + 1, column], occurs[row + 1, column + 2]
+        edges = (above, cell[:line]), (below, cell[-line:]), (left, cell[:, :line]), (right, cell[:, -line:])
+        for neighbour_occurs, edge in edges:
+            if not neighbour_occurs:
+                edge[:] = OUTLINE
     return tile

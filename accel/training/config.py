@@ -16,6 +16,7 @@ VARIANCES = ("geometric", "arithmetic")
 # The main job: finds the built-in parts within three minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
+    "encoder": "small",
     "part_dim": 2,
     "beta_occ": 4.0,
     "learning_rate": 1e-3,

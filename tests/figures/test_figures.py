@@ -88,7 +88,7 @@ def test_parts_are_ordered_by_how_well_they_find_a_type():
     assert labels[1].startswith("part 1\nmoon, AP 0.")
     assert labels[2].startswith("part 0\n")
     surest = figure.axes[0].images[0].get_array()[6 + 102 : 6 + 102 + 96, -4 * 102 : -4 * 102 + 96]
-    assert (surest[:2, :2] == OUTLINE).all()  # the wrong cell, of which part 1 is surest of all
+    assert (surest[:3, :3] == OUTLINE).all()  # the wrong cell, of which part 1 is surest of all
     assert len(labels_of(parts(Oracle(), images, rows=2))) == 2
 
 
@@ -110,11 +110,28 @@ def test_overlay_darkens_and_outlines():
     canvas = canvas_of(parts(Oracle(), ImageSet(cells_as_images(cells)), rows=3, columns=1))
     row = next(top for top in (6, 108, 210) if (canvas[top, -102] == OUTLINE).all())
     tile = canvas[row : row + 96, -102:-6]
-    assert (tile[:2, :48] == OUTLINE).all()
-    assert (tile[46:48, :48] == OUTLINE).all()
+    assert (tile[:3, :48] == OUTLINE).all()
+    assert (tile[45:48, :48] == OUTLINE).all()
     assert tile[24, 24].tolist() == [255, 100, 100]  # p = 1: as it is
     assert tile[24, 72].tolist() == [int(c * (DARKEST + (1 - DARKEST) * 0.2)) for c in (51, 100, 100)]
     assert not (tile[:, 48:] == OUTLINE).all(-1).any()  # p ≤ ½: no outline
+
+
+def test_outline_runs_around_neighbouring_cells():
+    cells = np.zeros((1, 3, 2, 2), np.uint8)
+    cells[0, 0] = [[255, 255], [0, 255]]
+    figure = parts(Oracle(), ImageSet(cells_as_images(cells)), rows=3, columns=1)
+    drawn = (canvas_of(figure) == OUTLINE).all(-1)
+    top = np.flatnonzero(drawn.any(axis=1))[0]
+    tile = drawn[top : top + 96, -102:-6]
+    line = 3
+    assert tile[:line].all()
+    assert tile[:, -line:].all()
+    assert tile[48 - line : 48, :48].all()
+    assert tile[48:, 48 : 48 + line].all()
+    assert not tile[line:-line, 48 + line : -line].any()  # none between the two cells on the right
+    assert not tile[line : 48 - line, line:48].any()  # none between the two cells above
+    assert not tile[48:, :48].any()
 
 
 def test_reconstructions_show_input_output_and_weights():
