@@ -1,0 +1,517 @@
+"""The PatchVAE bottleneck, one kernel forward and one backward. The equations stand in reference/bottleneck.py.
+
+A program owns some parts of one image and walks the grid in blocks of cells. Its tiles are (cells, parts, numbers): in
+contiguous maps the cells are neighbours in memory, in channels-last maps the numbers and then the parts, and Triton
+lays its threads out accordingly, so one source serves both. Everything about shape and stride is a compile-time
+constant (a model has one), which lets the compiler prove alignment, load 16 bytes at once and fold the offsets into
+the instructions.
+
+Occurrence noise is drawn again wherever it is needed, by address, so nothing of a map's size is kept for the backward
+pass but the inputs.
+"""
+
+import math
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .noise import logistic_noise, normal_noise, read
+
+
+@triton.jit
+def log_sigmoid(x):
+    """log σ(x) = min(x, 0) − log(1 + exp(−|x|))."""
+    return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid_and_slope(x):
+    """σ(x) and σ(x)(1 − σ(x)), the latter without cancellation where σ is near 1."""
+    ratio = tl.exp(-tl.abs(x))
+    larger = 1.0 / (1.0 + ratio)
+    smaller = ratio * larger
+    return tl.where(x >= 0.0, larger, smaller), larger * smaller
+
+
+@triton.jit
+def bernoulli_divergence(logit, prior):
+    """KL(Bern(p) ‖ Bern(π)) with p = σ(logit) and prior = (log π, log(1 − π))."""
+    log_p = log_sigmoid(logit)
+    p, _ = sigmoid_and_slope(logit)
+    not_p, _ = sigmoid_and_slope(-logit)
+    return p * (log_p - prior[0]) + not_p * (log_p - logit - prior[1])
+
+
+@triton.jit
+def sample_occurrence(logit, element, image, step, seed, sharpness, SAMPLE: tl.constexpr, HARD: tl.constexpr):
+    """The y to place and its derivative by the logit: σ((logit + logistic draw) / τ), or σ(logit)."""
+    if SAMPLE:
+        argument = logit + logistic_noise(element, image, step, seed)
+        y, slope = sigmoid_and_slope(argument * sharpness)
+        slope *= sharpness
+        if HARD:
+            y = (argument > 0.0).to(tl.float32)
+    else:
+        y, slope = sigmoid_and_slope(logit)
+    return y, slope
+
+
+@triton.jit
+def part_tile(N: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr):
+    """This program's image, its parts, the channels of their numbers, and which of both exist."""
+    part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    image = (tl.program_id(0) // part_blocks).to(tl.int64)
+    parts = ((tl.program_id(0) % part_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(INDEX)
+    numbers = tl.arange(0, BLOCK_D)
+    inside = (parts < N)[:, None] & (numbers < D)[None, :]
+    return image, parts, parts[:, None] * D + numbers[None, :], parts < N, inside
+
+
+@triton.jit
+def cell_tile(start, L: tl.constexpr, BLOCK_L: tl.constexpr, part_inside, inside, INDEX: tl.constexpr):
+    """The cells from start on, and which of their (cell, part) and (cell, part, number) exist."""
+    cells = (start + tl.arange(0, BLOCK_L)).to(INDEX)
+    cell_inside = (cells < L)[:, None] & part_inside[None, :]
+    return cells, cell_inside, cell_inside[:, :, None] & inside[None, :, :]
+
+
+@triton.jit
+def map_offsets(cells, channels, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """Offsets in one image of (cell, part), or (cell, part, number).
+
+    LAYOUTS[MAP]: the map's strides of image, channel, row and column, and the grid's width.
+    """
+    if LAYOUTS[MAP][2] == LAYOUTS[MAP][3] * LAYOUTS[MAP][4]:
+        offsets = cells * LAYOUTS[MAP][3]
+    else:
+        offsets = (cells // LAYOUTS[MAP][4]) * LAYOUTS[MAP][2] + (cells % LAYOUTS[MAP][4]) * LAYOUTS[MAP][3]
+    if len(channels.shape) == 1:
+        offsets = offsets[:, None] + channels[None, :] * LAYOUTS[MAP][1]
+    else:
+        offsets = offsets[:, None, None] + channels[None, :, :] * LAYOUTS[MAP][1]
+    return offsets
+
+
+@triton.jit
+def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """A tile of one image in float32, zero outside."""
+    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
+    return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_map(image_map, tile, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """A tile of one image, rounded to the map's dtype."""
+    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
+    tl.store(image_map + image * LAYOUTS[MAP][0] + offsets, tile.to(image_map.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def forward_kernel(
+    maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
+    pooled,  # m and v (B, N, D)
+    saved,  # for the backward pass (B, N, 2·D + 2): log v, z, the weights' largest log σ(a), their sum relative to it
+    divergences,  # KL_app and KL_occ (B, part blocks)
+    seed,
+    step,
+    first_image,
+    temperature,
+    prior,  # log π, log(1 − π)
+    RULE: tl.constexpr,  # "geometric", "arithmetic", or "pooled": m and log v (B, N, D) are read in place of μ and s
+    SAMPLE: tl.constexpr,
+    HARD: tl.constexpr,
+    LAYOUTS: tl.constexpr,  # of the maps
+    SHAPE: tl.constexpr,  # N, D, L
+    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    INDEX: tl.constexpr,
+):
+    """Pool over the cells, sample, place and measure: reads a, μ and s once, writes the code once.
+
+    Cells that do not fit one block are walked three times: for the largest logit, to pool, to place. The later walks
+    find the logits in cache.
+    """
+    logits, mean_map, log_variance_map, code = maps
+    pooled_mean, pooled_variance = pooled
+    N: tl.constexpr = SHAPE[0]
+    D: tl.constexpr = SHAPE[1]
+    L: tl.constexpr = SHAPE[2]
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    number_row = image * (N * D) + channels
+    saved_part = saved + (image * N + parts) * (2 * D + 2)
+    saved_number = saved_part[:, None] + tl.arange(0, BLOCK_D)[None, :]
+
+    if RULE == "pooled":
+        mean = tl.load(mean_map + number_row, mask=inside, other=0.0)
+        log_variance = tl.load(log_variance_map + number_row, mask=inside, other=0.0)
+    else:
+        largest = tl.full([BLOCK_L, BLOCK_N], float("-inf"), tl.float32)
+        for start in range(0, L, BLOCK_L):
+            cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+            logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
+            largest = tl.maximum(largest, tl.where((cells < L)[:, None], logit, float("-inf")))
+        # σ rises with its argument, so the largest logit has the largest log σ.
+        peak = log_sigmoid(tl.max(largest, axis=0))
+
+        weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
+        mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+        spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+        for start in range(0, L, BLOCK_L):
+            cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+            mean_tile = load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
+            spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+            logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
+            weight = tl.where((cells < L)[:, None], tl.exp(log_sigmoid(logit) - peak[None, :]), 0.0)
+            if RULE == "arithmetic":
+                spread_tile = tl.exp(spread_tile)
+            weight_sum += weight
+            mean_sum += weight[:, :, None] * mean_tile
+            spread_sum += weight[:, :, None] * spread_tile
+        total = tl.sum(weight_sum, axis=0)
+        share = (1.0 / total)[:, None]
+        mean = tl.sum(mean_sum, axis=0) * share
+        log_variance = tl.sum(spread_sum, axis=0) * share
+        if RULE == "arithmetic":
+            log_variance = tl.log(log_variance)
+        tl.store(saved_part + 2 * D, peak, mask=part_inside)
+        tl.store(saved_part + 2 * D + 1, total, mask=part_inside)
+
+    part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    variance = tl.exp(log_variance)
+    kl_appearance = tl.where(inside, 0.5 * (mean * mean + variance - 1.0 - log_variance), 0.0)
+    tl.store(pooled_mean + number_row, mean, mask=inside)
+    tl.store(pooled_variance + number_row, variance, mask=inside)
+    tl.store(saved_number, log_variance, mask=inside)
+    block = image * part_blocks + tl.program_id(0) % part_blocks
+    tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
+
+    z = mean
+    draw_image, sharpness = image, 1.0
+    if SAMPLE:
+        seed, step, draw_image = read(seed), read(step), read(first_image) + image
+        sharpness /= read(temperature)
+        z += tl.exp(0.5 * log_variance) * normal_noise(channels, draw_image, step, seed)
+        # The backward pass wants z. Reading it back here spreads it over the threads that place it: otherwise each of
+        # them would draw the noise of all its numbers for itself.
+        tl.store(saved_number + D, z, mask=inside)
+        tl.debug_barrier()
+        z = tl.load(saved_number + D, mask=inside, other=0.0)
+    kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
+        element = parts[None, :] * L + cells[:, None]
+        y, _ = sample_occurrence(logit, element, draw_image, step, seed, sharpness, SAMPLE, HARD)
+        store_map(code, z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, 3)
+        kl_occurrence += tl.where(cell_inside, bernoulli_divergence(logit, prior), 0.0)
+    tl.store(divergences[1] + block, tl.sum(tl.sum(kl_occurrence, axis=1), axis=0))
+
+
+@triton.jit
+def load_gradient(gradient, image, parts, numbers, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """The incoming gradient of a pooled number, of any (image, part, number) strides; zero where there is none."""
+    tile = tl.zeros(inside.shape, tl.float32)
+    if gradient is not None:
+        gradient += image * LAYOUTS[MAP][0]
+        offsets = parts.to(tl.int64)[:, None] * LAYOUTS[MAP][1] + numbers[None, :] * LAYOUTS[MAP][2]
+        tile += tl.load(gradient + offsets, mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def backward_kernel(
+    maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
+    pooled_mean,  # m (B, N, D)
+    saved,  # by the forward pass
+    incoming,  # the gradients of m, v (B, N, D), KL_app and KL_occ (B,), each None where there is none
+    seed,
+    step,
+    first_image,
+    temperature,
+    prior_logit,
+    RULE: tl.constexpr,  # "pooled": the gradients of m and log v (B, N, D) are written in place of μ's and s's
+    SAMPLE: tl.constexpr,
+    HARD: tl.constexpr,
+    DETACH: tl.constexpr,
+    LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
+    SHAPE: tl.constexpr,  # N, D, L
+    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    INDEX: tl.constexpr,
+):
+    """All gradients: reads the code's gradient and a once, and with detached weights and the geometric rule no other
+    map.
+
+    The first walk sums d_z = Σ_l d_ẑ y, the second spreads d_μ = w d_m and d_s = w d_log v over the cells. With
+    attached weights it also sends d_w back, d_a += w σ(−a) (d_w − Σ_j w_j d_w_j), where the sum over j is known from
+    the pooled numbers: Σ_d (d_m m + d_log v log v), or under the arithmetic rule Σ_d (d_m m + d_log v).
+    """
+    logits, mean_map, log_variance_map, d_code, d_logits, d_mean_map, d_log_variance_map = maps
+    N: tl.constexpr = SHAPE[0]
+    D: tl.constexpr = SHAPE[1]
+    L: tl.constexpr = SHAPE[2]
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    number_row = image * (N * D) + channels
+    saved_part = saved + (image * N + parts) * (2 * D + 2)
+    saved_number = saved_part[:, None] + tl.arange(0, BLOCK_D)[None, :]
+
+    mean = tl.load(pooled_mean + number_row, mask=inside, other=0.0)
+    log_variance = tl.load(saved_number, mask=inside, other=0.0)
+    numbers = tl.arange(0, BLOCK_D)
+    d_mean = load_gradient(incoming[0], image, parts, numbers, inside, LAYOUTS, 7)
+    d_variance = load_gradient(incoming[1], image, parts, numbers, inside, LAYOUTS, 8)
+    d_kl_appearance = 0.0
+    if incoming[2] is not None:
+        d_kl_appearance = tl.load(incoming[2] + image * LAYOUTS[9][0])
+    d_kl_occurrence = 0.0
+    if incoming[3] is not None:
+        d_kl_occurrence = tl.load(incoming[3] + image * LAYOUTS[10][0])
+    z = mean
+    draw_image, sharpness = image, 1.0
+    if SAMPLE:
+        seed, step, draw_image = read(seed), read(step), read(first_image) + image
+        sharpness /= read(temperature)
+        z = tl.load(saved_number + D, mask=inside, other=0.0)
+
+    z_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        d_code_tile = load_map(d_code, image, cells, channels, map_inside, LAYOUTS, 3)
+        logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
+        element = parts[None, :] * L + cells[:, None]
+        y, slope = sample_occurrence(logit, element, draw_image, step, seed, sharpness, SAMPLE, HARD)
+        z_sum += d_code_tile * y[:, :, None]
+        if DETACH:
+            _, p_slope = sigmoid_and_slope(logit)
+            d_logit = tl.sum(d_code_tile * z[None, :, :], axis=2) * slope
+            d_logit += d_kl_occurrence * p_slope * (logit - prior_logit)
+            store_map(d_logits, d_logit, image, cells, parts, cell_inside, LAYOUTS, 4)
+    d_z = tl.sum(z_sum, axis=0)
+    variance = tl.exp(log_variance)
+    d_mean += d_z + d_kl_appearance * mean
+    # z − m = √v · ε
+    d_log_variance = 0.5 * d_z * (z - mean) + d_variance * variance + d_kl_appearance * 0.5 * (variance - 1.0)
+
+    if RULE == "pooled":
+        tl.store(d_mean_map + number_row, d_mean, mask=inside)
+        tl.store(d_log_variance_map + number_row, d_log_variance, mask=inside)
+    else:
+        peak = tl.load(saved_part + 2 * D, mask=part_inside, other=0.0)[None, :]
+        share = 1.0 / tl.load(saved_part + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
+        if not DETACH:
+            pooled_spread = log_variance if RULE == "geometric" else 1.0
+            d_weight_mean = tl.sum(d_mean * mean + d_log_variance * pooled_spread, axis=1)[None, :]
+        for start in range(0, L, BLOCK_L):
+            cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+            logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
+            weight = tl.exp(log_sigmoid(logit) - peak) * share
+            d_spread_tile = tl.broadcast_to(d_log_variance[None, :, :], map_inside.shape)
+            if RULE == "arithmetic":
+                # ∂ log v / ∂s_l = w_l exp(s_l) / v
+                spread = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+                spread = tl.exp(spread - log_variance[None, :, :])
+                d_spread_tile *= spread
+            if not DETACH:
+                mean_tile = load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
+                if RULE == "geometric":
+                    spread = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+                d_code_tile = load_map(d_code, image, cells, channels, map_inside, LAYOUTS, 3)
+                element = parts[None, :] * L + cells[:, None]
+                _, slope = sample_occurrence(logit, element, draw_image, step, seed, sharpness, SAMPLE, HARD)
+                not_p, _ = sigmoid_and_slope(-logit)
+                _, p_slope = sigmoid_and_slope(logit)
+                d_weight = tl.sum(d_mean[None, :, :] * mean_tile + d_log_variance[None, :, :] * spread, axis=2)
+                d_logit = tl.sum(d_code_tile * z[None, :, :], axis=2) * slope
+                d_logit += d_kl_occurrence * p_slope * (logit - prior_logit)
+                d_logit += weight * not_p * (d_weight - d_weight_mean)
+                store_map(d_logits, d_logit, image, cells, parts, cell_inside, LAYOUTS, 4)
+            d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
+            store_map(d_mean_map, d_mean_tile, image, cells, channels, map_inside, LAYOUTS, 5)
+            d_spread_tile = weight[:, :, None] * d_spread_tile
+            store_map(d_log_variance_map, d_spread_tile, image, cells, channels, map_inside, LAYOUTS, 6)
+
+
+@triton.jit
+def sum_kernel(partials, totals, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Both divergences of an image from those of its part blocks, each in one order."""
+    image = tl.program_id(0).to(tl.int64)
+    offsets = tl.arange(0, BLOCK)
+    for kind in tl.static_range(2):
+        terms = tl.load(partials[kind] + image * BLOCKS + offsets, mask=offsets < BLOCKS, other=0.0)
+        tl.store(totals[kind] + image, tl.sum(terms, axis=0))
+
+
+# Launchers
+
+
+@cache
+def layout(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of image, channel, row and column, and the width; rows that follow each other are made to look so."""
+    _, _, height, width = shape
+    image, channel, row, column = strides
+    if width == 1:
+        column = row
+    if height == 1:
+        row = width * column
+    return image, channel, row, column, width
+
+
+def layouts(*image_maps: Tensor | None):
+    """Of each map, and None for what is none."""
+    return tuple(layout(m.shape, m.stride()) if m is not None and m.ndim == 4 else None for m in image_maps)
+
+
+@cache
+def index_type(parts: int, part_dim: int, cells: int, layouts: tuple):
+    """int32 where every offset inside one image fits it; offsets of images are always int64."""
+    reach = max(
+        parts * part_dim * channel + cells // width * row + width * column
+        for _, channel, row, column, width in filter(None, layouts)
+    )
+    return tl.int32 if reach < 2**31 else tl.int64
+
+
+def number(argument: Tensor | None, device):
+    """A 0-d tensor as a kernel argument: its address if it is on the device, else what it holds."""
+    return argument if argument is None or argument.device == device else argument.item()
+
+
+@cache
+def blocks(parts: int, part_dim: int, cells: int, channels_last: bool):
+    """The (parts, numbers, cells) of a program's tile and its warps.
+
+    Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
+    instructions a number. Fewer warps a program spend fewer, since the sums over cells then stay inside a warp.
+
+    - An image of up to 8192 numbers is one program, and its divergences need no second sum.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
+    - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 16 numbers a thread.
+    - Channels-last: 128 channels side by side, few cells, 16 numbers a thread.
+    """
+    block_d = triton.next_power_of_2(part_dim)
+    all_parts, all_cells = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
+    if all_parts * block_d * all_cells <= 8192:
+        tile, per_thread = (all_parts, block_d, all_cells), 16
+    elif channels_last:
+        block_l = min(all_cells, 8 if cells <= 64 else 16, max(1, 4096 // block_d))
+        tile, per_thread = (min(all_parts, max(1, 128 // block_d)), block_d, block_l), 16
+    elif cells <= 64:
+        block_l = min(all_cells, max(1, 4096 // block_d))
+        tile, per_thread = (min(all_parts, max(1, 2048 // (block_d * block_l))), block_d, block_l), 64
+    else:
+        block_l = min(64 if cells <= 256 else 128, max(1, 4096 // block_d))
+        tile, per_thread = (min(all_parts, max(1, 1024 // (block_d * block_l))), block_d, block_l), 16
+    return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
+
+
+def forward(
+    logits: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    temperature: Tensor | None,
+    noise: tuple[Tensor | None, ...],
+    prior: float,
+    rule: str,
+    straight_through: bool,
+    outputs: tuple[Tensor, ...],
+):
+    """Fills outputs: code, m, v, KL_app, KL_occ and saved, as forward_kernel describes them.
+
+    mean and log_variance are μ and s, or for the rule "pooled" contiguous m and log v. noise: seed, step and the first
+    image's index; Nones, and temperature None, for the posterior's mean.
+    """
+    code, pooled_mean, pooled_variance, *totals, saved = outputs
+    images, parts, height, width = logits.shape
+    shape = parts, pooled_mean.shape[2], height * width
+    maps = logits, mean, log_variance, code
+    map_layouts = layouts(*maps)
+    tile, warps = blocks(*shape, code.stride(1) == 1)
+    part_blocks = triton.cdiv(parts, tile[0])
+    partials = totals
+    if part_blocks > 1:
+        partials = [torch.empty(images, part_blocks, device=code.device) for _ in totals]
+    seed, step, first_image, temperature = (number(x, code.device) for x in (*noise, temperature))
+    forward_kernel[(images * part_blocks,)](
+        maps=maps,
+        pooled=(pooled_mean, pooled_variance),
+        saved=saved,
+        divergences=tuple(partials),
+        seed=seed,
+        step=step,
+        first_image=first_image,
+        temperature=temperature,
+        prior=(math.log(prior), math.log1p(-prior)),
+        RULE=rule,
+        SAMPLE=temperature is not None,
+        HARD=straight_through,
+        LAYOUTS=map_layouts,
+        SHAPE=shape,
+        BLOCKS=tile,
+        INDEX=index_type(*shape, map_layouts),
+        num_warps=warps,
+    )
+    if part_blocks > 1:
+        sum_kernel[(images,)](
+            partials=tuple(partials),
+            totals=tuple(totals),
+            BLOCKS=part_blocks,
+            BLOCK=triton.next_power_of_2(part_blocks),
+            num_warps=1,
+        )
+
+
+def backward(
+    incoming: tuple[Tensor | None, ...],
+    logits: Tensor,
+    mean: Tensor | None,
+    log_variance: Tensor | None,
+    pooled_mean: Tensor,
+    saved: Tensor,
+    temperature: Tensor | None,
+    noise: tuple[Tensor | None, ...],
+    prior: float,
+    rule: str,
+    straight_through: bool,
+    outputs: tuple[Tensor, ...],
+):
+    """Fills outputs: the gradients of a, μ and s, or for the rule "pooled" of a, m and log v.
+
+    incoming: the gradients of code, m, v, KL_app and KL_occ, of any strides, each None for zero. mean is given where
+    gradients flow through the weights, log_variance there and under the arithmetic rule.
+    """
+    d_code, *d_pooled = incoming
+    images, parts, height, width = logits.shape
+    shape = parts, pooled_mean.shape[2], height * width
+    if d_code is None:
+        d_code = torch.zeros((), device=logits.device).expand(images, shape[0] * shape[1], height, width)
+    maps = logits, mean, log_variance, d_code, *outputs
+    map_layouts = layouts(*maps)
+    tile, warps = blocks(*shape, (d_code if rule == "pooled" else outputs[1]).stride(1) == 1)
+    seed, step, first_image, temperature = (number(x, logits.device) for x in (*noise, temperature))
+    backward_kernel[(images * triton.cdiv(parts, tile[0]),)](
+        maps=maps,
+        pooled_mean=pooled_mean,
+        saved=saved,
+        incoming=tuple(d_pooled),
+        seed=seed,
+        step=step,
+        first_image=first_image,
+        temperature=temperature,
+        prior_logit=math.log(prior) - math.log1p(-prior),
+        RULE=rule,
+        SAMPLE=temperature is not None,
+        HARD=straight_through,
+        DETACH=mean is None,
+        LAYOUTS=(*map_layouts, *(g if g is None else g.stride() for g in d_pooled)),
+        SHAPE=shape,
+        BLOCKS=tile,
+        INDEX=index_type(*shape, map_layouts),
+        num_warps=warps,
+    )

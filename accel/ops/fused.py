@@ -1,0 +1,135 @@
+"""The operators on Triton's kernels: what the public functions call for backend="triton"."""
+
+import torch
+from torch import Tensor
+
+from ..kernels import bottleneck
+from .bottleneck import memory_format
+from .noise import Noise
+from .registration import define, differentiate
+
+# The bottleneck. Its rule is the variance's; or "pooled", and then mean and log_variance are m and log v (B, N, D).
+
+SAMPLING = (
+    "Tensor? temperature, Tensor? seed, Tensor? step, Tensor? first_image, float prior, str rule, bool straight_through"
+)
+
+
+def _sampling(temperature, noise, sample):
+    """temperature, seed, step and first_image as 0-d tensors: on the host where they were plain numbers."""
+    if not sample:
+        return None, None, None, None
+    if not isinstance(temperature, Tensor):
+        temperature = torch.full((), temperature, dtype=torch.float32)
+    return temperature.to(torch.float32), *noise.tensors("cpu")
+
+
+def _empty_map(like, channels, dtype, format):
+    images, _, height, width = like.shape
+    return torch.empty(images, channels, height, width, dtype=dtype, device=like.device, memory_format=format)
+
+
+def _bottleneck_outputs(
+    logits, mean, log_variance, temperature, seed, step, first_image,
+    prior, rule, straight_through, detach_weights, dtype, format,
+):  # fmt: skip
+    images, parts = logits.shape[:2]
+    part_dim = mean.shape[2] if rule == "pooled" else mean.shape[1] // parts
+    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, 2 * part_dim + 2)
+    return (
+        _empty_map(logits, parts * part_dim, dtype, format),
+        *(torch.empty(images, *size, device=logits.device) for size in sizes),
+    )
+
+
+def _launch_bottleneck(
+    logits, mean, log_variance, temperature, seed, step, first_image,
+    prior, rule, straight_through, detach_weights, dtype, format, outputs,
+):  # fmt: skip
+    noise = seed, step, first_image
+    bottleneck.forward(logits, mean, log_variance, temperature, noise, prior, rule, straight_through, outputs)
+
+
+_bottleneck = define(
+    f"patch_bottleneck(Tensor logits, Tensor mean, Tensor log_variance, {SAMPLING}, bool detach_weights, "
+    "ScalarType dtype, MemoryFormat format) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _bottleneck_outputs,
+    _launch_bottleneck,
+)
+
+
+def _bottleneck_gradients(
+    d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
+    logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
+    prior, rule, straight_through, mean_dtype, log_variance_dtype, format,
+):  # fmt: skip
+    d_logits = _empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
+    if rule == "pooled":
+        return d_logits, torch.empty_like(pooled_mean), torch.empty_like(pooled_mean)
+    channels = pooled_mean.shape[1] * pooled_mean.shape[2]
+    dtypes = mean_dtype, log_variance_dtype
+    return d_logits, *(_empty_map(logits, channels, dtype, format) for dtype in dtypes)
+
+
+def _launch_bottleneck_backward(
+    d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
+    logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
+    prior, rule, straight_through, mean_dtype, log_variance_dtype, format, outputs,
+):  # fmt: skip
+    incoming = d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence
+    noise = seed, step, first_image
+    bottleneck.backward(
+        incoming, logits, mean, log_variance, pooled_mean, saved, temperature, noise,
+        prior, rule, straight_through, outputs,
+    )  # fmt: skip
+
+
+_bottleneck_backward = define(
+    "patch_bottleneck_backward(Tensor? d_code, Tensor? d_mean, Tensor? d_variance, Tensor? d_kl_appearance, "
+    "Tensor? d_kl_occurrence, Tensor logits, Tensor? mean, Tensor? log_variance, Tensor pooled_mean, Tensor saved, "
+    f"{SAMPLING}, ScalarType mean_dtype, ScalarType log_variance_dtype, MemoryFormat format) "
+    "-> (Tensor, Tensor, Tensor)",
+    _bottleneck_gradients,
+    _launch_bottleneck_backward,
+)
+
+
+def _save_bottleneck(ctx, inputs, outputs):
+    logits, mean, log_variance, *noise, prior, rule, straight_through, detach_weights, _, format = inputs
+    attached = rule != "pooled" and not detach_weights
+    ctx.save_for_backward(
+        logits,
+        mean if attached else None,
+        log_variance if attached or rule == "arithmetic" else None,
+        outputs[1],
+        outputs[5],
+        *noise,
+    )
+    ctx.options = prior, rule, straight_through, mean.dtype, log_variance.dtype, format
+    ctx.mark_non_differentiable(outputs[5])
+
+
+def _differentiate_bottleneck(ctx, *gradients):
+    results = _bottleneck_backward(*gradients[:5], *ctx.saved_tensors, *ctx.options)
+    return *results, *[None] * 10
+
+
+differentiate(_bottleneck, _save_bottleneck, _differentiate_bottleneck)
+
+
+def patch_bottleneck(
+    logits: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    temperature: float | Tensor,
+    noise: Noise | None,
+    prior: float,
+    variance: str,
+    straight_through: bool,
+    detach_weights: bool,
+    sample: bool,
+):
+    """code, m, v, KL_app and KL_occ of the public function's arguments."""
+    sampling = _sampling(temperature, noise, sample)
+    options = prior, variance, straight_through, detach_weights, mean.dtype, memory_format(mean)
+    return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
