@@ -194,6 +194,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_bits(tmp_
 def test_interrupt_ends_with_status_130_and_the_way_on(capsys, tmp_path, images, monkeypatch):
     from accel.training import step
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     original = step.TrainingStep.__call__
 
     def interrupted(self, batch, number):
@@ -204,6 +205,7 @@ def test_interrupt_ends_with_status_130_and_the_way_on(capsys, tmp_path, images,
     monkeypatch.setattr(step.TrainingStep, "__call__", interrupted)
     out = tmp_path / "run"
     assert cli.main(["train", "--data", str(images), "--batch-size", "16", *SMALL, "--out", str(out)]) == 130
+    signal.signal(signal.SIGINT, before)
     err = capsys.readouterr().err
     assert err.startswith("patchvae: stopped after step 3 of ")
     assert err.endswith(f"python -m accel train --resume --out {out}\n")

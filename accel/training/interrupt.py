@@ -15,7 +15,8 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Within this context the first SIGINT or SIGTERM only sets `signal_number`; a second one acts as usual.
 
-    Outside the main thread, where Python admits no handlers, signals act as usual from the start.
+    Outside the main thread, where Python admits no handlers, signals act as usual from the start; one that is
+    ignored, as Ctrl-C is by what a shell script started in the background, stays ignored.
     """
 
     signal_number: int | None = None
@@ -24,7 +25,8 @@ class StopRequest:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame) -> None:

@@ -26,6 +26,14 @@ def whole_run(tmp_path_factory):
     return train(tiny_config(tmp_path_factory.mktemp("runs") / "whole", epochs=3), tiny_dataset())
 
 
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """Signals act as in a terminal, even if the tests were started by a script in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def act_at_step(monkeypatch, number, action):
     """Calls action(training step) right after step `number` was taken."""
     original = step.TrainingStep.__call__
@@ -147,6 +155,14 @@ def test_second_signal_is_not_held_back(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as stop:
         train(tiny_config(tmp_path / "run"), tiny_dataset())
     assert not isinstance(stop.value, Stopped)
+
+
+def test_ignored_signal_stays_ignored(tmp_path, monkeypatch):
+    act_at_step(monkeypatch, 1, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    folder = train(tiny_config(tmp_path / "run"), tiny_dataset())
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert len(metrics(folder)) == 2
 
 
 class Killed(BaseException):
