@@ -46,7 +46,7 @@ def measure_held_out(model: nn.Module, held_out: ImageSet, number: int, config: 
 
     Terms of the loss are estimated as in training, with one draw an image; `psnr` is of the reconstruction
     from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for PatchVAE: how many parts
-    occur with a probability above one half somewhere. Raises FloatingPointError if a term is not finite.
+    occur with a probability above one half somewhere.
     """
     with evaluating(model) as device:
         ledger, quality, surest = LossLedger(device), [], []
@@ -57,8 +57,6 @@ def measure_held_out(model: nn.Module, held_out: ImageSet, number: int, config: 
             quality.append(psnr(model.reconstruct(images), pixels(images, torch.float32)))
             if hasattr(out, "occurrence"):
                 surest.append(out.occurrence.amax((0, 2, 3)))
-        if problem := ledger.problem():
-            raise FloatingPointError(f"{problem[1]} of the held-out images is not finite")
         result = ledger.means() | {"psnr": torch.cat(quality).mean().item()}
         if surest:
             result["active_parts"] = int((torch.stack(surest).amax(0) > 0.5).sum())

@@ -195,9 +195,9 @@ class Run:
         with checkpoint.writing(self.folder / "model", self.folder):
             self.model.save_pretrained(self.folder / "model")
 
-    def not_finite(self) -> FloatingPointError:
-        """The error that ends a run that has diverged, with what is left of it."""
-        step, term = self.step.ledger.problem() or (self.number - 1, "a weight")
+    def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
+        """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
+        step, term = self.step.ledger.problem() or (self.number - 1, otherwise)
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
             f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
@@ -264,6 +264,9 @@ class Run:
         config, ledger = self.config, self.step.ledger
         number = self.number - 1  # of the last step taken
         held_out = measure_held_out(self.model, self.dataset.test, number, config)
+        for term in TERMS:
+            if not math.isfinite(held_out[term]):
+                raise self.not_finite(f"held_out_{term}")
         tau = temperature(number, config.temperature, config.temperature_rate, config.temperature_floor)
         line = {"epoch": self.epoch + 1, "step": self.number}
         line |= {f"train_{term}": value for term, value in ledger.means().items()}

@@ -263,6 +263,15 @@ def test_loss_that_is_not_finite_stops_the_run(whole_run, tmp_path, monkeypatch,
     assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
 
 
+def test_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    measure = loop.measure_held_out
+    monkeypatch.setattr(loop, "measure_held_out", lambda *arguments: measure(*arguments) | {"reconstruction": math.inf})
+    config = tiny_config(tmp_path / "run")
+    with pytest.raises(FloatingPointError, match=r"held_out_reconstruction is not finite at step 2 \(epoch 1\)"):
+        train(config, tiny_dataset())
+    assert checkpoint.read(config.folder)["epoch"] == 0
+
+
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path, monkeypatch):
     def poison(training_step):
         next(training_step.model.parameters()).data[0] = math.inf
