@@ -18,10 +18,10 @@ Array = np.ndarray
 # (light, dark): each palette belongs to two or three part types, and to backgrounds and clutter.
 PALETTES = np.array(
     [
-        [(247, 208, 70), (160, 28, 44)],
-        [(238, 238, 228), (30, 62, 158)],
-        [(158, 224, 118), (92, 30, 112)],
-        [(247, 158, 96), (14, 92, 92)],
+        [(252, 214, 52), (164, 16, 40)],
+        [(242, 242, 236), (24, 52, 168)],
+        [(156, 232, 98), (84, 14, 116)],
+        [(252, 146, 62), (6, 84, 92)],
     ],
     dtype=np.float32,
 )
@@ -47,12 +47,12 @@ def square(u: Array, v: Array) -> Array:
 
 
 def triangle(u: Array, v: Array) -> Array:
-    side = (np.abs(u) - (v + np.float32(1.1)) * np.float32(0.6)) * np.float32(0.86)
+    side = (np.abs(u) - (v + np.float32(1.15)) * np.float32(0.62)) * np.float32(0.85)
     return np.maximum(side, v - np.float32(0.8))
 
 
 def ring(u: Array, v: Array) -> Array:
-    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.72)) - np.float32(0.32)
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.65)) - np.float32(0.37)
 
 
 def plus(u: Array, v: Array) -> Array:
@@ -66,7 +66,8 @@ def diamond(u: Array, v: Array) -> Array:
 
 def hourglass(u: Array, v: Array) -> Array:
     height = np.abs(v)
-    return np.maximum(height - 1, (np.abs(u) - height * np.float32(0.8) - np.float32(0.2)) * np.float32(0.78))
+    side = (np.abs(u) - height * np.float32(0.7) - np.float32(0.35)) * np.float32(0.82)
+    return np.maximum(height - np.float32(0.95), side)
 
 
 def hexagon(u: Array, v: Array) -> Array:
@@ -93,33 +94,33 @@ def half_disc(u: Array, v: Array) -> Array:
 
 
 def stripes(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return edge(_wave(v + phase * np.float32(0.5), 1.0), sharpness)
+    return edge(_wave(v + phase * np.float32(0.5), 1.1) + np.float32(0.1), sharpness)
 
 
-def checks(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    a, b = _wave(u + phase * np.float32(0.5) + np.float32(0.45), 1.8), _wave(v + np.float32(0.45), 1.8)
-    return edge(np.where((a > 0) == (b > 0), 1, -1) * np.minimum(np.abs(a), np.abs(b)), sharpness)
+def spots(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    x, y = np.abs(np.abs(u + phase * np.float32(0.3)) - np.float32(0.42)), np.abs(v) - np.float32(0.42)
+    return edge(np.sqrt(x * x + y * y) - np.float32(0.26), sharpness)
 
 
 def gradient(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return np.clip(np.float32(0.5) + (v + phase) * np.float32(0.7), 0, 1)
+    return np.clip(np.float32(0.8) + (v + phase) * np.float32(0.6), 0, 1)
 
 
-def halves(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return edge(u + phase * np.float32(0.5), sharpness)
+def light_side(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return edge(u + phase * np.float32(0.3) + np.float32(0.25), sharpness)
 
 
-def dark_dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+def dark_side(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    return edge(u + phase * np.float32(0.3) - np.float32(0.3), sharpness)
+
+
+def dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
     u = u + phase * np.float32(0.3)
-    return edge(np.sqrt(u * u + v * v) - np.float32(0.63), sharpness)
-
-
-def light_dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return 1 - dark_dot(u, v, phase, sharpness)
+    return edge(np.float32(0.5) - np.sqrt(u * u + v * v), sharpness)
 
 
 def target(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
-    return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 0.92), sharpness)
+    return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 1.15), sharpness)
 
 
 @dataclass(frozen=True)
@@ -132,18 +133,19 @@ class Look:
     texture: Callable[[Array, Array, Array, Array], Array]
 
 
-# Types that share a palette differ in shape and in texture, so that no colour and no pair of colours is one type's own.
+# Types that share a palette differ in shape and texture, and of the first eight one is mostly light and one mostly
+# dark: cells as wide as a part see little more of it than its mean colour, which must differ from a grey background.
 LOOKS = (
     Look("striped disc", 0, disc, stripes),
-    Look("checked square", 1, square, checks),
+    Look("spotted square", 1, square, spots),
     Look("shaded triangle", 2, triangle, gradient),
-    Look("halved ring", 3, ring, halves),
-    Look("dotted plus", 0, plus, dark_dot),
+    Look("two-sided ring", 3, ring, light_side),
+    Look("dotted plus", 0, plus, dot),
     Look("target diamond", 1, diamond, target),
-    Look("halved hourglass", 2, hourglass, halves),
-    Look("dotted hexagon", 3, hexagon, light_dot),
+    Look("two-sided hourglass", 2, hourglass, dark_side),
+    Look("dotted hexagon", 3, hexagon, dot),
     Look("shaded saltire", 0, saltire, gradient),
     Look("striped crescent", 1, crescent, stripes),
     Look("striped bar", 2, bar, stripes),
-    Look("checked half-disc", 3, half_disc, checks),
+    Look("spotted half-disc", 3, half_disc, spots),
 )

@@ -88,7 +88,7 @@ def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
         test=draw_parts(PARTS_TEST, first_image=FIRST_TEST_IMAGE, **options),
         class_names=names,  # a class is named after the type that beats the other
         part_names=names,
-        flip=False,  # halved rings and the like have a left and a right
+        flip=False,  # two-sided rings have a left and a right
     )
 
 
