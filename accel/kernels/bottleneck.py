@@ -2,9 +2,7 @@
 
 A program owns some parts of one image and walks the grid in blocks of cells. Its tiles are (cells, parts, numbers): in
 contiguous maps the cells are neighbours in memory, in channels-last maps the numbers and then the parts, and Triton
-lays its threads out accordingly, so one source serves both. Everything about shape and stride is a compile-time
-constant (a model has one), which lets the compiler prove alignment, load 16 bytes at once and fold the offsets into
-the instructions.
+lays its threads out accordingly, so one source serves both.
 
 Occurrence noise is drawn again wherever it is needed, by address, so nothing of a map's size is kept for the backward
 pass but the inputs.
@@ -19,21 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .noise import logistic_noise, normal_noise, read
-
-
-@triton.jit
-def log_sigmoid(x):
-    """log σ(x) = min(x, 0) − log(1 + exp(−|x|))."""
-    return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-def sigmoid_and_slope(x):
-    """σ(x) and σ(x)(1 − σ(x)), the latter without cancellation where σ is near 1."""
-    ratio = tl.exp(-tl.abs(x))
-    larger = 1.0 / (1.0 + ratio)
-    smaller = ratio * larger
-    return tl.where(x >= 0.0, larger, smaller), larger * smaller
+from .tiles import cell_tile, index_type, layouts, load_map, log_sigmoid, part_tile, sigmoid_and_slope, store_map
 
 
 @triton.jit
@@ -57,56 +41,6 @@ def sample_occurrence(logit, element, image, step, seed, sharpness, SAMPLE: tl.c
     else:
         y, slope = sigmoid_and_slope(logit)
     return y, slope
-
-
-@triton.jit
-def part_tile(N: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr):
-    """This program's image, its parts, the channels of their numbers, and which of both exist."""
-    part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    image = (tl.program_id(0) // part_blocks).to(tl.int64)
-    parts = ((tl.program_id(0) % part_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(INDEX)
-    numbers = tl.arange(0, BLOCK_D)
-    inside = (parts < N)[:, None] & (numbers < D)[None, :]
-    return image, parts, parts[:, None] * D + numbers[None, :], parts < N, inside
-
-
-@triton.jit
-def cell_tile(start, L: tl.constexpr, BLOCK_L: tl.constexpr, part_inside, inside, INDEX: tl.constexpr):
-    """The cells from start on, and which of their (cell, part) and (cell, part, number) exist."""
-    cells = (start + tl.arange(0, BLOCK_L)).to(INDEX)
-    cell_inside = (cells < L)[:, None] & part_inside[None, :]
-    return cells, cell_inside, cell_inside[:, :, None] & inside[None, :, :]
-
-
-@triton.jit
-def map_offsets(cells, channels, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
-    """Offsets in one image of (cell, part), or (cell, part, number).
-
-    LAYOUTS[MAP]: the map's strides of image, channel, row and column, and the grid's width.
-    """
-    if LAYOUTS[MAP][2] == LAYOUTS[MAP][3] * LAYOUTS[MAP][4]:
-        offsets = cells * LAYOUTS[MAP][3]
-    else:
-        offsets = (cells // LAYOUTS[MAP][4]) * LAYOUTS[MAP][2] + (cells % LAYOUTS[MAP][4]) * LAYOUTS[MAP][3]
-    if len(channels.shape) == 1:
-        offsets = offsets[:, None] + channels[None, :] * LAYOUTS[MAP][1]
-    else:
-        offsets = offsets[:, None, None] + channels[None, :, :] * LAYOUTS[MAP][1]
-    return offsets
-
-
-@triton.jit
-def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
-    """A tile of one image in float32, zero outside."""
-    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
-    return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def store_map(image_map, tile, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
-    """A tile of one image, rounded to the map's dtype."""
-    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
-    tl.store(image_map + image * LAYOUTS[MAP][0] + offsets, tile.to(image_map.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["seed", "step", "first_image"])
@@ -351,33 +285,6 @@ def sum_kernel(partials, totals, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
 # Launchers
 
 
-@cache
-def layout(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of image, channel, row and column, and the width; rows that follow each other are made to look so."""
-    _, _, height, width = shape
-    image, channel, row, column = strides
-    if width == 1:
-        column = row
-    if height == 1:
-        row = width * column
-    return image, channel, row, column, width
-
-
-def layouts(*image_maps: Tensor | None):
-    """Of each map, and None for what is none."""
-    return tuple(layout(m.shape, m.stride()) if m is not None and m.ndim == 4 else None for m in image_maps)
-
-
-@cache
-def index_type(parts: int, part_dim: int, cells: int, layouts: tuple):
-    """int32 where every offset inside one image fits it; offsets of images are always int64."""
-    reach = max(
-        parts * part_dim * channel + cells // width * row + width * column
-        for _, channel, row, column, width in filter(None, layouts)
-    )
-    return tl.int32 if reach < 2**31 else tl.int64
-
-
 def number(argument: Tensor | None, device):
     """A 0-d tensor as a kernel argument: its address if it is on the device, else what it holds."""
     return argument if argument is None or argument.device == device else argument.item()
@@ -454,7 +361,7 @@ def forward(
         LAYOUTS=map_layouts,
         SHAPE=shape,
         BLOCKS=tile,
-        INDEX=index_type(*shape, map_layouts),
+        INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )
     if part_blocks > 1:
@@ -512,6 +419,6 @@ def backward(
         LAYOUTS=(*map_layouts, *(g if g is None else g.stride() for g in d_pooled)),
         SHAPE=shape,
         BLOCKS=tile,
-        INDEX=index_type(*shape, map_layouts),
+        INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..kernels import bottleneck
+from ..kernels import bottleneck, weighted_loss
 from .bottleneck import memory_format
 from .noise import Noise
 from .registration import define, differentiate
@@ -133,3 +133,65 @@ def patch_bottleneck(
     sampling = _sampling(temperature, noise, sample)
     options = prior, variance, straight_through, detach_weights, mean.dtype, memory_format(mean)
     return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
+
+
+# The weighted squared error.
+
+
+def _error_outputs(reconstruction, images, patch_size):
+    batch, channels, height, width = images.shape
+    sizes = (), (channels, height // patch_size, width // patch_size), (channels,)
+    return tuple(torch.empty(batch, *size, device=images.device) for size in sizes)
+
+
+_squared_error = define(
+    "weighted_squared_error(Tensor reconstruction, Tensor images, int patch_size) -> (Tensor, Tensor, Tensor)",
+    _error_outputs,
+    weighted_loss.forward,
+)
+
+
+def _error_gradients(d_total, reconstruction, images, energy, scale, patch_size):
+    return _empty_map(reconstruction, reconstruction.shape[1], reconstruction.dtype, memory_format(reconstruction))
+
+
+_squared_error_backward = define(
+    "weighted_squared_error_backward(Tensor d_total, Tensor reconstruction, Tensor images, Tensor energy, "
+    "Tensor scale, int patch_size) -> Tensor",
+    _error_gradients,
+    weighted_loss.backward,
+)
+
+
+def _save_squared_error(ctx, inputs, outputs):
+    *tensors, ctx.patch_size = inputs
+    ctx.save_for_backward(*tensors, *outputs[1:])
+    ctx.mark_non_differentiable(*outputs[1:])
+
+
+def _differentiate_squared_error(ctx, d_total, *_):
+    d_reconstruction = _squared_error_backward(d_total, *ctx.saved_tensors, ctx.patch_size)
+    d_images = -d_reconstruction.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
+    return d_reconstruction, d_images, None
+
+
+differentiate(_squared_error, _save_squared_error, _differentiate_squared_error)
+
+
+def weighted_squared_error(reconstruction: Tensor, images: Tensor, patch_size: int):
+    """R (B,)."""
+    return _squared_error(reconstruction, images, patch_size)[0]
+
+
+_gradient_energy = define(
+    "gradient_energy(Tensor images, int patch_size) -> (Tensor, Tensor)",
+    lambda images, patch_size: _error_outputs(None, images, patch_size)[1:],
+    lambda images, patch_size, outputs: weighted_loss.forward(None, images, patch_size, (None, *outputs)),
+)
+
+
+def gradient_energy_weights(images: Tensor, patch_size: int):
+    """ω (B, C, H/p, W/p)."""
+    energy, scale = (x for x in _gradient_energy(images, patch_size))
+    scale = scale[:, :, None, None]
+    return torch.where(scale > 0.0, energy * scale, 1.0)

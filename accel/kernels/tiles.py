@@ -1,0 +1,107 @@
+"""What kernels on maps (B, channels, h, w) share: tiles, addresses and the functions of a logit.
+
+Shapes and strides are compile-time constants: a model has one set of them, and from them the compiler proves alignment,
+loads 16 bytes at once and folds the offsets into the instructions.
+"""
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def log_sigmoid(x):
+    """log σ(x) = min(x, 0) − log(1 + exp(−|x|))."""
+    return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid_and_slope(x):
+    """σ(x) and σ(x)(1 − σ(x)), the latter without cancellation where σ is near 1."""
+    ratio = tl.exp(-tl.abs(x))
+    larger = 1.0 / (1.0 + ratio)
+    smaller = ratio * larger
+    return tl.where(x >= 0.0, larger, smaller), larger * smaller
+
+
+@triton.jit
+def part_tile(N: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr):
+    """This program's image, its parts, the channels of their numbers, and which of both exist."""
+    part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    image = (tl.program_id(0) // part_blocks).to(tl.int64)
+    parts = ((tl.program_id(0) % part_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(INDEX)
+    numbers = tl.arange(0, BLOCK_D)
+    inside = (parts < N)[:, None] & (numbers < D)[None, :]
+    return image, parts, parts[:, None] * D + numbers[None, :], parts < N, inside
+
+
+@triton.jit
+def cell_tile(start, L: tl.constexpr, BLOCK_L: tl.constexpr, part_inside, inside, INDEX: tl.constexpr):
+    """The cells from start on, and which of their (cell, part) and (cell, part, number) exist."""
+    cells = (start + tl.arange(0, BLOCK_L)).to(INDEX)
+    cell_inside = (cells < L)[:, None] & part_inside[None, :]
+    return cells, cell_inside, cell_inside[:, :, None] & inside[None, :, :]
+
+
+@triton.jit
+def map_offsets(cells, channels, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """Offsets in one image of (cell, part), or (cell, part, number).
+
+    LAYOUTS[MAP]: the map's strides of image, channel, row and column, and the grid's width.
+    """
+    if LAYOUTS[MAP][2] == LAYOUTS[MAP][3] * LAYOUTS[MAP][4]:
+        offsets = cells * LAYOUTS[MAP][3]
+    else:
+        offsets = (cells // LAYOUTS[MAP][4]) * LAYOUTS[MAP][2] + (cells % LAYOUTS[MAP][4]) * LAYOUTS[MAP][3]
+    if len(channels.shape) == 1:
+        offsets = offsets[:, None] + channels[None, :] * LAYOUTS[MAP][1]
+    else:
+        offsets = offsets[:, None, None] + channels[None, :, :] * LAYOUTS[MAP][1]
+    return offsets
+
+
+@triton.jit
+def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """A tile of one image in float32, zero outside."""
+    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
+    return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_map(image_map, tile, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """A tile of one image, rounded to the map's dtype."""
+    offsets = map_offsets(cells, channels, LAYOUTS, MAP)
+    tl.store(image_map + image * LAYOUTS[MAP][0] + offsets, tile.to(image_map.dtype.element_ty), mask=inside)
+
+
+# On the host
+
+
+@cache
+def layout(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of image, channel, row and column, and the width; rows that follow each other are made to look so."""
+    _, _, height, width = shape
+    image, channel, row, column = strides
+    if width == 1:
+        column = row
+    if height == 1:
+        row = width * column
+    return image, channel, row, column, width
+
+
+def layouts(*image_maps: Tensor | None):
+    """Of each map, and None for what is none."""
+    return tuple(layout(m.shape, m.stride()) if m is not None and m.ndim == 4 else None for m in image_maps)
+
+
+@cache
+def index_type(channels: int, height: int, layouts: tuple):
+    """int32 where every offset inside one image fits it; offsets of images are always int64."""
+    reach = max(
+        (channels - 1) * channel + (height - 1) * row + (width - 1) * column
+        for _, channel, row, column, width in filter(None, layouts)
+    )
+    return tl.int32 if reach < 2**31 else tl.int64

@@ -1,0 +1,282 @@
+"""The weighted squared error in five passes over an image. The equations stand in reference/weighted_loss.py.
+
+ω belongs to a patch, so R = Σ_q ω_q Σ_{l in q} (x − x̂)²: one kernel reads both images once and leaves two numbers a
+patch, its gradient energy and its squared error. A second, over those alone, normalises the energy and sums. The
+backward kernel reads both images and the energy and writes the gradient.
+
+A tile is (rows, patches, run), of patches numbered from left to right and top to bottom, so that neighbouring threads
+read neighbouring patches. A run is the pixels of a patch in one row; in channels-last images, where the channels of a
+pixel lie side by side, it is all of those pixels' channels. A place is a position in an image's row of runs.
+"""
+
+import math
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tiles import index_type, layouts
+
+# GRID, a compile-time constant of every kernel: (channels, height, width, patch size, SIDE, STEP). SIDE: channels in a
+# run, 1 or all. STEP: places that one thread holds side by side. BLOCKS: (rows, patches, run) of a tile.
+
+
+@triton.jit
+def patch_tile(top, GRID: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr, STEP: tl.constexpr = 1):
+    """This program's image, channel (the first of a run) and patches; rows from top on, every STEP-th place of the
+    tile, and which of them exist.
+    """
+    SIDE: tl.constexpr = GRID[4]
+    RUN: tl.constexpr = GRID[3] * SIDE
+    ACROSS: tl.constexpr = GRID[2] // GRID[3]
+    PATCHES: tl.constexpr = GRID[1] // GRID[3] * ACROSS
+    PATCH_BLOCKS: tl.constexpr = (PATCHES + BLOCKS[1] - 1) // BLOCKS[1]
+    plane = tl.program_id(0) // PATCH_BLOCKS
+    image, channel = (plane // (GRID[0] // SIDE)).to(tl.int64), plane % (GRID[0] // SIDE) * SIDE
+    patches = tl.program_id(0) % PATCH_BLOCKS * BLOCKS[1] + tl.arange(0, BLOCKS[1])
+    down = (top + tl.arange(0, BLOCKS[0]))[:, None, None]
+    along = (tl.arange(0, BLOCKS[2] // STEP) * STEP)[None, None, :]
+    row = ((patches // ACROSS)[None, :, None] * GRID[3] + down).to(INDEX)
+    place = ((patches % ACROSS)[None, :, None] * RUN + along).to(INDEX)
+    inside = (patches < PATCHES)[None, :, None] & (down < GRID[3]) & (along < RUN)
+    return image, channel, patches, row, place, inside
+
+
+@triton.jit
+def pixels(images, image, channel, row, place, GRID: tl.constexpr, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
+    """Addresses in images of strides LAYOUTS[MAP]: image, channel, row, column."""
+    SIDE: tl.constexpr = GRID[4]
+    if SIDE == 1:
+        offsets = place * LAYOUTS[MAP][3]
+    elif LAYOUTS[MAP][3] == SIDE * LAYOUTS[MAP][1]:
+        offsets = place * LAYOUTS[MAP][1]
+    else:
+        offsets = place // SIDE * LAYOUTS[MAP][3] + place % SIDE * LAYOUTS[MAP][1]
+    return images + image * LAYOUTS[MAP][0] + channel.to(tl.int64) * LAYOUTS[MAP][1] + (row * LAYOUTS[MAP][2] + offsets)
+
+
+@triton.jit
+def previous(x, first, LENGTH: tl.constexpr):
+    """Along the last axis, of LENGTH, the element before each; first comes before the zeroth. All within a thread.
+
+    Before an odd place lies the even one of its pair; before an even place lies the odd one of the pair before, which
+    is the same question at half the length.
+    """
+    if LENGTH == 1:
+        result = first
+    else:
+        even, odd = tl.split(tl.reshape(x, x.shape[0], x.shape[1], x.shape[2], LENGTH // 2, 2))
+        result = tl.reshape(tl.join(previous(odd, first, LENGTH // 2), even), x.shape)
+    return result
+
+
+@triton.jit
+def following(x, last, LENGTH: tl.constexpr):
+    """Along the last axis, of LENGTH, the element after each; last comes after the last."""
+    if LENGTH == 1:
+        result = last
+    else:
+        even, odd = tl.split(tl.reshape(x, x.shape[0], x.shape[1], x.shape[2], LENGTH // 2, 2))
+        result = tl.reshape(tl.join(odd, following(even, last, LENGTH // 2)), x.shape)
+    return result
+
+
+@triton.jit
+def left_and_right(
+    x, images, top, GRID: tl.constexpr, LAYOUTS: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr
+):
+    """The sum of each pixel's neighbours in its row; beyond a border lies the border itself.
+
+    They lie SIDE places away. Loads that are not aligned cost as much cache traffic as several that are, so only those
+    beyond the STEP places that a thread holds are loaded, and the others taken from x.
+    """
+    SIDE: tl.constexpr = GRID[4]
+    STEP: tl.constexpr = GRID[5]
+    image, channel, _, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX, STEP)
+    left = tl.reshape(x, (BLOCKS[0], BLOCKS[1], BLOCKS[2] // STEP, STEP))
+    right = left
+    for distance in tl.static_range(1, SIDE + 1):
+        before, after = place - distance, place + (STEP - 1 + distance)
+        before = tl.where(before < 0, before + SIDE, before)
+        after = tl.where(after < GRID[2] * SIDE, after, after - SIDE)
+        before = pixels(images, image, channel, row, before, GRID, LAYOUTS, 0)
+        after = pixels(images, image, channel, row, after, GRID, LAYOUTS, 0)
+        left = previous(left, tl.load(before, mask=inside, other=0.0).to(tl.float32)[:, :, :, None], STEP)
+        right = following(right, tl.load(after, mask=inside, other=0.0).to(tl.float32)[:, :, :, None], STEP)
+    return tl.reshape(left + right, x.shape)
+
+
+@triton.jit
+def store_sums(sums, tile, image, channel, patches, GRID: tl.constexpr, BLOCKS: tl.constexpr):
+    """The sum over each patch and channel of the tile, into (B, C, patches)."""
+    SIDE: tl.constexpr = GRID[4]
+    PATCHES: tl.constexpr = GRID[1] // GRID[3] * (GRID[2] // GRID[3])
+    columns = tl.sum(tile, axis=0)
+    side = (tl.arange(0, BLOCKS[2]) % SIDE)[None, :]
+    for k in tl.static_range(SIDE):
+        total = tl.sum(tl.where(side == k, columns, 0.0), axis=1)
+        row = (image * GRID[0] + channel + k) * PATCHES
+        tl.store(sums + row + patches, total, mask=patches < PATCHES)
+
+
+@triton.jit
+def patch_kernel(
+    images,
+    reconstruction,  # None where only the energy is wanted
+    energy,  # Σ |∇²x| of each patch, (B, C, patches)
+    error,  # Σ (x − x̂)² of each patch, (B, C, patches)
+    LAYOUTS: tl.constexpr,  # of images and reconstruction
+    GRID: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Two numbers a patch from one reading of both images; a pixel's neighbours come from cache or from the thread."""
+    response = tl.zeros(BLOCKS, tl.float32)
+    square = tl.zeros(BLOCKS, tl.float32)
+    for top in range(0, GRID[3], BLOCKS[0]):
+        image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)
+        centre = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
+        # Beyond a border lies the border itself.
+        above = centre - tl.where(row > 0, LAYOUTS[0][2], 0)
+        below = centre + tl.where(row < GRID[1] - 1, LAYOUTS[0][2], 0)
+        x = tl.load(centre, mask=inside, other=0.0).to(tl.float32)
+        above = tl.load(above, mask=inside, other=0.0).to(tl.float32)
+        below = tl.load(below, mask=inside, other=0.0).to(tl.float32)
+        if reconstruction is not None:
+            theirs = pixels(reconstruction, image, channel, row, place, GRID, LAYOUTS, 1)
+            difference = x - tl.load(theirs, mask=inside, other=0.0).to(tl.float32)
+            square += difference * difference
+        # Added in pairs: exactly zero on a constant image. Pairs of the last patch's padding are not.
+        laplacian = (above + below) + left_and_right(x, images, top, GRID, LAYOUTS, BLOCKS, INDEX) - 4.0 * x
+        response += tl.where(inside, tl.abs(laplacian), 0.0)
+    image, channel, patches, _, _, _ = patch_tile(0, GRID, BLOCKS, INDEX)
+    store_sums(energy, response, image, channel, patches, GRID, BLOCKS)
+    if reconstruction is not None:
+        store_sums(error, square, image, channel, patches, GRID, BLOCKS)
+
+
+@triton.jit
+def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.constexpr, BLOCK: tl.constexpr):
+    """1 / mean energy of each image and channel, 0 where it has none, and R = Σ_q ω_q error_q of each image.
+
+    ω = energy · scale, or 1 where scale is 0.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    for channel in range(C):
+        plane = (image * C + channel) * PATCHES
+        energy_sum = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, PATCHES, BLOCK):
+            patches = start + tl.arange(0, BLOCK)
+            energy_sum += tl.load(energy + plane + patches, mask=patches < PATCHES, other=0.0)
+        mean = tl.sum(energy_sum, axis=0) / PATCHES
+        inverse = tl.where(mean > 0.0, 1.0 / tl.where(mean > 0.0, mean, 1.0), 0.0)
+        tl.store(scale + image * C + channel, inverse)
+        if error is not None:
+            for start in range(0, PATCHES, BLOCK):
+                patches = start + tl.arange(0, BLOCK)
+                weight = tl.load(energy + plane + patches, mask=patches < PATCHES, other=0.0) * inverse
+                weight = tl.where(inverse > 0.0, weight, 1.0)
+                weighted += weight * tl.load(error + plane + patches, mask=patches < PATCHES, other=0.0)
+    if error is not None:
+        tl.store(total + image, tl.sum(weighted, axis=0))
+
+
+@triton.jit
+def backward_kernel(
+    images,
+    reconstruction,
+    energy,
+    scale,
+    d_total,
+    d_reconstruction,
+    LAYOUTS: tl.constexpr,  # of images, reconstruction and d_reconstruction; the last is d_total's stride
+    GRID: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """d_x̂ = 2 ω (x̂ − x) d_R."""
+    SIDE: tl.constexpr = GRID[4]
+    PATCHES: tl.constexpr = GRID[1] // GRID[3] * (GRID[2] // GRID[3])
+    image, channel, patches, _, _, _ = patch_tile(0, GRID, BLOCKS, INDEX)
+    plane = image * GRID[0] + channel + tl.arange(0, BLOCKS[2])[None, :] % SIDE
+    inverse = tl.load(scale + plane)
+    weight = tl.load(energy + plane * PATCHES + patches[:, None], mask=(patches < PATCHES)[:, None], other=0.0)
+    weight = tl.where(inverse > 0.0, weight * inverse, 1.0)
+    factor = (2.0 * tl.load(d_total + image * LAYOUTS[3])) * weight[None, :, :]
+    for top in range(0, GRID[3], BLOCKS[0]):
+        image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)
+        ours = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
+        theirs = pixels(reconstruction, image, channel, row, place, GRID, LAYOUTS, 1)
+        difference = tl.load(theirs, mask=inside, other=0.0).to(tl.float32)
+        difference -= tl.load(ours, mask=inside, other=0.0).to(tl.float32)
+        stored = pixels(d_reconstruction, image, channel, row, place, GRID, LAYOUTS, 2)
+        tl.store(stored, (factor * difference).to(d_reconstruction.dtype.element_ty), mask=inside)
+
+
+# Launchers
+
+
+def geometry(patch_size: int, images: Tensor, *others: Tensor | None):
+    """Programs, and the keyword arguments GRID, BLOCKS, LAYOUTS, INDEX and num_warps, for images of one shape."""
+    _, channels, height, width = images.shape
+    maps = images, *others
+    # Channels side by side in every image that is read or written; many would make long runs.
+    run_of_channels = channels <= 4 and all(m is None or m.stride()[1::2] == (1, channels) for m in maps)
+    programs, arguments = tiles(channels, height, width, patch_size, run_of_channels, images.element_size())
+    map_layouts = layouts(*maps)
+    index = index_type(channels, height, map_layouts)
+    return images.shape[0] * programs, arguments | {"LAYOUTS": map_layouts, "INDEX": index}
+
+
+@cache
+def tiles(channels, height, width, patch_size, run_of_channels, item_size):
+    """Programs an image and the shape of a tile: 1024 pixels, or 2048 halves in channels-last, in one warp.
+
+    Sums over a patch then stay inside a warp, and every thread has some ten 16-byte loads in flight.
+    """
+    side = channels if run_of_channels else 1
+    run = patch_size * side
+    block_run = triton.next_power_of_2(run)
+    pixels = 1024 if side == 1 else 4096 // item_size
+    block_rows = min(triton.next_power_of_2(patch_size), max(1, pixels // block_run))
+    patches = height // patch_size * (width // patch_size)
+    block_patches = min(triton.next_power_of_2(patches), max(1, pixels // (block_rows * block_run)))
+    arguments = {
+        "GRID": (channels, height, width, patch_size, side, math.gcd(run, 16 // item_size)),
+        "BLOCKS": (block_rows, block_patches, block_run),
+        "num_warps": max(1, block_rows * block_patches * block_run // pixels),
+    }
+    return channels // side * triton.cdiv(patches, block_patches), arguments
+
+
+def forward(reconstruction: Tensor | None, images: Tensor, patch_size: int, outputs: tuple[Tensor | None, ...]):
+    """Fills outputs: R (B,), the gradient energy (B, C, H/p, W/p) and its scale (B, C); ω = energy · scale, 1 where the
+    scale is 0. Without a reconstruction there is no R.
+    """
+    total, energy, scale = outputs
+    error = None if reconstruction is None else torch.empty_like(energy)
+    programs, arguments = geometry(patch_size, images, reconstruction)
+    patch_kernel[(programs,)](images, reconstruction, energy, error, **arguments)
+    patches = energy.shape[2] * energy.shape[3]
+    block = min(1024, triton.next_power_of_2(patches))
+    normalise_kernel[(images.shape[0],)](
+        energy, error, scale, total, C=images.shape[1], PATCHES=patches, BLOCK=block, num_warps=4
+    )
+
+
+def backward(
+    d_total: Tensor,
+    reconstruction: Tensor,
+    images: Tensor,
+    energy: Tensor,
+    scale: Tensor,
+    patch_size: int,
+    d_reconstruction: Tensor,
+):
+    """Fills the gradient of the reconstruction; that of the images is its negative."""
+    programs, arguments = geometry(patch_size, images, reconstruction, d_reconstruction)
+    arguments["LAYOUTS"] += d_total.stride()
+    backward_kernel[(programs,)](images, reconstruction, energy, scale, d_total, d_reconstruction, **arguments)
