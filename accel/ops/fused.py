@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..kernels import bottleneck, weighted_loss
+from ..kernels import bottleneck, pooled, weighted_loss
 from .bottleneck import memory_format
 from .noise import Noise
-from .registration import define, differentiate
+from .registration import define, define_launch, differentiate
 
 # The bottleneck. Its rule is the variance's; or "pooled", and then mean and log_variance are m and log v (B, N, D).
 
@@ -50,7 +50,7 @@ def _launch_bottleneck(
     bottleneck.forward(logits, mean, log_variance, temperature, noise, prior, rule, straight_through, outputs)
 
 
-_bottleneck = define(
+_bottleneck = define_launch(
     f"patch_bottleneck(Tensor logits, Tensor mean, Tensor log_variance, {SAMPLING}, bool detach_weights, "
     "ScalarType dtype, MemoryFormat format) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _bottleneck_outputs,
@@ -84,7 +84,7 @@ def _launch_bottleneck_backward(
     )  # fmt: skip
 
 
-_bottleneck_backward = define(
+_bottleneck_backward = define_launch(
     "patch_bottleneck_backward(Tensor? d_code, Tensor? d_mean, Tensor? d_variance, Tensor? d_kl_appearance, "
     "Tensor? d_kl_occurrence, Tensor logits, Tensor? mean, Tensor? log_variance, Tensor pooled_mean, Tensor saved, "
     f"{SAMPLING}, ScalarType mean_dtype, ScalarType log_variance_dtype, MemoryFormat format) "
@@ -135,6 +135,109 @@ def patch_bottleneck(
     return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
 
 
+# Pooling features under the shifts of a kernel. The products are in the features' dtype, the result is in float32.
+
+
+def _shifted_weights(logits, kernel_size, dtype):
+    """(B, N·k², L)"""
+    images, parts, height, width = logits.shape
+    weights = torch.empty(images, parts, kernel_size**2, height * width, dtype=dtype, device=logits.device)
+    pooled.shifted_weights(logits, kernel_size, weights)
+    return weights.flatten(1, 2)
+
+
+def _run_pool_features(features, logits, kernel_size, detach_weights):
+    weights, features = _shifted_weights(logits, kernel_size, features.dtype), features.flatten(2).transpose(1, 2)
+    if features.dtype == torch.float32:
+        result = torch.bmm(weights, features)
+    elif features.is_cuda:
+        result = torch.bmm(weights, features, out_dtype=torch.float32)
+    else:
+        result = torch.bmm(weights.float(), features.float())
+    return result.unflatten(1, (logits.shape[1], kernel_size**2))
+
+
+def _fake_pool_features(features, logits, kernel_size, detach_weights):
+    images, parts = logits.shape[:2]
+    return features.new_empty(images, parts, kernel_size**2, features.shape[1], dtype=torch.float32)
+
+
+_pool_features = define(
+    "pool_features(Tensor features, Tensor logits, int kernel_size, bool detach_weights) -> Tensor",
+    _run_pool_features,
+    _fake_pool_features,
+)
+
+
+def _run_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights):
+    grid = logits.shape[2:]
+    weights = _shifted_weights(logits, kernel_size, features.dtype)
+    d_pooled = d_pooled.flatten(1, 2).to(features.dtype)
+    if memory_format(features) == torch.channels_last:
+        d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
+    else:
+        d_features = torch.bmm(d_pooled.transpose(1, 2), weights).unflatten(2, grid)
+    d_logits = _fake_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights)[1]
+    if not detach_weights:
+        d_weights = torch.bmm(d_pooled, features.flatten(2))
+        pooled.shifted_weights_backward(d_weights, logits, kernel_size, d_logits)
+    return d_features, d_logits
+
+
+def _fake_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights):
+    d_features = _empty_map(features, features.shape[1], features.dtype, memory_format(features))
+    if detach_weights:
+        return d_features, logits.new_empty(0)
+    return d_features, _empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
+
+
+_pool_features_backward = define(
+    "pool_features_backward(Tensor d_pooled, Tensor features, Tensor logits, int kernel_size, bool detach_weights) "
+    "-> (Tensor, Tensor)",
+    _run_pool_features_backward,
+    _fake_pool_features_backward,
+)
+
+
+def _save_pool_features(ctx, inputs, outputs):
+    *tensors, ctx.kernel_size, ctx.detach_weights = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_pool_features(ctx, d_pooled):
+    options = ctx.kernel_size, ctx.detach_weights
+    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, *options)
+    return d_features, None if ctx.detach_weights else d_logits, None, None
+
+
+differentiate(_pool_features, _save_pool_features, _differentiate_pool_features)
+
+
+def pooled_patch_bottleneck(
+    features: Tensor,
+    logits: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    temperature: float | Tensor,
+    noise: Noise | None,
+    prior: float,
+    straight_through: bool,
+    detach_weights: bool,
+    sample: bool,
+):
+    """code, m, v, KL_app and KL_occ of the public function's arguments."""
+    parts = logits.shape[1]
+    _, channels, kernel_size, _ = weight.shape
+    with torch.autocast(features.device.type, enabled=False):
+        pooled_features = _pool_features(features, logits, kernel_size, detach_weights)
+        kernels = weight.float().reshape(2, parts, -1, channels, kernel_size**2)
+        projected = torch.einsum("rndek,bnke->rbnd", kernels, pooled_features)
+        mean, log_variance = (projected + bias.float().reshape(2, 1, parts, -1)).contiguous().unbind()
+    sampling = _sampling(temperature, noise, sample)
+    options = prior, "pooled", straight_through, True, features.dtype, memory_format(features)
+    return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
+
+
 # The weighted squared error.
 
 
@@ -144,7 +247,7 @@ def _error_outputs(reconstruction, images, patch_size):
     return tuple(torch.empty(batch, *size, device=images.device) for size in sizes)
 
 
-_squared_error = define(
+_squared_error = define_launch(
     "weighted_squared_error(Tensor reconstruction, Tensor images, int patch_size) -> (Tensor, Tensor, Tensor)",
     _error_outputs,
     weighted_loss.forward,
@@ -155,7 +258,7 @@ def _error_gradients(d_total, reconstruction, images, energy, scale, patch_size)
     return _empty_map(reconstruction, reconstruction.shape[1], reconstruction.dtype, memory_format(reconstruction))
 
 
-_squared_error_backward = define(
+_squared_error_backward = define_launch(
     "weighted_squared_error_backward(Tensor d_total, Tensor reconstruction, Tensor images, Tensor energy, "
     "Tensor scale, int patch_size) -> Tensor",
     _error_gradients,
@@ -183,7 +286,7 @@ def weighted_squared_error(reconstruction: Tensor, images: Tensor, patch_size: i
     return _squared_error(reconstruction, images, patch_size)[0]
 
 
-_gradient_energy = define(
+_gradient_energy = define_launch(
     "gradient_energy(Tensor images, int patch_size) -> (Tensor, Tensor)",
     lambda images, patch_size: _error_outputs(None, images, patch_size)[1:],
     lambda images, patch_size, outputs: weighted_loss.forward(None, images, patch_size, (None, *outputs)),

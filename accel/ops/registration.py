@@ -10,22 +10,27 @@ import torch
 library = torch.library.Library("patchvae", "DEF")
 
 
-def define(schema, allocate, launch):
-    """An operator of the given schema for any device: allocate(*arguments) makes the outputs, launch fills them.
-
-    allocate is also the fake kernel, so both agree on shapes, strides and dtypes by construction.
-    """
+def define(schema, implementation, fake):
+    """An operator of the given schema for every device, and its fake kernel."""
     name = schema.partition("(")[0]
+    library.define(schema)
+    library.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"patchvae::{name}", fake, lib=library)
+    return getattr(torch.ops.patchvae, name).default
 
-    def run(*arguments):
+
+def define_launch(schema, allocate, launch):
+    """The operator whose outputs are allocate(*arguments), filled by launch(*arguments, outputs).
+
+    The fake kernel allocates and does no more, so that both agree on shapes, strides and dtypes.
+    """
+
+    def implementation(*arguments):
         outputs = allocate(*arguments)
         launch(*arguments, outputs)
         return outputs
 
-    library.define(schema)
-    library.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"patchvae::{name}", allocate, lib=library)
-    return getattr(torch.ops.patchvae, name).default
+    return define(schema, implementation, allocate)
 
 
 def differentiate(operator, save, backward):
@@ -57,9 +62,10 @@ def differentiate(operator, save, backward):
 
         @staticmethod
         def backward(ctx, *gradients):
-            results = backward(ctx, *gradients)
-            if torch.is_grad_enabled():
-                results = Refuse.apply(len(results), *results, *ctx.saved_tensors, *gradients)
-            return results
+            if not torch.is_grad_enabled():
+                return backward(ctx, *gradients)
+            with torch.no_grad():
+                results = backward(ctx, *gradients)
+            return Refuse.apply(len(results), *results, *ctx.saved_tensors, *gradients)
 
     library.impl(name, lambda *inputs: Differentiable.apply(*inputs), "Autograd")

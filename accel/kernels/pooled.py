@@ -1,0 +1,170 @@
+"""The weights that pool features under every shift of a kernel. The equations stand in reference/bottleneck.py.
+
+F[n, δ] = Σ_l w_l f_{l+δ} is a matrix product over cells once the weights are shifted instead of the features:
+F[n, δ] = Σ_l w_{l−δ} f_l, with w zero outside the grid. These kernels write the shifted weights and collect their
+gradient; the products are cuBLAS's. Sampling and placing what comes out of them is bottleneck.py's, rule "pooled".
+"""
+
+from functools import cache
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
+
+# SHAPE, a compile-time constant: (parts, height, width, kernel size). BLOCKS: (cells, parts) of a tile. The shifted
+# weights are (B, N, k², L), contiguous; shift k² // 2, by nothing, is the weights themselves.
+
+
+@triton.jit
+def part_block(SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
+    """This program's image and parts."""
+    PART_BLOCKS: tl.constexpr = (SHAPE[0] + BLOCKS[1] - 1) // BLOCKS[1]
+    parts = tl.program_id(0) % PART_BLOCKS * BLOCKS[1] + tl.arange(0, BLOCKS[1])
+    return (tl.program_id(0) // PART_BLOCKS).to(tl.int64), parts.to(INDEX)
+
+
+@triton.jit
+def cell_block(start, parts, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
+    """The cells from start on, and which (cell, part) exist."""
+    cells = (start + tl.arange(0, BLOCKS[0])).to(INDEX)
+    return cells, (cells < SHAPE[1] * SHAPE[2])[:, None] & (parts < SHAPE[0])[None, :]
+
+
+@triton.jit
+def shift_of(offset, cells, parts, inside, SHAPE: tl.constexpr):
+    """Under the kernel's offset δ, a number below k²: the cells l + δ, and whether they lie in the grid.
+
+    offset may be a tensor's element or a constant; rows of the kernel come first.
+    """
+    REACH: tl.constexpr = SHAPE[3] // 2
+    down, right = offset // SHAPE[3] - REACH, offset % SHAPE[3] - REACH
+    row, column = cells // SHAPE[2] + down, cells % SHAPE[2] + right
+    in_grid = (row >= 0) & (row < SHAPE[1]) & (column >= 0) & (column < SHAPE[2])
+    return cells + down * SHAPE[2] + right, inside & in_grid[:, None]
+
+
+@triton.jit
+def normaliser(
+    logits, image, parts, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr
+):
+    """max_l log σ(a_l) of each part, and 1 / Σ_l exp(log σ(a_l) − max)."""
+    L: tl.constexpr = SHAPE[1] * SHAPE[2]
+    largest = tl.full(BLOCKS, float("-inf"), tl.float32)
+    for start in range(0, L, BLOCKS[0]):
+        cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
+        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+        largest = tl.maximum(largest, tl.where((cells < L)[:, None], logit, float("-inf")))
+    peak = log_sigmoid(tl.max(largest, axis=0))[None, :]
+    total = tl.zeros(BLOCKS, tl.float32)
+    for start in range(0, L, BLOCKS[0]):
+        cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
+        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+        total += tl.where((cells < L)[:, None], tl.exp(log_sigmoid(logit) - peak), 0.0)
+    return peak, (1.0 / tl.sum(total, axis=0))[None, :]
+
+
+@triton.jit
+def weights_kernel(
+    logits,
+    weights,
+    LAYOUTS: tl.constexpr,
+    SHAPE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """w_{l−δ} for every shift δ: first the weights themselves, then from these, in cache, the shifted."""
+    L: tl.constexpr = SHAPE[1] * SHAPE[2]
+    SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
+    image, parts = part_block(SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, image, parts, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    rows = weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
+    for start in range(0, L, BLOCKS[0]):
+        cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
+        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+        weight = tl.exp(log_sigmoid(logit) - peak) * share
+        tl.store(rows + SHIFTS // 2 * L + cells[:, None], weight.to(weights.dtype.element_ty), mask=inside)
+    # Other threads of this program have written what is read next.
+    tl.debug_barrier()
+    for start in range(0, L, BLOCKS[0]):
+        cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
+        for shift in range(SHIFTS):
+            if shift != SHIFTS // 2:
+                # The kernel is symmetric: l − δ is l shifted by the offset counted from the end.
+                source, source_inside = shift_of(SHIFTS - 1 - shift, cells, parts, inside, SHAPE)
+                weight = tl.load(rows + SHIFTS // 2 * L + source[:, None], mask=source_inside, other=0.0)
+                tl.store(rows + shift * L + cells[:, None], weight, mask=inside)
+
+
+@triton.jit
+def weights_backward_kernel(
+    logits,
+    d_weights,
+    d_logits,
+    LAYOUTS: tl.constexpr,  # of logits and d_logits
+    SHAPE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """d_w_l = Σ_δ of the shifted weights' gradients at l + δ, and d_a_l = σ(−a_l) w_l (d_w_l − Σ_j w_j d_w_j)."""
+    L: tl.constexpr = SHAPE[1] * SHAPE[2]
+    SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
+    image, parts = part_block(SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, image, parts, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    rows = d_weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
+    mean_sum = tl.zeros(BLOCKS, tl.float32)
+    for walk in tl.static_range(2):
+        if walk == 1:
+            mean = tl.sum(mean_sum, axis=0)[None, :]
+        for start in range(0, L, BLOCKS[0]):
+            cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
+            d_weight = tl.zeros(BLOCKS, tl.float32)
+            for shift in range(SHIFTS):
+                target, target_inside = shift_of(shift, cells, parts, inside, SHAPE)
+                moved = tl.load(rows + shift * L + target[:, None], mask=target_inside, other=0.0)
+                d_weight += moved.to(tl.float32)
+            logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+            weight = tl.where(inside, tl.exp(log_sigmoid(logit) - peak) * share, 0.0)
+            if walk == 0:
+                mean_sum += weight * d_weight
+            else:
+                not_p, _ = sigmoid_and_slope(-logit)
+                d_logit = not_p * weight * (d_weight - mean)
+                store_map(d_logits, d_logit, image, cells, parts, inside, LAYOUTS, 1)
+
+
+# Launchers
+
+
+@cache
+def tiles(parts: int, cells: int):
+    """Tiles of up to 1024 (cell, part) pairs in four warps, of as many cells as there are: cells are written in a row."""
+    block_cells = min(1024, triton.next_power_of_2(cells))
+    block_parts = min(triton.next_power_of_2(parts), 1024 // block_cells)
+    return (block_cells, block_parts), max(1, block_cells * block_parts // 256), triton.cdiv(parts, block_parts)
+
+
+def launch(kernel, logits: Tensor, kernel_size: int, *others: Tensor):
+    images, parts, height, width = logits.shape
+    blocks, warps, part_blocks = tiles(parts, height * width)
+    map_layouts = layouts(logits, *others[1:])
+    kernel[(images * part_blocks,)](
+        logits,
+        *others,
+        LAYOUTS=map_layouts,
+        SHAPE=(parts, height, width, kernel_size),
+        BLOCKS=blocks,
+        INDEX=index_type(parts, height, map_layouts),
+        num_warps=warps,
+    )
+
+
+def shifted_weights(logits: Tensor, kernel_size: int, weights: Tensor):
+    """Fills weights (B, N, k², L), of any dtype: w_{l−δ}, zero where l − δ lies outside the grid."""
+    launch(weights_kernel, logits, kernel_size, weights)
+
+
+def shifted_weights_backward(d_weights: Tensor, logits: Tensor, kernel_size: int, d_logits: Tensor):
+    """Fills d_logits (B, N, h, w) from the gradient of the shifted weights (B, N, k², L)."""
+    launch(weights_backward_kernel, logits, kernel_size, d_weights, d_logits)
