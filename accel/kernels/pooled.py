@@ -139,7 +139,7 @@ def weights_backward_kernel(
 
 @cache
 def tiles(parts: int, cells: int):
-    """Tiles of up to 1024 (cell, part) pairs in four warps, of as many cells as there are: cells are written in a row."""
+    """Tiles of up to 1024 (cell, part) pairs in four warps, cells first: they are written in a row."""
     block_cells = min(1024, triton.next_power_of_2(cells))
     block_parts = min(triton.next_power_of_2(parts), 1024 // block_cells)
     return (block_cells, block_parts), max(1, block_cells * block_parts // 256), triton.cdiv(parts, block_parts)

@@ -229,7 +229,7 @@ def _sample_and_place(logits, mean, log_variance, grid, like, temperature, noise
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Channels-last where the tensor is that and not plainly contiguous as well."""
-    if tensor.is_contiguous() or not tensor.is_contiguous(memory_format=torch.channels_last):
+    """Channels-last where a cell's channels are neighbours in memory, as in a slice of such a tensor."""
+    if tensor.is_contiguous() or tensor.stride(1) != 1:
         return torch.contiguous_format
     return torch.channels_last
