@@ -47,7 +47,7 @@ def sample_occurrence(logit, element, image, step, seed, sharpness, SAMPLE: tl.c
 def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
     pooled,  # m and v (B, N, D)
-    saved,  # for the backward pass (B, N, 2·D + 2): log v, z, the weights' largest log σ(a), their sum relative to it
+    saved,  # for backward (B, N, 2·D + 2): log v, z, and unless pooled the weights' largest log σ(a) and relative sum
     divergences,  # KL_app and KL_occ (B, part blocks)
     seed,
     step,
@@ -76,13 +76,14 @@ def forward_kernel(
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, channels, part_inside, inside = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
-    number_row = image * (N * D) + channels
-    saved_part = saved + (image * N + parts) * (2 * D + 2)
-    saved_number = saved_part[:, None] + tl.arange(0, BLOCK_D)[None, :]
+    first_number = image * (N * D)
+    SAVED: tl.constexpr = 2 * D if RULE == "pooled" else 2 * D + 2
+    saved += image * (N * SAVED)
+    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
 
     if RULE == "pooled":
-        mean = tl.load(mean_map + number_row, mask=inside, other=0.0)
-        log_variance = tl.load(log_variance_map + number_row, mask=inside, other=0.0)
+        mean = tl.load(mean_map + first_number + channels, mask=inside, other=0.0)
+        log_variance = tl.load(log_variance_map + first_number + channels, mask=inside, other=0.0)
     else:
         largest = tl.full([BLOCK_L, BLOCK_N], float("-inf"), tl.float32)
         for start in range(0, L, BLOCK_L):
@@ -112,15 +113,15 @@ def forward_kernel(
         log_variance = tl.sum(spread_sum, axis=0) * share
         if RULE == "arithmetic":
             log_variance = tl.log(log_variance)
-        tl.store(saved_part + 2 * D, peak, mask=part_inside)
-        tl.store(saved_part + 2 * D + 1, total, mask=part_inside)
+        tl.store(saved + parts * SAVED + 2 * D, peak, mask=part_inside)
+        tl.store(saved + parts * SAVED + 2 * D + 1, total, mask=part_inside)
 
     part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     variance = tl.exp(log_variance)
     kl_appearance = tl.where(inside, 0.5 * (mean * mean + variance - 1.0 - log_variance), 0.0)
-    tl.store(pooled_mean + number_row, mean, mask=inside)
-    tl.store(pooled_variance + number_row, variance, mask=inside)
-    tl.store(saved_number, log_variance, mask=inside)
+    tl.store(pooled_mean + first_number + channels, mean, mask=inside)
+    tl.store(pooled_variance + first_number + channels, variance, mask=inside)
+    tl.store(saved + saved_numbers, log_variance, mask=inside)
     block = image * part_blocks + tl.program_id(0) % part_blocks
     tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
 
@@ -130,11 +131,12 @@ def forward_kernel(
         seed, step, draw_image = read(seed), read(step), read(first_image) + image
         sharpness /= read(temperature)
         z += tl.exp(0.5 * log_variance) * normal_noise(channels, draw_image, step, seed)
-        # The backward pass wants z. Reading it back here spreads it over the threads that place it: otherwise each of
-        # them would draw the noise of all its numbers for itself.
-        tl.store(saved_number + D, z, mask=inside)
+    tl.store(saved + saved_numbers + D, z, mask=inside)
+    if SAMPLE:
+        # Read back, z is spread over the threads that place it; otherwise each of these would draw the noise of all its
+        # numbers for itself.
         tl.debug_barrier()
-        z = tl.load(saved_number + D, mask=inside, other=0.0)
+        z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
@@ -192,12 +194,13 @@ def backward_kernel(
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, channels, part_inside, inside = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
-    number_row = image * (N * D) + channels
-    saved_part = saved + (image * N + parts) * (2 * D + 2)
-    saved_number = saved_part[:, None] + tl.arange(0, BLOCK_D)[None, :]
+    first_number = image * (N * D)
+    SAVED: tl.constexpr = 2 * D if RULE == "pooled" else 2 * D + 2
+    saved += image * (N * SAVED)
+    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
 
-    mean = tl.load(pooled_mean + number_row, mask=inside, other=0.0)
-    log_variance = tl.load(saved_number, mask=inside, other=0.0)
+    mean = tl.load(pooled_mean + first_number + channels, mask=inside, other=0.0)
+    log_variance = tl.load(saved + saved_numbers, mask=inside, other=0.0)
     numbers = tl.arange(0, BLOCK_D)
     d_mean = load_gradient(incoming[0], image, parts, numbers, inside, LAYOUTS, 7)
     d_variance = load_gradient(incoming[1], image, parts, numbers, inside, LAYOUTS, 8)
@@ -207,12 +210,11 @@ def backward_kernel(
     d_kl_occurrence = 0.0
     if incoming[3] is not None:
         d_kl_occurrence = tl.load(incoming[3] + image * LAYOUTS[10][0])
-    z = mean
+    z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
     draw_image, sharpness = image, 1.0
     if SAMPLE:
         seed, step, draw_image = read(seed), read(step), read(first_image) + image
         sharpness /= read(temperature)
-        z = tl.load(saved_number + D, mask=inside, other=0.0)
 
     z_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
@@ -234,11 +236,11 @@ def backward_kernel(
     d_log_variance = 0.5 * d_z * (z - mean) + d_variance * variance + d_kl_appearance * 0.5 * (variance - 1.0)
 
     if RULE == "pooled":
-        tl.store(d_mean_map + number_row, d_mean, mask=inside)
-        tl.store(d_log_variance_map + number_row, d_log_variance, mask=inside)
+        tl.store(d_mean_map + first_number + channels, d_mean, mask=inside)
+        tl.store(d_log_variance_map + first_number + channels, d_log_variance, mask=inside)
     else:
-        peak = tl.load(saved_part + 2 * D, mask=part_inside, other=0.0)[None, :]
-        share = 1.0 / tl.load(saved_part + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
+        peak = tl.load(saved + parts * SAVED + 2 * D, mask=part_inside, other=0.0)[None, :]
+        share = 1.0 / tl.load(saved + parts * SAVED + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
         if not DETACH:
             pooled_spread = log_variance if RULE == "geometric" else 1.0
             d_weight_mean = tl.sum(d_mean * mean + d_log_variance * pooled_spread, axis=1)[None, :]
@@ -291,7 +293,7 @@ def number(argument: Tensor | None, device):
 
 
 @cache
-def blocks(parts: int, part_dim: int, cells: int, channels_last: bool):
+def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int):
     """The (parts, numbers, cells) of a program's tile and its warps.
 
     Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
@@ -299,7 +301,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool):
 
     - An image of up to 8192 numbers is one program, and its divergences need no second sum.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
-    - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 16 numbers a thread.
+    - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
     - Channels-last: 128 channels side by side, few cells, 16 numbers a thread.
     """
     block_d = triton.next_power_of_2(part_dim)
@@ -314,7 +316,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool):
         tile, per_thread = (min(all_parts, max(1, 2048 // (block_d * block_l))), block_d, block_l), 64
     else:
         block_l = min(64 if cells <= 256 else 128, max(1, 4096 // block_d))
-        tile, per_thread = (min(all_parts, max(1, 1024 // (block_d * block_l))), block_d, block_l), 16
+        tile, per_thread = (min(all_parts, max(1, 1024 // (block_d * block_l))), block_d, block_l), 64 // item_size
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
 
 
@@ -339,7 +341,7 @@ def forward(
     shape = parts, pooled_mean.shape[2], height * width
     maps = logits, mean, log_variance, code
     map_layouts = layouts(*maps)
-    tile, warps = blocks(*shape, code.stride(1) == 1)
+    tile, warps = blocks(*shape, code.stride(1) == 1, code.element_size())
     part_blocks = triton.cdiv(parts, tile[0])
     partials = totals
     if part_blocks > 1:
@@ -400,7 +402,8 @@ def backward(
         d_code = torch.zeros((), device=logits.device).expand(images, shape[0] * shape[1], height, width)
     maps = logits, mean, log_variance, d_code, *outputs
     map_layouts = layouts(*maps)
-    tile, warps = blocks(*shape, (d_code if rule == "pooled" else outputs[1]).stride(1) == 1)
+    code_like = d_code if rule == "pooled" else outputs[1]
+    tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size())
     seed, step, first_image, temperature = (number(x, logits.device) for x in (*noise, temperature))
     backward_kernel[(images * triton.cdiv(parts, tile[0]),)](
         maps=maps,

@@ -35,7 +35,8 @@ def _bottleneck_outputs(
 ):  # fmt: skip
     images, parts = logits.shape[:2]
     part_dim = mean.shape[2] if rule == "pooled" else mean.shape[1] // parts
-    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, 2 * part_dim + 2)
+    saved = 2 * part_dim if rule == "pooled" else 2 * part_dim + 2
+    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, saved)
     return (
         _empty_map(logits, parts * part_dim, dtype, format),
         *(torch.empty(images, *size, device=logits.device) for size in sizes),

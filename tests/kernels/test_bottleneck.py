@@ -1,0 +1,203 @@
+"""The fused bottleneck against the specification: values and every gradient, both operators."""
+
+from contextlib import nullcontext
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import triton
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import reference
+from accel import ops
+from accel.kernels import bottleneck, pooled
+from tests.kernels.common import DEVICE, STORED, poisoned_memory
+from tests.support import (
+    FIELDS,
+    ROUNDOFF,
+    assert_close,
+    bottleneck_cases,
+    layouts,
+    near_threshold,
+    restride,
+    run_operator,
+    run_reference,
+)
+
+LAYOUTS = st.tuples(layouts, layouts, layouts)
+
+
+def hold_to_reference(case, dtype, chosen_layouts, pooled=False):
+    arrays, options, address, incoming = case
+    if options["straight_through"] and options["sample"]:
+        assume(not near_threshold(arrays[1 if pooled else 0], address))
+    remaining = iter(chosen_layouts)
+    tensors = [torch.tensor(a, dtype=dtype, device=DEVICE) for a in arrays]
+    tensors = [restride(t, next(remaining)) if t.ndim == 4 else t for t in tensors]
+    before = [t.clone() for t in tensors]
+    with poisoned_memory():
+        outputs, gradients = run_operator(tensors, options, address, incoming, pooled, backend="triton")
+    expected, expected_gradients = run_reference(arrays, options, address, incoming, pooled)
+    # The inputs are exact and all inside is float32, so the PyTorch backend's bound holds (tests/ops): sums of up to a
+    # few hundred terms after a handful of roundings. What is stored in half precision is rounded once more; and the
+    # matrix products that pool features round their operands, the weights, to half precision as well.
+    relative = 256 * ROUNDOFF[torch.float32] + (4 * STORED[dtype] if pooled else 0.0)
+    for field in FIELDS:
+        stored = STORED[dtype] if field == "code" else 0.0
+        assert outputs[field].dtype == (dtype if field == "code" else torch.float32)
+        assert_close(field, outputs[field], expected[field], relative=relative + stored, absolute=relative)
+    for name, tensor, got, wanted in zip("abcd", tensors, gradients, expected_gradients, strict=False):
+        scale = relative * (1 + 1 / options["temperature"])
+        assert (got.dtype, got.shape) == (tensor.dtype, tensor.shape)
+        assert_close(f"gradient {name}", got, wanted, relative=scale + STORED[dtype], absolute=scale)
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+@settings(max_examples=16)
+@given(bottleneck_cases(dtype=torch.float32), LAYOUTS)
+def test_float32_equals_the_reference(case, chosen):
+    hold_to_reference(case, torch.float32, chosen)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@settings(max_examples=6)
+@given(data=st.data())
+def test_half_precision_equals_the_reference_but_for_rounding(dtype, data):
+    hold_to_reference(data.draw(bottleneck_cases(dtype=dtype)), dtype, data.draw(LAYOUTS))
+
+
+@settings(max_examples=10)
+@given(bottleneck_cases(dtype=torch.float32, max_parts=5, max_dim=3, max_side=5), LAYOUTS)
+def test_blocks_of_parts_and_cells_make_no_difference(case, chosen):
+    def small_blocks(parts, part_dim, cells, channels_last, item_size):
+        return (2, triton.next_power_of_2(part_dim), 4), 1
+
+    with mock.patch.object(bottleneck, "blocks", small_blocks):
+        hold_to_reference(case, torch.float32, chosen)
+
+
+@settings(max_examples=12)
+@given(bottleneck_cases(dtype=torch.float32, max_parts=5, max_dim=5, max_side=6, pooled=True), LAYOUTS, st.booleans())
+def test_pooled_float32_equals_the_reference(case, chosen, small):
+    blocks = mock.patch.object(pooled, "tiles", lambda parts, cells: ((4, 2), 1, triton.cdiv(parts, 2)))
+    with blocks if small else nullcontext():
+        hold_to_reference(case, torch.float32, chosen, pooled=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@settings(max_examples=5)
+@given(data=st.data())
+def test_pooled_half_precision_equals_the_reference_but_for_rounding(dtype, data):
+    case = data.draw(bottleneck_cases(dtype=dtype, max_parts=4, max_dim=4, max_side=5, pooled=True))
+    hold_to_reference(case, dtype, data.draw(LAYOUTS), pooled=True)
+
+
+def example(parts=3, part_dim=2, height=3, width=2, images=2, dtype=torch.float32, seed=0):
+    """a, μ and s."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = parts, parts * part_dim, parts * part_dim
+    shapes = [(images, c, height, width) for c in channels]
+    return [torch.randn(shape, generator=generator).to(DEVICE, dtype).requires_grad_() for shape in shapes]
+
+
+def run(leaves, **options):
+    options = {"temperature": 0.7, "noise": ops.Noise(3, 4, 5), "backend": "triton"} | options
+    output = ops.patch_bottleneck(*leaves, **options)
+    return [getattr(output, field) for field in FIELDS]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("detach_weights", [True, False])
+def test_gradients_of_one_output_alone(field, detach_weights):
+    leaves = example()
+    output = run(leaves, detach_weights=detach_weights)[FIELDS.index(field)]
+    incoming = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    with poisoned_memory():
+        gradients = torch.autograd.grad(output, leaves, incoming.to(DEVICE))
+    arrays = [x.detach().cpu().double().numpy() for x in leaves]
+    zero = {"code": arrays[1], "appearance_mean": np.zeros((2, 3, 2)), "appearance_variance": np.zeros((2, 3, 2))}
+    zero |= {"kl_appearance": np.zeros(2), "kl_occurrence": np.zeros(2)}
+    d_output = {name: 0.0 * value for name, value in zero.items()} | {field: incoming.double().numpy()}
+    expected = reference.patch_bottleneck_gradients(
+        reference.PatchBottleneck(**d_output),
+        *arrays,
+        temperature=0.7,
+        noise=reference.Noise(3, 4, 5),
+        detach_weights=detach_weights,
+    )
+    for name, got, wanted in zip("aμs", gradients, expected, strict=True):
+        assert_close(f"gradient of {name}", got, wanted, relative=1e-5, absolute=1e-6)
+
+
+@pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
+def test_incoming_gradients_of_any_strides(variance):
+    leaves = example()
+    outputs = run(leaves, variance=variance, detach_weights=False)
+    foreign = [
+        torch.tensor(0.5).expand(outputs[0].shape),
+        torch.randn(2, 3, 2).permute(2, 1, 0)[:, :, :1].expand(2, 3, 2),
+        torch.randn(4, 6, 2)[::2, ::2],
+        torch.tensor(-0.25).expand(2),
+        torch.randn(6)[::3],
+    ]
+    for code_gradient in (foreign[0], torch.randn(3, 2, 6, 2).permute(3, 2, 0, 1)):
+        incoming = [x.to(DEVICE) for x in (code_gradient, *foreign[1:])]
+        gradients = [
+            torch.autograd.grad(outputs, leaves, each, retain_graph=True)
+            for each in (incoming, [x.contiguous() for x in incoming])
+        ]
+        for strided, contiguous in zip(*gradients, strict=True):
+            assert torch.equal(strided, contiguous)
+
+
+@pytest.mark.parametrize(("parts", "part_dim", "height", "width"), [(256, 1, 1, 2), (2, 128, 2, 1), (1, 1, 56, 56)])
+def test_extents_at_their_limits(parts, part_dim, height, width):
+    leaves = example(parts, part_dim, height, width, images=1)
+    theirs = [x.detach().clone().requires_grad_() for x in leaves]
+    outputs = run(leaves)
+    expected = run(theirs, backend="torch")
+    for name, got, wanted in zip(FIELDS, outputs, expected, strict=True):
+        assert_close(name, got, wanted, relative=2e-5, absolute=2e-5)
+    gradients = [
+        torch.autograd.grad(x[0].square().sum() + x[4].sum(), y) for x, y in ((outputs, leaves), (expected, theirs))
+    ]
+    for name, got, wanted in zip("aμs", *gradients, strict=True):
+        assert_close(f"gradient of {name}", got, wanted, relative=1e-4, absolute=1e-6)
+
+
+def test_the_same_input_gives_the_same_bits():
+    leaves = example(parts=5)
+    results = []
+    for _ in range(2):
+        outputs = run(leaves, detach_weights=False)
+        results.append((*outputs, *torch.autograd.grad([x.sum() for x in outputs], leaves)))
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_offsets_beyond_32_bits(tmp_path):
+    """Maps whose channels lie 2³⁰ elements apart, in a file that is empty but for what is written."""
+    leaves = example(parts=3, part_dim=1, images=1, dtype=torch.bfloat16)
+    size = 2**31 + 6
+    if DEVICE == "cuda":
+        if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+            pytest.skip("needs 20 GB of device memory")
+        far = [torch.empty(size, dtype=torch.bfloat16, device=DEVICE) for _ in leaves]
+    else:
+        files = [tmp_path / name for name in "aμs"]
+        far = [torch.from_file(str(file), True, size, dtype=torch.bfloat16) for file in files]
+        for file in files:
+            file.unlink()
+    far = [storage.as_strided((1, 3, 3, 2), (6, 2**30, 2, 1)) for storage in far]
+    for view, leaf in zip(far, leaves, strict=True):
+        view.copy_(leaf.detach())
+        view.requires_grad_()
+    results = []
+    for inputs in (leaves, far):
+        outputs = run(inputs)
+        results.append((*outputs, *torch.autograd.grad(outputs[0].sum() + outputs[4].sum(), inputs)))
+    for near, distant in zip(*results, strict=True):
+        assert torch.equal(near, distant)

@@ -1,0 +1,171 @@
+"""The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
+
+import pytest
+import torch
+
+import reference
+from accel import ops
+from accel.ops import fused
+from tests.kernels.common import DEVICE
+from tests.support import FIELDS, assert_close, restride
+
+ADDRESS = (3, 4, 5)
+
+
+def tensors(*shapes, layout="contiguous", dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
+    return [restride(x, layout).requires_grad_() if x.ndim == 4 else x.requires_grad_() for x in made]
+
+
+def bottleneck_inputs(**options):
+    return tensors((2, 3, 3, 2), (2, 6, 3, 2), (2, 6, 3, 2), **options)
+
+
+def pooled_inputs(**options):
+    return tensors((2, 4, 3, 2), (2, 3, 3, 2), (12, 4, 3, 3), (12,), **options)
+
+
+def images(**options):
+    return tensors((2, 3, 8, 8), (2, 3, 8, 8), **options)
+
+
+def patch_bottleneck(a, mean, log_variance, noise):
+    out = ops.patch_bottleneck(a, mean, log_variance, temperature=0.6, noise=noise, backend="triton")
+    return [getattr(out, field) for field in FIELDS]
+
+
+def pooled_patch_bottleneck(features, a, weight, bias, noise):
+    out = ops.pooled_patch_bottleneck(
+        features, a, weight, bias, temperature=0.6, noise=noise, detach_weights=False, backend="triton"
+    )
+    return [getattr(out, field) for field in FIELDS]
+
+
+def weighted_squared_error(reconstruction, images, noise):
+    return [ops.weighted_squared_error(reconstruction, images, 4, backend="triton")]
+
+
+OPERATORS = [
+    pytest.param(patch_bottleneck, bottleneck_inputs, id="patch_bottleneck"),
+    pytest.param(pooled_patch_bottleneck, pooled_inputs, id="pooled_patch_bottleneck"),
+    pytest.param(weighted_squared_error, images, id="weighted_squared_error"),
+]
+
+
+def registered():
+    a, mean, log_variance = bottleneck_inputs(layout="channels_last")
+    sampling = fused._sampling(0.6, ops.Noise(*ADDRESS), True)
+    options = 0.2, "arithmetic", False, False, torch.float32, torch.channels_last
+    yield "patch_bottleneck", (a, mean, log_variance, *sampling, *options)
+    pooled = [torch.randn(2, 3, 2, device=DEVICE, requires_grad=True) for _ in range(2)]
+    options = 0.2, "pooled", True, True, torch.bfloat16, torch.contiguous_format
+    yield "patch_bottleneck", (a, *pooled, *sampling, *options)
+    features, a, _, _ = pooled_inputs()
+    yield "pool_features", (features, a, 3, False)
+    yield "pool_features", (features, a, 3, True)
+    yield "weighted_squared_error", (*images(), 4)
+    yield "gradient_energy", (images()[0].detach(), 4)
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(registered()))
+def test_registration_is_sound(name, arguments):
+    torch.library.opcheck(getattr(torch.ops.patchvae, name).default, arguments)
+
+
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_compiled_whole_equals_eager(operator, inputs, layout):
+    def loss(*arguments):
+        return sum(x.float().square().sum() for x in operator(*arguments))
+
+    torch._dynamo.reset()
+    leaves = inputs(layout=layout)
+    compiled = torch.compile(loss, fullgraph=True, backend="inductor" if DEVICE == "cuda" else "aot_eager")
+    for noise in (ops.Noise(*ADDRESS), ops.Noise(*(torch.tensor(x, device=DEVICE) for x in ADDRESS))):
+        results = [
+            (value, *torch.autograd.grad(value, leaves)) for value in (loss(*leaves, noise), compiled(*leaves, noise))
+        ]
+        for eager, whole in zip(*results, strict=True):
+            assert_close("compiled", whole, eager, relative=1e-6)
+            assert whole.stride() == eager.stride()
+
+
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+def test_autocast_takes_mixed_dtypes_and_returns_each_gradient_in_its_own(operator, inputs):
+    leaves = inputs()
+    leaves = [
+        x.detach().to(d).requires_grad_() for x, d in zip(leaves, [torch.bfloat16, torch.float32] * 2, strict=False)
+    ]
+    noise = ops.Noise(*ADDRESS)
+    plain = operator(*leaves, noise)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        cast = operator(*leaves, noise)
+        gradients = torch.autograd.grad(sum(x.float().sum() for x in cast), leaves)
+    for expected, got in zip(plain, cast, strict=True):
+        assert torch.equal(expected, got)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert gradient.dtype == leaf.dtype
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+def test_a_second_derivative_is_refused_in_a_sentence(operator, inputs):
+    leaves = inputs()
+    output = operator(*leaves, ops.Noise(*ADDRESS))[0]
+    gradient = torch.autograd.grad(output.sum(), leaves[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match=r"no second derivative; backend='torch' has"):
+        torch.autograd.grad(gradient.sum(), leaves[1])
+
+
+def test_nothing_of_a_maps_size_is_kept_but_the_inputs_that_are_needed():
+    kept = []
+    a, mean, log_variance = bottleneck_inputs()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        patch_bottleneck(a, mean, log_variance, ops.Noise(*ADDRESS))
+    addresses = {x.data_ptr() for x in kept}
+    assert a.data_ptr() in addresses
+    assert not addresses & {mean.data_ptr(), log_variance.data_ptr()}
+    assert all(x.numel() <= 2 * 3 * (2 * 2 + 2) for x in kept)
+
+
+@pytest.mark.gpu
+def test_cuda_tensors_take_the_kernels_unless_told_otherwise():
+    names = [event.name for event in profiled(lambda: ops.weighted_squared_error(*images(), 4))]
+    assert any("patch_kernel" in name for name in names)
+
+
+def profiled(function):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        torch.cuda.synchronize()
+    return profile.events()
+
+
+@pytest.mark.gpu
+def test_a_replayed_graph_draws_anew_as_the_reference_does():
+    a, mean, log_variance = bottleneck_inputs()
+    seed, step, first_image = (torch.tensor(x, device=DEVICE) for x in ADDRESS)
+    temperature = torch.tensor(0.6, device=DEVICE)
+
+    def passes():
+        noise = ops.Noise(seed, step, first_image)
+        out = ops.patch_bottleneck(a, mean, log_variance, temperature=temperature, noise=noise)
+        return out.code, *torch.autograd.grad(out.code.sum(), (a, mean, log_variance))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        passes()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        code, *gradients = passes()
+    arrays = [x.detach().cpu().double().numpy() for x in (a, mean, log_variance)]
+    for now, tau in ((7, 0.6), (8, 0.3)):
+        step.fill_(now)
+        temperature.fill_(tau)
+        graph.replay()
+        noise = reference.Noise(ADDRESS[0], now, ADDRESS[2])
+        expected = reference.patch_bottleneck(*arrays, temperature=tau, noise=noise)
+        assert_close("code", code, expected.code, relative=2e-5)
+        assert all(torch.isfinite(x).all() for x in gradients)
