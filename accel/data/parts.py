@@ -18,6 +18,7 @@ CLUTTER = 8  # an image shows none to this many pieces of clutter
 CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.135  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
+MIDDLE = 0.5  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
 SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
 PIECE_REACH = 1.7  # the same for a piece of clutter
@@ -97,10 +98,12 @@ def _direction(turns: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
 
-def _places(draws: _Draws, needed: np.ndarray) -> np.ndarray:
+def _places(draws: _Draws, needed: np.ndarray, grid: int) -> np.ndarray:
     """Centres of the instances (n, S, 2), one after another: the first candidate that keeps its distance from all
     instances before it, else the candidate that keeps most."""
-    candidates = np.float32(MARGIN) + draws(SLOTS, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)
+    candidates = (np.float32(MARGIN) + draws(SLOTS, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)) * np.float32(grid)
+    middles = np.floor(candidates) + np.float32(0.5)
+    candidates = (middles + (candidates - middles) * np.float32(MIDDLE)) / np.float32(grid)
     centres = candidates[:, :, 0].copy()
     rows = np.arange(len(centres))
     for slot in range(1, SLOTS):
@@ -120,7 +123,7 @@ def _label_and_pair(draws: _Draws, num_types: int) -> tuple[np.ndarray, np.ndarr
     return label[:, 0], np.concatenate([np.where(swap, beaten, label), np.where(swap, label, beaten)], axis=1)
 
 
-def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int) -> Scene:
+def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int, grid: int) -> Scene:
     """Decides what `count` images show; see `draw_parts`."""
     draws = _Draws(seed, first_image, count)
     label, pair = _label_and_pair(draws, num_types)
@@ -149,7 +152,7 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
         label=label,
         corners=corners,
         part_type=np.where(shown, every_slot(pair), -1),
-        part_centre=_places(draws, shown),
+        part_centre=_places(draws, shown, grid),
         part_radius=part_radius,
         part_angle=part_angle,
         part_phase=part_phase,
@@ -256,9 +259,10 @@ def draw_parts(
     split of the indices over calls gives the same bytes.
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
-    quarter of the image wide, drawn anti-aliased at any place (not aligned to a grid) and apart from each other. Behind
-    them are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes
-    whose form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and
+    quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
+    middle half of a cell of the truth's grid, so that which cell holds a part is never a matter of a pixel. Behind the
+    parts are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
+    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and
     backgrounds share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
@@ -302,7 +306,7 @@ def draw_parts(
     cells = np.empty((count, num_types, grid, grid), dtype=bool)
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))
-        shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types)
+        shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types, grid)
         images[part], labels[part] = render(shown, image_size), shown.label
         cells[part] = truth(shown, num_types, grid)
     return ImageSet(images, labels, cells)

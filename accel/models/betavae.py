@@ -41,7 +41,7 @@ class BetaVAE(Autoencoder):
     Features are averaged to at most 4 × 4 cells; linear maps give m and log v. Back, a linear map gives
     latent_dim channels on the same cells, repeated up to the grid, and the decoder goes on as PatchVAE's does with
     N·D = latent_dim. image_size: an integer or (H, W), the only size taken. channels: of the images.
-    encoder: "paper" or "release" (scale 8), "resnet18" (scale 32), or "small" (scale 4).
+    encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
 
     Raises ValueError for any other value.
     """

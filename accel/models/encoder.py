@@ -12,14 +12,13 @@ class Preset:
 
     blocks: tuple[int, ...]  # residual blocks in each stage
     width: int = 64  # channels of the stem and of the first stage; every further stage has twice as many
-    scale: int = 8  # pixels a cell, from the stem's 4 on; the stages that would exceed it keep the grid
 
 
 PRESETS = {
     "paper": Preset((1, 1)),  # one convolution and two residual blocks: the five convolutions its tables count
     "release": Preset((2, 2)),  # what the authors' code builds
-    "resnet18": Preset((2, 2, 2, 2), scale=32),  # He et al. 2016, for ImageNet
-    "small": Preset((1, 1), width=32, scale=4),  # for a CPU: a quarter of paper's work on twice its grid
+    "resnet18": Preset((2, 2, 2, 2)),  # He et al. 2016, for ImageNet
+    "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
 }
 
 
@@ -47,7 +46,8 @@ class BasicBlock(nn.Module):
 class Encoder(nn.Module):
     """Stem (7×7/2 convolution, batch norm, ReLU, 3×3/2 max-pool), then stages of growing width.
 
-    Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); `scale` is the preset's.
+    Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); every stage but the first
+    halves the grid, so `scale` is 8 for two stages and 32 for four.
 
     Raises ValueError when `preset` is none of PRESETS.
     """
@@ -57,18 +57,17 @@ class Encoder(nn.Module):
         if preset not in PRESETS:
             raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
         layout = PRESETS[preset]
-        width, self.scale = layout.width, 4
+        width = layout.width
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         for stage, count in enumerate(layout.blocks, start=1):
             in_channels, width = width, layout.width * 2 ** (stage - 1)
-            stride = 2 if stage > 1 and self.scale < layout.scale else 1
-            self.scale *= stride
-            first = BasicBlock(in_channels, width, stride)
+            first = BasicBlock(in_channels, width, stride=1 if stage == 1 else 2)
             rest = [BasicBlock(width, width, stride=1) for _ in range(count - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
         self.num_stages = len(layout.blocks)
         self.out_channels = width
+        self.scale = 2 ** (len(layout.blocks) + 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

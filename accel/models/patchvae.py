@@ -51,7 +51,7 @@ class PatchVAE(Autoencoder):
 
     image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
     everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
-    num_parts N, part_dim D. encoder: "paper" or "release" (scale 8), "resnet18" (scale 32), or "small" (scale 4).
+    num_parts N, part_dim D. encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
     head_kernel_size: k of the heads' k×k convolutions, odd.
     head: how the heads are evaluated; parameters and function are the same.
         "pooled" (default under the geometric rule): pools features, then projects one vector a part;

@@ -17,10 +17,15 @@ VARIANCES = ("geometric", "arithmetic")
 PARTS_RECIPE = {
     "train_images": 8000,
     "encoder": "small",
-    "part_dim": 2,
-    "beta_occ": 4.0,
-    "learning_rate": 1e-3,
-    "batch_size": 64,
+    "num_parts": 12,
+    "part_dim": 1,
+    "beta_app": 0.5,
+    "beta_occ": 2.0,
+    "occurrence_prior": 0.03,
+    "temperature_rate": 5e-4,
+    "temperature_floor": 0.5,
+    "learning_rate": 2e-3,
+    "batch_size": 32,
     "epochs": 10,
 }
 

@@ -10,7 +10,7 @@ from accel.models.encoder import PRESETS, Encoder
 from tests.models.plain import residual_network
 from tests.support import assert_close
 
-STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 1)}
+STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 2)}
 
 
 def torchvision_resnet18():
@@ -66,7 +66,7 @@ def test_torchvision_weights_load_strictly():
 
 @pytest.mark.parametrize(
     ("preset", "convolutions", "channels", "scale"),
-    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32), ("small", 5, 64, 4)],
+    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32), ("small", 5, 64, 8)],
 )
 def test_presets_have_the_published_sizes(preset, convolutions, channels, scale):
     encoder = Encoder(preset)
