@@ -260,10 +260,10 @@ def draw_parts(
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
-    middle half of a cell of the truth's grid, so that which cell holds a part is never a matter of a pixel. Behind the
-    parts are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
-    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and
-    backgrounds share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
+    middle half of a cell of the truth's grid, so that which cell holds a part is never a matter of a pixel. Behind them
+    are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
+    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds
+    share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
     type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
