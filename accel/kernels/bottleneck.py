@@ -293,30 +293,33 @@ def number(argument: Tensor | None, device):
 
 
 @cache
-def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int):
+def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, weights_learn: bool = False):
     """The (parts, numbers, cells) of a program's tile and its warps.
 
     Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
     instructions a number. Fewer warps a program spend fewer, since the sums over cells then stay inside a warp.
 
     - An image of up to 8192 numbers is one program, and its divergences need no second sum.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
+    - Channels-last: 256 channels side by side and 8 cells, 16 numbers a thread.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread, half
+      as many where the weights' gradient needs three maps at once.
     - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
-    - Channels-last: 128 channels side by side, few cells, 16 numbers a thread.
     """
+    block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
-    all_parts, all_cells = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
-    if all_parts * block_d * all_cells <= 8192:
-        tile, per_thread = (all_parts, block_d, all_cells), 16
-    elif channels_last:
-        block_l = min(all_cells, 8 if cells <= 64 else 16, max(1, 4096 // block_d))
-        tile, per_thread = (min(all_parts, max(1, 128 // block_d)), block_d, block_l), 16
-    elif cells <= 64:
-        block_l = min(all_cells, max(1, 4096 // block_d))
-        tile, per_thread = (min(all_parts, max(1, 2048 // (block_d * block_l))), block_d, block_l), 64
-    else:
-        block_l = min(64 if cells <= 256 else 128, max(1, 4096 // block_d))
-        tile, per_thread = (min(all_parts, max(1, 1024 // (block_d * block_l))), block_d, block_l), 64 // item_size
+    per_thread = 16
+    if block_n * block_d * block_l > 8192:
+        if channels_last:
+            size, longest = 2048, 8
+        elif cells <= 64:
+            per_thread = 32 if weights_learn else 64
+            size, longest = 32 * per_thread, 64
+        else:
+            per_thread = 64 // item_size
+            size, longest = 1024, 64 if cells <= 256 else 128
+        block_l = min(block_l, longest, max(1, 4096 // block_d))
+        block_n = min(block_n, max(1, size // (block_d * block_l)))
+    tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
 
 
@@ -403,7 +406,7 @@ def backward(
     maps = logits, mean, log_variance, d_code, *outputs
     map_layouts = layouts(*maps)
     code_like = d_code if rule == "pooled" else outputs[1]
-    tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size())
+    tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size(), mean is not None)
     seed, step, first_image, temperature = (number(x, logits.device) for x in (*noise, temperature))
     backward_kernel[(images * triton.cdiv(parts, tile[0]),)](
         maps=maps,

@@ -158,30 +158,33 @@ def patch_kernel(
 
 
 @triton.jit
-def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.constexpr, BLOCK: tl.constexpr):
-    """1 / mean energy of each image and channel, 0 where it has none, and R = Σ_q ω_q error_q of each image.
+def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.constexpr, BLOCKS: tl.constexpr):
+    """1 / mean energy of each image and channel, 0 where it has none, and R = Σ ω · error of each image.
 
     ω = energy · scale, or 1 where scale is 0.
     """
     image = tl.program_id(0).to(tl.int64)
-    weighted = tl.zeros([BLOCK], tl.float32)
-    for channel in range(C):
-        plane = (image * C + channel) * PATCHES
-        energy_sum = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, PATCHES, BLOCK):
-            patches = start + tl.arange(0, BLOCK)
-            energy_sum += tl.load(energy + plane + patches, mask=patches < PATCHES, other=0.0)
-        mean = tl.sum(energy_sum, axis=0) / PATCHES
-        inverse = tl.where(mean > 0.0, 1.0 / tl.where(mean > 0.0, mean, 1.0), 0.0)
-        tl.store(scale + image * C + channel, inverse)
-        if error is not None:
-            for start in range(0, PATCHES, BLOCK):
-                patches = start + tl.arange(0, BLOCK)
-                weight = tl.load(energy + plane + patches, mask=patches < PATCHES, other=0.0) * inverse
-                weight = tl.where(inverse > 0.0, weight, 1.0)
-                weighted += weight * tl.load(error + plane + patches, mask=patches < PATCHES, other=0.0)
+    channels = tl.arange(0, BLOCKS[0])
+    energy += image * (C * PATCHES)
+    energy_sum = tl.zeros(BLOCKS, tl.float32)
+    for start in range(0, PATCHES, BLOCKS[1]):
+        patches = start + tl.arange(0, BLOCKS[1])
+        inside = (channels < C)[:, None] & (patches < PATCHES)[None, :]
+        energy_sum += tl.load(energy + channels[:, None] * PATCHES + patches[None, :], mask=inside, other=0.0)
+    mean = tl.sum(energy_sum, axis=1) / PATCHES
+    inverse = tl.where(mean > 0.0, 1.0 / tl.where(mean > 0.0, mean, 1.0), 0.0)
+    tl.store(scale + image * C + channels, inverse, mask=channels < C)
     if error is not None:
-        tl.store(total + image, tl.sum(weighted, axis=0))
+        error += image * (C * PATCHES)
+        weighted = tl.zeros(BLOCKS, tl.float32)
+        for start in range(0, PATCHES, BLOCKS[1]):
+            patches = start + tl.arange(0, BLOCKS[1])
+            inside = (channels < C)[:, None] & (patches < PATCHES)[None, :]
+            places = channels[:, None] * PATCHES + patches[None, :]
+            weight = tl.load(energy + places, mask=inside, other=0.0) * inverse[:, None]
+            weight = tl.where(inverse[:, None] > 0.0, weight, 1.0)
+            weighted += weight * tl.load(error + places, mask=inside, other=0.0)
+        tl.store(total + image, tl.sum(tl.sum(weighted, axis=1), axis=0))
 
 
 @triton.jit
@@ -260,10 +263,18 @@ def forward(reconstruction: Tensor | None, images: Tensor, patch_size: int, outp
     error = None if reconstruction is None else torch.empty_like(energy)
     programs, arguments = geometry(patch_size, images, reconstruction)
     patch_kernel[(programs,)](images, reconstruction, energy, error, **arguments)
-    patches = energy.shape[2] * energy.shape[3]
-    block = min(1024, triton.next_power_of_2(patches))
+    _, channels, down, across = energy.shape
+    block_channels = triton.next_power_of_2(channels)
+    block_patches = min(triton.next_power_of_2(down * across), max(32, 4096 // block_channels))
     normalise_kernel[(images.shape[0],)](
-        energy, error, scale, total, C=images.shape[1], PATCHES=patches, BLOCK=block, num_warps=4
+        energy,
+        error,
+        scale,
+        total,
+        C=channels,
+        PATCHES=down * across,
+        BLOCKS=(block_channels, block_patches),
+        num_warps=max(1, min(8, block_channels * block_patches // 256)),
     )
 
 

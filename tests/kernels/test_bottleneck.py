@@ -72,7 +72,7 @@ def test_half_precision_equals_the_reference_but_for_rounding(dtype, data):
 @settings(max_examples=10)
 @given(bottleneck_cases(dtype=torch.float32, max_parts=5, max_dim=3, max_side=5), LAYOUTS)
 def test_blocks_of_parts_and_cells_make_no_difference(case, chosen):
-    def small_blocks(parts, part_dim, cells, channels_last, item_size):
+    def small_blocks(parts, part_dim, *_):
         return (2, triton.next_power_of_2(part_dim), 4), 1
 
     with mock.patch.object(bottleneck, "blocks", small_blocks):

@@ -1,0 +1,163 @@
+"""Compile every kernel as the launchers would launch it, for GPUs that are not there, and read what it needs.
+
+    python -m tests.kernels.compiled                every case for every target, a table
+    python -m tests.kernels.compiled --rotate       every case for one of the targets in turn
+
+Triton asks its driver for the target and the launchers for arguments; here the driver answers as told, the tensors have
+no memory, and the launch stops after compilation.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from accel.kernels import bottleneck, pooled, weighted_loss
+
+TARGETS = (80, 90, 100)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+# One shape (N, D, h, w) for each entry of the bottleneck's table of tiles, and part_dim at its largest.
+SHAPES = {
+    "whole image": (16, 6, 8, 8),
+    "few cells": (64, 16, 7, 7),
+    "many cells": (64, 16, 28, 28),
+    "wide parts": (16, 128, 14, 14),
+}
+
+
+class Driver:
+    target = TARGETS[0]
+
+    def get_current_device(self):
+        return self.target
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.target, 32)
+
+
+def empty(*shape, dtype=torch.float32, format=torch.contiguous_format):
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=format)
+
+
+def launch_bottleneck(shape, dtype, format, rule, attached):
+    parts, part_dim, height, width = shape
+    logits = empty(2, parts, height, width, dtype=dtype, format=format)
+    maps = empty(2, parts * part_dim, height, width, dtype=dtype, format=format)
+    numbers = empty(2, parts, part_dim)
+    given = numbers if rule == "pooled" else maps
+    saved = empty(2, parts, 2 * part_dim + (0 if rule == "pooled" else 2))
+    noise = tuple(torch.empty((), dtype=torch.int64, device="meta") for _ in range(3))
+    image = empty(2)
+    options = empty(), noise, 0.1, rule, False
+    bottleneck.forward(logits, given, given, *options, (maps, numbers, numbers, image, image, saved))
+    mean = given if attached else None
+    log_variance = given if attached or rule == "arithmetic" else None
+    incoming = maps, None, None, image, image
+    bottleneck.backward(incoming, logits, mean, log_variance, numbers, saved, *options, (logits, given, given))
+
+
+def launch_weighted_loss(dtype, format, size, patch):
+    images = empty(2, 3, size, size, dtype=dtype, format=format)
+    energy, scale, total = empty(2, 3, size // patch, size // patch), empty(2, 3), empty(2)
+    weighted_loss.forward(images, images, patch, (total, energy, scale))
+    weighted_loss.backward(total, images, images, energy, scale, patch, images)
+
+
+def launch_shifted_weights(dtype, side, kernel):
+    logits = empty(2, 64, side, side, dtype=dtype)
+    weights = empty(2, 64, kernel**2, side * side, dtype=dtype)
+    pooled.shifted_weights(logits, kernel, weights)
+    pooled.shifted_weights_backward(weights, logits, kernel, logits)
+
+
+def cases():
+    """(name, function that launches) of everything that the launchers' tables can choose."""
+    formats = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+    dtypes = torch.float32, torch.bfloat16
+    for (label, shape), (order, format), dtype in itertools.product(SHAPES.items(), formats.items(), dtypes):
+        if (label, order) == ("few cells", "channels-last"):
+            continue  # the same entry as many cells
+        rules = [("geometric", False), ("arithmetic", True)]
+        for rule, attached in [*rules, ("pooled", False)] if label == "many cells" else rules:
+            name = f"bottleneck, {label}, {order}, {str(dtype)[6:]}, {rule}{', attached' * attached}"
+            yield name, lambda a=(shape, dtype, format, rule, attached): launch_bottleneck(*a)
+    for (order, format), dtype in itertools.product(formats.items(), dtypes):
+        for size, patch in ((224, 8), (56, 7)) if dtype == torch.float32 else ((224, 8),):
+            name = f"weighted loss, {size} px, patch {patch}, {order}, {str(dtype)[6:]}"
+            yield name, lambda a=(dtype, format, size, patch): launch_weighted_loss(*a)
+    for dtype in dtypes:
+        yield f"shifted weights, 28x28, {str(dtype)[6:]}", lambda a=(dtype, 28, 3): launch_shifted_weights(*a)
+
+
+def resources(kernel):
+    """(registers, stack bytes, local bytes) a thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    text = usage.stdout + usage.stderr
+    return tuple(int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "STACK", "LOCAL"))
+
+
+def compile_cases(rotate, share, shares):
+    compiled = []
+    launch = JITFunction.run
+
+    def stop_after_compilation(self, *args, grid, warmup, **kwargs):
+        compiled.append((self.fn.__name__, launch(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    JITFunction.run = stop_after_compilation
+    fake = Driver()
+    driver.set_active(fake)
+    for number, (name, run) in enumerate(cases()):
+        if number % shares != share:
+            continue
+        for target in (TARGETS[number % len(TARGETS)],) if rotate else TARGETS:
+            fake.target = target
+            compiled.clear()
+            run()
+            for function, kernel in compiled:
+                registers, stack, local = resources(kernel)
+                yield {
+                    "kernel": function,
+                    "case": name,
+                    "target": f"sm_{target}",
+                    "warps": kernel.metadata.num_warps,
+                    "registers": registers,
+                    "shared": kernel.metadata.shared,
+                    "stack": stack,
+                    "local": local,
+                }
+
+
+def table(rows):
+    lines = [f"{'':24} {'target':7} warps regs shared stack local  case"]
+    for row in rows:
+        numbers = "{warps:5} {registers:4} {shared:6} {stack:5} {local:5}".format(**row)
+        lines.append(f"{row['kernel']:24} {row['target']:7} {numbers}  {row['case']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rotate", action="store_true", help="one target a case, in turn")
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th case, from I"
+    )
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = list(compile_cases(arguments.rotate, *arguments.share))
+    print(json.dumps(rows) if arguments.json else table(rows))
