@@ -5,6 +5,7 @@ imported when it runs, so that help and misspelled options are answered at once.
 """
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             word = unknown[0].split("=")[0]
             if not word.startswith("-"):
                 raise ValueError(f"unexpected argument {word!r}, {self.prog} takes options only")
-            known = [name for name in self._option_string_actions if name.startswith("--")]
+            known = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
             raise ValueError(f"unknown option {word} (nearest: {nearest(word, known)})")
         return result
 
@@ -96,6 +97,7 @@ def train(given: dict) -> None:
 def draw(run) -> list[str]:
     """Writes the pictures of a run into its folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
+    from accel.models.storage import write_whole
     from accel.training import checkpoint
 
     held_out = run.dataset.test
@@ -107,8 +109,9 @@ def draw(run) -> list[str]:
         print(f"no pictures were drawn, since {error}")
         return []
     for name, figure in pictures.items():
+        figure.savefig(buffer := io.BytesIO(), format="png")
         with checkpoint.writing(run.folder / name, run.folder):
-            figure.savefig(run.folder / name)
+            write_whole({run.folder / name: buffer.getvalue()})
     return list(pictures)
 
 
@@ -157,5 +160,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (ValueError, ImportError, FloatingPointError) as error:
         print(f"patchvae: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's own class for this needs torch to be imported, and its CPU allocator does not use it.
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        print(
+            "patchvae: not enough memory: smaller values of --batch-size, --num-parts, --image-size or --train-images "
+            "need less",
+            file=sys.stderr,
+        )
         return 2
     return 0

@@ -70,23 +70,26 @@ def pool_appearance(weights, mean, log_variance, variance):
     pooled_mean = np.einsum("bnl,bndl->bnd", weights, mean)
     if variance == "geometric":
         return pooled_mean, np.einsum("bnl,bndl->bnd", weights, log_variance)
-    return pooled_mean, np.log(np.einsum("bnl,bndl->bnd", weights, np.exp(log_variance)))
+    # Relative to each pooled number's largest s, so that exp neither overflows nor vanishes.
+    peak = log_variance.max(-1)
+    spread = np.einsum("bnl,bndl->bnd", weights, np.exp(log_variance - peak[..., None]))
+    return pooled_mean, peak + np.log(spread)
 
 
 def pool_appearance_gradients(d_mean, d_log_variance, weights, mean, log_variance, variance):
     """Returns (d_w, d_μ, d_s).
 
     geometric:   d_μ_l = w_l d_m,  d_s_l = w_l d_log v,                  d_w_l = Σ_d (d_m μ_l + d_log v s_l)
-    arithmetic:  d_s_l = w_l exp(s_l) d_v with d_v = d_log v / v,        d_w_l = Σ_d (d_m μ_l + d_v exp(s_l))
+    arithmetic:  d_s_l = w_l r_l d_log v with r_l = exp(s_l − log v),    d_w_l = Σ_d (d_m μ_l + d_log v r_l)
     """
     if variance == "geometric":
-        pooled, d_pooled, slope = log_variance, d_log_variance, np.ones_like(log_variance)
+        pooled, slope = log_variance, np.ones_like(log_variance)
     else:
-        pooled = slope = np.exp(log_variance)
-        d_pooled = d_log_variance / np.einsum("bnl,bndl->bnd", weights, pooled)
-    d_weights = np.einsum("bnd,bndl->bnl", d_mean, mean) + np.einsum("bnd,bndl->bnl", d_pooled, pooled)
+        _, pooled_log_variance = pool_appearance(weights, mean, log_variance, variance)
+        pooled = slope = np.exp(log_variance - pooled_log_variance[..., None])
+    d_weights = np.einsum("bnd,bndl->bnl", d_mean, mean) + np.einsum("bnd,bndl->bnl", d_log_variance, pooled)
     d_mean_map = d_mean[..., None] * weights[:, :, None]
-    d_log_variance_map = d_pooled[..., None] * weights[:, :, None] * slope
+    d_log_variance_map = d_log_variance[..., None] * weights[:, :, None] * slope
     return d_weights, d_mean_map, d_log_variance_map
 
 

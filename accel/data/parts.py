@@ -261,8 +261,8 @@ def draw_parts(
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
     middle half of a cell of the truth's grid, so that which cell holds a part is never a matter of a pixel. Behind them
-    are a smooth blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes whose
-    form, size, direction and tones are all drawn anew, so that clutter never repeats. Types, clutter and backgrounds
+    are a smooth, greyed blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes
+    whose form, size, direction and tones are drawn anew, so that clutter never repeats. Types, clutter and backgrounds
     share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
@@ -289,6 +289,8 @@ def draw_parts(
     Raises:
         ValueError: an argument outside its range.
     """
+    if grid is None and (image_size < 16 or image_size % 8):
+        raise ValueError(f"parts: image_size must be a multiple of 8 and at least 16, got {image_size}")
     grid = image_size // 8 if grid is None else grid
     if count < 0 or first_image < 0:
         raise ValueError(f"parts: count and first_image must not be negative, got {count} and {first_image}")

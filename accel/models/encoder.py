@@ -22,6 +22,11 @@ PRESETS = {
 }
 
 
+def scale_of(preset: str) -> int:
+    """Pixels a cell: the stem's 4, and twice as many after every stage but the first."""
+    return 2 ** (len(PRESETS[preset].blocks) + 1)
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al. 2016): y = relu(bn2(conv2(relu(bn1(conv1 x)))) + x)."""
 
@@ -67,7 +72,7 @@ class Encoder(nn.Module):
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
         self.num_stages = len(layout.blocks)
         self.out_channels = width
-        self.scale = 2 ** (len(layout.blocks) + 1)
+        self.scale = scale_of(preset)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -69,6 +69,6 @@ def _reason(error: Exception) -> str:
     forbidden = re.search(r"GLOBAL (\S+)", str(error))
     if forbidden:
         return f"it holds {forbidden[1]}, and only plain data is read"
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, (pickle.UnpicklingError, LookupError, EOFError)):
         return "its contents are damaged"
     return re.split(r"\. |\n", str(error))[0].rstrip(".") or type(error).__name__

@@ -1,24 +1,35 @@
 """Which implementation runs, and the argument checks that the operators share."""
 
 import os
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 BACKENDS = ("triton", "torch")
+HAS_TRITON = find_spec("triton") is not None
+OLDEST_CAPABILITY = (8, 0)  # of the GPUs whose instructions the kernels use
+
+
+@torch.compiler.assume_constant_result
+def _runs_kernels(index: int) -> bool:
+    """Is Triton installed, and the GPU of this index new enough?"""
+    return HAS_TRITON and torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
 
 
 def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
-    """Triton for CUDA tensors unless told otherwise; float64 exists in PyTorch only.
+    """Triton for CUDA tensors on a GPU that it supports unless told otherwise; float64 exists in PyTorch only.
 
     Raises ValueError for an unknown backend, and for "triton" where its kernels cannot run.
     """
     if backend is None:
-        fused = tensors[0].is_cuda and all(t.dtype != torch.float64 for t in tensors)
-        return "triton" if fused else "torch"
+        cuda = tensors[0].is_cuda and all(t.dtype != torch.float64 for t in tensors)
+        return "triton" if cuda and _runs_kernels(tensors[0].device.index) else "torch"
     if backend not in BACKENDS:
         raise ValueError(f"{function}: backend must be 'triton' or 'torch', got {backend!r}")
     if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError(f"{function}: backend='triton' needs Triton: pip install triton")
         if not tensors[0].is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError(
                 f"{function}: backend='triton' needs CUDA tensors (or TRITON_INTERPRET=1 in the environment), "

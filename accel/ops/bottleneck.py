@@ -100,7 +100,10 @@ def patch_bottleneck(
         if variance == "geometric":
             log_variance = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
         else:
-            log_variance = torch.einsum("bnl,bndl->bnd", weights, log_variance_map.exp()).log()
+            # Relative to each pooled number's largest s, so that exp neither overflows nor vanishes.
+            peak = log_variance_map.detach().amax(-1, keepdim=True)
+            spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
+            log_variance = peak.squeeze(-1) + spread.log()
         return _sample_and_place(
             logits, mean, log_variance, (height, width), appearance_mean,
             temperature, noise, occurrence_prior, straight_through, sample,

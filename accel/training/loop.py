@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from accel.data import Batches, Dataset, load
+from accel.models.encoder import scale_of
 from accel.models.storage import write_whole
 from accel.training import checkpoint
 from accel.training.config import CHANGEABLE, TrainingConfig
@@ -100,6 +101,23 @@ def refuse_other_options(config: TrainingConfig, saved: dict, folder: Path) -> N
         )
 
 
+def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
+    """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
+    height, width = dataset.train.images.shape[1:3]
+    scale = scale_of(config.encoder)
+    if height % scale or width % scale:
+        nearest = max(scale, round(min(height, width) / scale) * scale)
+        raise ValueError(
+            f"{dataset.name}: images are {height}x{width}, but the encoder {config.encoder!r} needs multiples of "
+            f"{scale}: give --image-size {nearest}, say"
+        )
+    if config.batch_size * (height // scale) * (width // scale) < 2:
+        raise ValueError(
+            f"{dataset.name}: --batch-size 1 of {height}x{width} images leaves {config.encoder!r} a single cell, and "
+            "batch norm needs two: give a larger --batch-size or --image-size"
+        )
+
+
 def choose_device(name: str) -> torch.device:
     """The device of an option's value; ValueError if this machine has no such GPU."""
     if name == "auto":
@@ -132,6 +150,7 @@ class Run:
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
         images = dataset.train.images
+        refuse_sizes(config, dataset)
         # Channels last makes a step a tenth faster on a CPU, too.
         self.model = build_model(config, *images.shape[1:]).to(device, memory_format=torch.channels_last)
         self.step = TrainingStep(self.model, config, device)

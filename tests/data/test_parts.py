@@ -220,7 +220,7 @@ def test_palettes_are_shared():
     assert len({(look.palette, look.texture) for look in LOOKS}) == len(LOOKS)
 
 
-def test_colour_alone_gives_no_type_away():
+def test_colour_leaves_much_to_shape_and_texture():
     """Least squares on the mean colour of a cell, its squares and products, fitted with the truth: chance is 0.03.
 
     Even with the truth, colour leaves a third and more of the precision to shape and texture.

@@ -99,7 +99,7 @@ def test_shapes_on_any_grid_and_at_any_size(grid, channels, num_parts, part_dim)
     assert model.sample(2).shape == (2, channels, 24, 8)
 
 
-@pytest.mark.parametrize(("encoder", "scale"), [("release", 8), ("resnet18", 32), ("small", 4)])
+@pytest.mark.parametrize(("encoder", "scale"), [("release", 8), ("resnet18", 32), ("small", 8)])
 def test_the_encoder_sets_the_grid(encoder, scale):
     model = small(encoder=encoder, image_size=(64, 32)).eval()
     assert (model.scale, model.grid) == (scale, (64 // scale, 32 // scale))

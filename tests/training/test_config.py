@@ -137,7 +137,7 @@ def test_help_shows_every_default():
     assert text.count("(default: ") == len(FIELDS)
     assert "(default: 1.0)" in text
     assert f"(default: 90, {PARTS_RECIPE['epochs']} for parts)" in text
-    assert "(default: 1/N)" in text
+    assert f"(default: 1/N, {PARTS_RECIPE['occurrence_prior']} for parts)" in text
     assert "None" not in text
 
 
