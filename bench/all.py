@@ -1,0 +1,45 @@
+"""Everything that needs a GPU, in one go: the kernels' tests, both benchmarks with sweep, files and plots, and host times.
+
+    python bench/all.py [--output FOLDER]
+
+Where compute-sanitizer is installed, some of the tests run under its memcheck and racecheck as well. What fails is named
+at the end, with exit status 1; the rest still runs.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
+    output = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    tests = [sys.executable, "-m", "pytest"]
+    commands = [[*tests, "tests/kernels", "tests/ops", "-s"]]
+    if sanitizer := shutil.which("compute-sanitizer"):
+        odd_shapes = [*tests, "tests/kernels", "-k", "limits or strides or rounding"]
+        commands += [
+            [sanitizer, "--tool", tool, "--error-exitcode", "1", *odd_shapes] for tool in ("memcheck", "racecheck")
+        ]
+    for name in ("bottleneck", "weighted_loss"):
+        files = ["--output", str(output / f"{name}.json"), "--plot", str(output / f"{name}.png")]
+        commands.append([sys.executable, f"bench/{name}.py", "--sweep", *files])
+    commands += [[sys.executable, "bench/overhead.py"], [sys.executable, "bench/blocks.py"]]
+    failed = []
+    for command in commands:
+        line = " ".join(map(str, command))
+        print(f"$ {line}", flush=True)
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            failed.append(line)
+    if failed:
+        sys.exit("failed:\n" + "\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

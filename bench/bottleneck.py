@@ -1,0 +1,143 @@
+"""The bottleneck, forward and backward with both divergences, beside what one would write without it.
+
+    python bench/bottleneck.py [--quick] [--sweep] [--output FILE.json] [--plot FILE.png]
+
+Bytes that must move: forward reads a, μ and s and writes the code; backward reads the code's gradient and a (under the
+arithmetic rule s as well) and writes three gradients.
+"""
+
+import functools
+import itertools
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import reference
+from accel import ops
+from bench import formulations
+from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run
+
+TEMPERATURE = 0.5
+FIELDS = "code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"
+CHECKED = 2  # images held to the reference
+
+# (B, N, D, side): those of the table of others' measurements, and the sweep around the middle one.
+SHAPES = [(128, 16, 6, 4), (128, 16, 6, 8), (256, 64, 16, 7), (128, 64, 16, 28)]
+SWEEP = [
+    *((128, 64, 16, side) for side in (1, 2, 4, 8, 14, 20, 40, 56)),
+    *((128, parts, 16, 14) for parts in (1, 4, 16, 256)),
+    *((128, 64, part_dim, 14) for part_dim in (1, 2, 6, 32, 64, 128)),
+    *((batch, 64, 16, 14) for batch in (1, 8, 32, 512)),
+]
+SMALL = [(16, 16, 6, 4), (16, 16, 6, 8), (8, 32, 8, 14)]  # for a CPU
+
+
+def make_case(shape, dtype, memory_format, variance):
+    batch, parts, part_dim, side = shape
+    channels = parts, parts * part_dim, parts * part_dim
+
+    def inputs(seed):
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        maps = [torch.randn(batch, c, side, side, generator=generator, device=DEVICE) for c in channels]
+        return [m.to(dtype).contiguous(memory_format=memory_format).requires_grad_() for m in maps]
+
+    def incoming(outputs):
+        code, _, _, *divergences = outputs
+        # As a loss sends them: a map for the code, one number for the divergences, nothing for m and v.
+        d_code = torch.randn(code.shape, generator=torch.Generator(DEVICE).manual_seed(1), device=DEVICE)
+        d_code = d_code.to(dtype).contiguous(memory_format=memory_format)
+        return [d_code, None, None, *(torch.ones((), device=DEVICE, dtype=d.dtype).expand_as(d) for d in divergences)]
+
+    def expected(leaves, incoming):
+        zeros = torch.zeros(CHECKED, parts, part_dim)
+        d_output = [zeros if x is None else x for x in incoming]
+        arrays, d_output = ([x[:CHECKED].detach().double().cpu().numpy() for x in xs] for xs in (leaves, d_output))
+        options = {"temperature": TEMPERATURE, "noise": reference.Noise(), "variance": variance}
+        output = reference.patch_bottleneck(*arrays, **options)
+        gradients = reference.patch_bottleneck_gradients(reference.PatchBottleneck(*d_output), *arrays, **options)
+        return [*(getattr(output, field) for field in FIELDS), *gradients]
+
+    item = torch.empty((), dtype=dtype).element_size()
+    logits, maps = (item * batch * c * side * side for c in channels[:2])
+    return Case(
+        name=f"{variance} B{batch} N{parts} D{part_dim} {side}x{side}",
+        dtype=dtype,
+        memory_format=memory_format,
+        inputs=inputs,
+        incoming=incoming,
+        expected=expected,
+        forward_bytes=logits + 3 * maps,
+        backward_bytes=2 * logits + (4 if variance == "arithmetic" else 3) * maps,
+        facts={"variance": variance, "batch": batch, "parts": parts, "part_dim": part_dim, "side": side},
+    )
+
+
+def make_providers(case, others, compiled):
+    """Ours, and where wanted the others and their compiled selves."""
+    parts, part_dim, variance = (case.facts[name] for name in ("parts", "part_dim", "variance"))
+    step = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    noise = ops.Noise(step, step, step)
+    temperature = torch.tensor(TEMPERATURE, device=DEVICE)
+
+    def ours(leaves):
+        output = ops.patch_bottleneck(*leaves, temperature=temperature, noise=noise, variance=variance)
+        return [getattr(output, field) for field in FIELDS]
+
+    yield Provider(OURS, ours, ours)
+    if not others:
+        return
+
+    def given_draws(images):
+        draws = {"images": images, "parts": parts, "device": DEVICE}
+        uniform = ops.occurrence_noise(noise, cells=case.facts["side"] ** 2, **draws)
+        return {"uniform": uniform, "normal": ops.appearance_noise(noise, part_dim=part_dim, **draws)}
+
+    written = {"plain": functools.partial(formulations.plain_bottleneck, variance=variance)}
+    if variance == "arithmetic":
+        written["release"] = formulations.release_bottleneck
+    for name, function in written.items():
+        function = functools.partial(function, temperature=temperature, prior=1 / parts)
+        versions = {name: function}
+        if compiled:
+            versions[f"{name} compiled"] = torch.compile(function, dynamic=False)
+        for version, run_it in versions.items():
+            yield Provider(
+                version,
+                lambda leaves, f=run_it: f(*leaves),
+                lambda leaves, f=run_it: f(*leaves, **given_draws(len(leaves[0]))),
+            )
+
+
+def reason(row):
+    """Why a shape stays under 70 % of the copy bandwidth."""
+    if row["limit"] < 0.02:
+        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+    if row["part_dim"] <= 4:
+        return "drawing noise and its logarithms cost the same for every cell however few numbers share them"
+    if row["side"] ** 2 % 4 and not row["channels_last"]:
+        return "rows of cells are not aligned, so loads are narrow"
+    return "no reason known"
+
+
+def main():
+    options = arguments(__doc__.splitlines()[0])
+    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if CUDA else (SMALL, (torch.float32,))
+    formats = torch.contiguous_format, torch.channels_last
+    if options.quick or not CUDA:
+        shapes, formats = shapes[::2], formats[:1]
+    cases = [make_case(*c) for c in itertools.product(shapes, dtypes, formats, ("geometric", "arithmetic"))]
+    table = len(cases)
+    if options.sweep and CUDA:
+        cases += [make_case(*c, "geometric") for c in itertools.product(SWEEP, dtypes, formats)]
+
+    def providers(case):
+        contiguous = case.memory_format == torch.contiguous_format
+        return make_providers(case, case in cases[:table], CUDA and contiguous and not options.quick)
+
+    run("Bottleneck, forward and backward, both divergences included", cases, providers, options, reason)
+
+
+if __name__ == "__main__":
+    main()

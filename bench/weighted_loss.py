@@ -1,0 +1,102 @@
+"""The weighted squared error, forward and backward, beside what one would write without it.
+
+    python bench/weighted_loss.py [--quick] [--sweep] [--output FILE.json] [--plot FILE.png]
+
+Bytes that must move: five passes over the images, two to read forward, and backward two to read and one to write.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import reference
+from accel import ops
+from bench import formulations
+from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run
+
+CHECKED = 2  # images held to the reference
+SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels
+SWEEP = [(batch, side) for side in (16, 64, 96, 128, 448) for batch in (32, 256)]
+SMALL = [(32, 32), (4, 224)]  # for a CPU
+
+
+def make_case(shape, dtype, memory_format):
+    batch, side = shape
+
+    def inputs(seed):
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        pair = (torch.rand(batch, 3, side, side, generator=generator, device=DEVICE) * 2 - 1 for _ in range(2))
+        reconstruction, images = (x.to(dtype).contiguous(memory_format=memory_format) for x in pair)
+        return [reconstruction.requires_grad_(), images]
+
+    def incoming(outputs):
+        return [torch.ones((), device=DEVICE, dtype=x.dtype).expand_as(x) for x in outputs]
+
+    def expected(leaves, incoming):
+        arrays = [x[:CHECKED].detach().double().cpu().numpy() for x in leaves]
+        d_error = incoming[0][:CHECKED].double().cpu().numpy()
+        gradient, _ = reference.weighted_squared_error_gradients(d_error, *arrays)
+        return [reference.weighted_squared_error(*arrays), gradient]
+
+    passes = batch * 3 * side * side * torch.empty((), dtype=dtype).element_size()
+    return Case(
+        name=f"B{batch} {side} px",
+        dtype=dtype,
+        memory_format=memory_format,
+        inputs=inputs,
+        incoming=incoming,
+        expected=expected,
+        forward_bytes=2 * passes,
+        backward_bytes=3 * passes,
+        facts={"batch": batch, "side": side},
+    )
+
+
+def make_providers(others, compiled):
+    """Ours, and where wanted the others and their compiled selves."""
+
+    def ours(leaves):
+        return [ops.weighted_squared_error(*leaves)]
+
+    yield Provider(OURS, ours, ours)
+    for name in ("plain", "release") if others else ():
+        function = getattr(formulations, f"{name}_weighted_error")
+        versions = {name: function}
+        if compiled:
+            versions[f"{name} compiled"] = torch.compile(function, dynamic=False)
+        for version, run_it in versions.items():
+            yield Provider(version, *[lambda leaves, f=run_it: f(*leaves)] * 2)
+
+
+def reason(row):
+    """Why a shape stays under 70 % of the copy bandwidth."""
+    if row["limit"] < 0.02:
+        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+    if row["channels_last"]:
+        return "a run of three channels fills three quarters of a tile"
+    return "no reason known"
+
+
+def main():
+    options = arguments(__doc__.splitlines()[0])
+    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if CUDA else (SMALL, (torch.float32,))
+    formats = torch.contiguous_format, torch.channels_last
+    if options.quick or not CUDA:
+        formats = formats[:1]
+    cases = [make_case(*c) for c in itertools.product(shapes, dtypes, formats)]
+    table = len(cases)
+    if options.sweep and CUDA:
+        cases += [make_case(*c) for c in itertools.product(SWEEP, dtypes, formats)]
+
+    def providers(case):
+        contiguous = case.memory_format == torch.contiguous_format
+        return make_providers(case in cases[:table], CUDA and contiguous and not options.quick)
+
+    run("Weighted squared error, forward and backward, 3 channels", cases, providers, options, reason)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmarks compare like with like, and a wrong or failing provider is seen."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import bottleneck, harness, weighted_loss
+
+ROOT = Path(__file__).parents[2]
+FORMATS = torch.contiguous_format, torch.channels_last
+DTYPES = torch.float32, torch.bfloat16
+
+
+def cases():
+    for dtype in DTYPES:
+        for memory_format in FORMATS:
+            for variance in ("geometric", "arithmetic"):
+                case = bottleneck.make_case((2, 4, 3, 4), dtype, memory_format, variance)
+                yield case, list(bottleneck.make_providers(case, True, False))
+            case = weighted_loss.make_case((2, 16), dtype, memory_format)
+            yield case, list(weighted_loss.make_providers(True, False))
+
+
+@pytest.mark.parametrize(
+    ("case", "provider"), [pytest.param(c, p, id=f"{c.label} {p.name}") for c, ps in cases() for p in ps]
+)
+def test_every_provider_computes_what_the_reference_does(case, provider):
+    harness.check(case, provider)
+
+
+def test_a_provider_that_is_wrong_fails():
+    case = weighted_loss.make_case((2, 16), torch.float32, torch.contiguous_format)
+
+    def wrong(leaves):
+        return [1.01 * ((leaves[0] - leaves[1]) ** 2).sum((1, 2, 3))]
+
+    row = harness.measure(case, harness.Provider("wrong", wrong, wrong), 1e9, 0.0)
+    assert "differs from the reference" in row["failure"]
+    assert "FAIL" in harness.describe(row)
+
+
+def test_bytes_are_counted_as_the_mathematics_must_move_them():
+    # At 3.0 TB/s: B 128, N 64, D 16, 28 × 28 in float32 under the arithmetic rule 0.984 ms; 224 px, B 256 0.257 ms.
+    case = bottleneck.make_case((128, 64, 16, 28), torch.float32, torch.contiguous_format, "arithmetic")
+    assert (case.forward_bytes + case.backward_bytes) / 3.0e12 == pytest.approx(0.984e-3, rel=0.01)
+    case = weighted_loss.make_case((256, 224), torch.float32, torch.contiguous_format)
+    assert (case.forward_bytes + case.backward_bytes) / 3.0e12 == pytest.approx(0.257e-3, rel=0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes minutes on a GPU, where the table is larger")
+@pytest.mark.parametrize("name", ["bottleneck", "weighted_loss"])
+def test_the_command_runs_on_a_cpu_and_writes_its_results(name, tmp_path):
+    output = tmp_path / "results.json"
+    command = [sys.executable, f"bench/{name}.py", "--quick", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "No CUDA device" in done.stdout
+    document = json.loads(output.read_text())
+    assert {"device", "torch", "commit", "date", "command", "copy_bytes_a_second"} <= document.keys()
+    assert len({row["provider"] for row in document["results"]}) == 3
+    assert all(row["both"][0] > 0 for row in document["results"])
