@@ -1,9 +1,9 @@
-"""Everything that needs a GPU, in one go: the kernels' tests, both benchmarks with sweep, files and plots, and host times.
+"""Everything that needs a GPU, in one go: the kernels' tests, both benchmarks with their sweeps, files and plots.
 
     python bench/all.py [--output FOLDER]
 
-Where compute-sanitizer is installed, some of the tests run under its memcheck and racecheck as well. What fails is named
-at the end, with exit status 1; the rest still runs.
+Where compute-sanitizer is installed, some of the tests run under its memcheck and racecheck as well. What fails is
+named at the end, with exit status 1; the rest still runs.
 """
 
 import argparse

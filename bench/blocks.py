@@ -2,10 +2,11 @@
 
     python bench/blocks.py
 
-For each shape of the table and each dtype and memory format: the table's tile, then the fastest of its neighbours (twice
+For each shape of the table, each dtype and memory format: the table's tile, then the fastest of its neighbours (twice
 and half the parts, the cells and the warps), forward and backward together.
 """
 
+import functools
 import itertools
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def main():
         for candidate in neighbours(*chosen):
             with mock.patch.object(kernels, "blocks", lambda *_, candidate=candidate: candidate):
                 harness.check(case, provider)
-                call = lambda: harness.both(case, provider, leaves)  # noqa: E731
+                call = functools.partial(harness.both, case, provider, leaves)
                 times[candidate] = harness.time_in_graph([call] * 8, 0.1)[0]
         best = min(times, key=times.get)
         print(f"{case.label:50} table {chosen} {times[chosen]:.4f} ms, best {best} {times[best]:.4f} ms", flush=True)
