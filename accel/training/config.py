@@ -26,7 +26,7 @@ PARTS_RECIPE = {
     "temperature_floor": 0.5,
     "learning_rate": 2e-3,
     "batch_size": 32,
-    "epochs": 10,
+    "epochs": 8,
 }
 
 # What only PatchVAE has a use for.
