@@ -19,6 +19,8 @@ from torch import Tensor
 from .noise import logistic_noise, normal_noise, read
 from .tiles import cell_tile, index_type, layouts, load_map, log_sigmoid, part_tile, sigmoid_and_slope, store_map
 
+LOWEST = tl.constexpr(-1e30)  # below any s, and its differences are finite
+
 
 @triton.jit
 def bernoulli_divergence(logit, prior):
@@ -96,6 +98,7 @@ def forward_kernel(
         weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
         mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
         spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+        tallest = tl.full([BLOCK_L, BLOCK_N, BLOCK_D], LOWEST, tl.float32)
         for start in range(0, L, BLOCK_L):
             cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
             mean_tile = load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
@@ -103,16 +106,23 @@ def forward_kernel(
             logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
             weight = tl.where((cells < L)[:, None], tl.exp(log_sigmoid(logit) - peak[None, :]), 0.0)
             if RULE == "arithmetic":
-                spread_tile = tl.exp(spread_tile)
+                # exp(s) relative to the largest s so far, so that it neither overflows nor vanishes.
+                taller = tl.maximum(tallest, tl.where(map_inside, spread_tile, LOWEST))
+                spread_sum *= tl.exp(tallest - taller)
+                spread_tile = tl.exp(tl.where(map_inside, spread_tile, LOWEST) - taller)
+                tallest = taller
             weight_sum += weight
             mean_sum += weight[:, :, None] * mean_tile
             spread_sum += weight[:, :, None] * spread_tile
         total = tl.sum(weight_sum, axis=0)
         share = (1.0 / total)[:, None]
         mean = tl.sum(mean_sum, axis=0) * share
-        log_variance = tl.sum(spread_sum, axis=0) * share
         if RULE == "arithmetic":
-            log_variance = tl.log(log_variance)
+            top = tl.max(tallest, axis=0)
+            spread_sum *= tl.exp(tallest - top[None, :, :])
+            log_variance = top + tl.log(tl.sum(spread_sum, axis=0) * share)
+        else:
+            log_variance = tl.sum(spread_sum, axis=0) * share
         tl.store(saved + parts * SAVED + 2 * D, peak, mask=part_inside)
         tl.store(saved + parts * SAVED + 2 * D + 1, total, mask=part_inside)
 
@@ -247,31 +257,34 @@ def backward_kernel(
         for start in range(0, L, BLOCK_L):
             cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
             logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
-            weight = tl.exp(log_sigmoid(logit) - peak) * share
-            d_spread_tile = tl.broadcast_to(d_log_variance[None, :, :], map_inside.shape)
+            relative = log_sigmoid(logit) - peak
+            weight = tl.exp(relative) * share
+            d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
             if RULE == "arithmetic":
-                # ∂ log v / ∂s_l = w_l exp(s_l) / v
-                spread = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
-                spread = tl.exp(spread - log_variance[None, :, :])
-                d_spread_tile *= spread
+                # w_l exp(s_l) / v, the share of a cell in the variance
+                spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+                part_of = tl.exp(relative[:, :, None] + (spread_tile - log_variance[None, :, :])) * share[:, :, None]
+                d_spread_tile = part_of * d_log_variance[None, :, :]
+            else:
+                d_spread_tile = weight[:, :, None] * d_log_variance[None, :, :]
+            store_map(d_mean_map, d_mean_tile, image, cells, channels, map_inside, LAYOUTS, 5)
+            store_map(d_log_variance_map, d_spread_tile, image, cells, channels, map_inside, LAYOUTS, 6)
             if not DETACH:
-                mean_tile = load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
-                if RULE == "geometric":
-                    spread = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+                d_weight_tile = d_mean_tile * load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
+                if RULE == "arithmetic":
+                    d_weight_tile += d_spread_tile
+                else:
+                    spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+                    d_weight_tile += d_spread_tile * spread_tile
                 d_code_tile = load_map(d_code, image, cells, channels, map_inside, LAYOUTS, 3)
                 element = parts[None, :] * L + cells[:, None]
                 _, slope = sample_occurrence(logit, element, draw_image, step, seed, sharpness, SAMPLE, HARD)
                 not_p, _ = sigmoid_and_slope(-logit)
                 _, p_slope = sigmoid_and_slope(logit)
-                d_weight = tl.sum(d_mean[None, :, :] * mean_tile + d_log_variance[None, :, :] * spread, axis=2)
                 d_logit = tl.sum(d_code_tile * z[None, :, :], axis=2) * slope
                 d_logit += d_kl_occurrence * p_slope * (logit - prior_logit)
-                d_logit += weight * not_p * (d_weight - d_weight_mean)
+                d_logit += not_p * (tl.sum(d_weight_tile, axis=2) - weight * d_weight_mean)
                 store_map(d_logits, d_logit, image, cells, parts, cell_inside, LAYOUTS, 4)
-            d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
-            store_map(d_mean_map, d_mean_tile, image, cells, channels, map_inside, LAYOUTS, 5)
-            d_spread_tile = weight[:, :, None] * d_spread_tile
-            store_map(d_log_variance_map, d_spread_tile, image, cells, channels, map_inside, LAYOUTS, 6)
 
 
 @triton.jit
@@ -301,14 +314,15 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
 
     - An image of up to 8192 numbers is one program, and its divergences need no second sum.
     - Channels-last: 256 channels side by side and 8 cells, 16 numbers a thread.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread, half
-      as many where the weights' gradient needs three maps at once.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
     - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
+
+    Where the weights learn, three maps are held at once, and tiles of the first and third kind are half as large.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
-    if block_n * block_d * block_l > 8192:
+    if block_n * block_d * block_l > (4096 if weights_learn else 8192):
         if channels_last:
             size, longest = 2048, 8
         elif cells <= 64:
@@ -317,7 +331,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
         else:
             per_thread = 64 // item_size
             size, longest = 1024, 64 if cells <= 256 else 128
-        block_l = min(block_l, longest, max(1, 4096 // block_d))
+        block_l = min(block_l, longest, max(1, 2048 // block_d))
         block_n = min(block_n, max(1, size // (block_d * block_l)))
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))

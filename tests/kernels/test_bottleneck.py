@@ -168,6 +168,22 @@ def test_extents_at_their_limits(parts, part_dim, height, width):
         assert_close(f"gradient of {name}", got, wanted, relative=1e-4, absolute=1e-6)
 
 
+@pytest.mark.parametrize("spread", [(-100.0, -102.0), (-100.0, 40.0), (60.0, 58.0)])
+@pytest.mark.parametrize("cells", [4, 32])
+def test_the_arithmetic_rule_is_finite_where_exponentials_vanish_or_grow(spread, cells):
+    leaves = example(parts=2, height=3, width=4)
+    with torch.no_grad():
+        leaves[2].copy_(torch.linspace(*spread, leaves[2].numel()).reshape(leaves[2].shape))
+    theirs = [x.detach().clone().requires_grad_() for x in leaves]
+    results = []
+    with mock.patch.object(bottleneck, "blocks", return_value=((2, 2, cells), 1)):
+        for inputs, backend in ((leaves, "triton"), (theirs, "torch")):
+            outputs = run(inputs, variance="arithmetic", detach_weights=False, backend=backend)
+            results.append([*outputs, *torch.autograd.grad(outputs[0].sum() + outputs[3].sum(), inputs)])
+    for got, wanted in zip(*results, strict=True):
+        assert_close("result", got, wanted, relative=5e-5)
+
+
 def test_the_same_input_gives_the_same_bits():
     leaves = example(parts=5)
     results = []
