@@ -1,20 +1,18 @@
-"""The commands: `python -m accel COMMAND`, also installed as `patchvae COMMAND`.
+"""The program: `python -m accel COMMAND`, also installed as `patchvae COMMAND`.
 
 What a user can cause ends in one sentence on standard error and exit status 2. What a command needs is
 imported when it runs, so that help and misspelled options are answered at once.
 """
 
 import argparse
-import io
 import os
 import re
 import sys
-import time
-from collections.abc import Callable
-from typing import NamedTuple
 
-from accel.training.config import PATCHVAE_ONLY, TrainingConfig
-from accel.training.options import add_options, flag, nearest
+from accel.commands import train
+from accel.training.options import nearest
+
+COMMANDS = {"train": train}  # in the order of the overview
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
@@ -22,14 +20,6 @@ EXAMPLES = """examples:
   python -m accel train --data FOLDER --image-size 64      your own images
   python -m accel train --resume --out runs/cifar10-patchvae+w
 """
-
-
-class Command(NamedTuple):
-    """A command of the program: what it is for, its options, and what it does with those that were given."""
-
-    help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[dict], None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,7 +36,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             word = unknown[0].split("=")[0]
             if not word.startswith("-"):
-                raise ValueError(f"unexpected argument {word!r}, {self.prog} takes options only")
+                places = ", ".join(action.metavar for action in self._get_positional_actions()) or "options"
+                raise ValueError(f"unexpected argument {word!r}, {self.prog} takes {places} only")
             known = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
             raise ValueError(f"unknown option {word} (nearest: {nearest(word, known)})")
         return result
@@ -59,68 +50,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34, width=110)
 
 
-def add_train_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, TrainingConfig)
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
-    )
-
-
-def train(given: dict) -> None:
-    """Trains, then prints what was achieved and draws pictures into the run folder."""
-    began = time.monotonic()
-    resume = given.pop("resume")
-    config = TrainingConfig(**given)
-
-    from accel.training import checkpoint
-    from accel.training.loop import open_run
-
-    if resume:
-        folder = config.folder
-        saved = checkpoint.read(folder)["config"]
-        config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
-    if not config.system.startswith("patchvae"):
-        for name in PATCHVAE_ONLY:
-            if name in given:
-                raise ValueError(f"{flag(name)} has no effect on {config.system}")
-    run = open_run(config, resume=resume)
-    run.fit()
-
-    from accel.evaluation import summary
-
-    print()
-    print(summary(run.folder, run.model, run.dataset))
-    print()
-    print(f"{run.folder}: {', '.join(['model/', *draw(run)])} after {time.monotonic() - began:.0f} s")
-
-
-def draw(run) -> list[str]:
-    """Writes the pictures of a run into its folder and returns their names; says so if matplotlib is missing."""
-    from accel import figures
-    from accel.models.storage import write_whole
-    from accel.training import checkpoint
-
-    held_out = run.dataset.test
-    try:
-        pictures = {"reconstructions.png": figures.reconstructions(run.model, held_out.images[:12])}
-        if hasattr(run.model, "num_parts"):
-            pictures["parts.png"] = figures.parts(run.model, held_out, run.dataset.part_names)
-    except ImportError as error:
-        print(f"no pictures were drawn, since {error}")
-        return []
-    for name, figure in pictures.items():
-        figure.savefig(buffer := io.BytesIO(), format="png")
-        with checkpoint.writing(run.folder / name, run.folder):
-            write_whole({run.folder / name: buffer.getvalue()})
-    return list(pictures)
-
-
-COMMANDS = {"train": Command("learn parts from images", add_train_options, train)}
-
-
 def overview() -> str:
     """What the program says without a command."""
-    commands = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{command.HELP}" for name, command in COMMANDS.items())
     return (
         "usage: python -m accel COMMAND [options]      (or: patchvae COMMAND [options])\n\n"
         "PatchVAE: unsupervised discovery of parts in images.\n\n"
@@ -137,8 +69,10 @@ def run(arguments: list[str]) -> None:
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r} (nearest: {nearest(name, COMMANDS)})")
     command = COMMANDS[name]
-    parser = Parser(prog=f"patchvae {name}", usage="%(prog)s [options]", description=command.help)
-    command.add_options(parser)
+    parser = Parser(prog=f"patchvae {name}", description=command.HELP)
+    command.add_arguments(parser)
+    places = "".join(f" {action.metavar}" for action in parser._get_positional_actions())
+    parser.usage = f"%(prog)s{places} [options]"
     command.run(vars(parser.parse_args(rest)))
 
 

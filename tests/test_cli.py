@@ -52,7 +52,7 @@ def test_overview(capsys, arguments):
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
     for name, command in cli.COMMANDS.items():
-        assert re.search(rf"^  {name} +{command.help}$", out, re.MULTILINE)
+        assert re.search(rf"^  {name} +{command.HELP}$", out, re.MULTILINE)
     assert "examples:" in out
 
 
@@ -61,7 +61,7 @@ def test_examples_in_the_overview_are_valid():
         words = line.split("  ")[1].split()
         assert words[:3] == ["python", "-m", "accel"]
         parser = cli.Parser()
-        cli.COMMANDS[words[3]].add_options(parser)
+        cli.COMMANDS[words[3]].add_arguments(parser)
         parser.parse_args([word.replace("FOLDER", "folder") for word in words[4:]])
 
 

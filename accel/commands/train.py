@@ -1,0 +1,66 @@
+"""`train`: learn parts from images."""
+
+import argparse
+import io
+import time
+
+from accel.training.config import PATCHVAE_ONLY, TrainingConfig
+from accel.training.options import add_options, flag
+
+HELP = "learn parts from images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, TrainingConfig)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
+    )
+
+
+def run(given: dict) -> None:
+    """Trains, then prints what was achieved and draws pictures into the run folder."""
+    began = time.monotonic()
+    resume = given.pop("resume")
+    config = TrainingConfig(**given)
+
+    from accel.training import checkpoint
+    from accel.training.loop import open_run
+
+    if resume:
+        folder = config.folder
+        saved = checkpoint.read(folder)["config"]
+        config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
+    if not config.system.startswith("patchvae"):
+        for name in PATCHVAE_ONLY:
+            if name in given:
+                raise ValueError(f"{flag(name)} has no effect on {config.system}")
+    training = open_run(config, resume=resume)
+    training.fit()
+
+    from accel.evaluation import summary
+
+    print()
+    print(summary(training.folder, training.model, training.dataset))
+    print()
+    print(f"{training.folder}: {', '.join(['model/', *draw(training)])} after {time.monotonic() - began:.0f} s")
+
+
+def draw(training) -> list[str]:
+    """Writes the pictures of a run into its folder and returns their names; says so if matplotlib is missing."""
+    from accel import figures
+    from accel.models.storage import write_whole
+    from accel.training import checkpoint
+
+    held_out = training.dataset.test
+    try:
+        pictures = {"reconstructions.png": figures.reconstructions(training.model, held_out.images[:12])}
+        if hasattr(training.model, "num_parts"):
+            pictures["parts.png"] = figures.parts(training.model, held_out, training.dataset.part_names)
+    except ImportError as error:
+        print(f"no pictures were drawn, since {error}")
+        return []
+    for name, figure in pictures.items():
+        figure.savefig(buffer := io.BytesIO(), format="png")
+        with checkpoint.writing(training.folder / name, training.folder):
+            write_whole({training.folder / name: buffer.getvalue()})
+    return list(pictures)
