@@ -19,7 +19,7 @@ from torch import Tensor
 from .noise import logistic_noise, normal_noise, read
 from .tiles import cell_tile, index_type, layouts, load_map, log_sigmoid, part_tile, sigmoid_and_slope, store_map
 
-LOWEST = tl.constexpr(-1e30)  # below any s, and its differences are finite
+NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: the logarithm of no weight at all
 
 
 @triton.jit
@@ -87,30 +87,39 @@ def forward_kernel(
         mean = tl.load(mean_map + first_number + channels, mask=inside, other=0.0)
         log_variance = tl.load(log_variance_map + first_number + channels, mask=inside, other=0.0)
     else:
-        largest = tl.full([BLOCK_L, BLOCK_N], float("-inf"), tl.float32)
+        largest = tl.full([BLOCK_L, BLOCK_N], NOTHING, tl.float32)
         for start in range(0, L, BLOCK_L):
-            cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+            cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
             logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
-            largest = tl.maximum(largest, tl.where((cells < L)[:, None], logit, float("-inf")))
+            largest = tl.maximum(largest, tl.where((cells < L)[:, None], logit, NOTHING))
         # σ rises with its argument, so the largest logit has the largest log σ.
         peak = log_sigmoid(tl.max(largest, axis=0))
 
         weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
         mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
         spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
-        tallest = tl.full([BLOCK_L, BLOCK_N, BLOCK_D], LOWEST, tl.float32)
+        # The arithmetic rule takes exp(s) relative to the largest s so far, so that it neither overflows nor vanishes.
+        OUTSIDE: tl.constexpr = NOTHING if RULE == "arithmetic" else 0.0
+        tallest = tl.full([BLOCK_L, BLOCK_N, BLOCK_D], NOTHING, tl.float32)
+        if RULE == "arithmetic" and BLOCK_L >= L:
+            # All of them at once: the largest of all.
+            cells, cell_inside, map_inside = cell_tile(0, L, BLOCK_L, part_inside, inside, INDEX)
+            spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2, OUTSIDE)
+            top = tl.max(spread_tile, axis=0)
         for start in range(0, L, BLOCK_L):
             cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
             mean_tile = load_map(mean_map, image, cells, channels, map_inside, LAYOUTS, 1)
-            spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2)
+            spread_tile = load_map(log_variance_map, image, cells, channels, map_inside, LAYOUTS, 2, OUTSIDE)
             logit = load_map(logits, image, cells, parts, cell_inside, LAYOUTS, 0)
             weight = tl.where((cells < L)[:, None], tl.exp(log_sigmoid(logit) - peak[None, :]), 0.0)
             if RULE == "arithmetic":
-                # exp(s) relative to the largest s so far, so that it neither overflows nor vanishes.
-                taller = tl.maximum(tallest, tl.where(map_inside, spread_tile, LOWEST))
-                spread_sum *= tl.exp(tallest - taller)
-                spread_tile = tl.exp(tl.where(map_inside, spread_tile, LOWEST) - taller)
-                tallest = taller
+                if BLOCK_L < L:
+                    taller = tl.maximum(tallest, spread_tile)
+                    spread_sum *= tl.exp(tallest - taller)
+                    tallest = taller
+                    spread_tile = tl.exp(spread_tile - taller)
+                else:
+                    spread_tile = tl.exp(spread_tile - top[None, :, :])
             weight_sum += weight
             mean_sum += weight[:, :, None] * mean_tile
             spread_sum += weight[:, :, None] * spread_tile
@@ -118,8 +127,9 @@ def forward_kernel(
         share = (1.0 / total)[:, None]
         mean = tl.sum(mean_sum, axis=0) * share
         if RULE == "arithmetic":
-            top = tl.max(tallest, axis=0)
-            spread_sum *= tl.exp(tallest - top[None, :, :])
+            if BLOCK_L < L:
+                top = tl.max(tallest, axis=0)
+                spread_sum *= tl.exp(tallest - top[None, :, :])
             log_variance = top + tl.log(tl.sum(spread_sum, axis=0) * share)
         else:
             log_variance = tl.sum(spread_sum, axis=0) * share

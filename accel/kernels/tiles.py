@@ -64,10 +64,10 @@ def map_offsets(cells, channels, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
 
 
 @triton.jit
-def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
-    """A tile of one image in float32, zero outside."""
+def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr, outside=0.0):
+    """A tile of one image in float32, outside what exists the given number."""
     offsets = map_offsets(cells, channels, LAYOUTS, MAP)
-    return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=0.0).to(tl.float32)
+    return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=outside).to(tl.float32)
 
 
 @triton.jit
