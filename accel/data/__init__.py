@@ -1,8 +1,8 @@
 """Images from anywhere, as arrays, and from arrays to batches on a device."""
 
-from accel.data.batches import Batches, epoch_flips, epoch_order
+from accel.data.batches import Batch, Batches, epoch_flips, epoch_order
 from accel.data.images import Dataset, ImageSet
 from accel.data.parts import draw_parts
 from accel.data.sources import load
 
-__all__ = ["Batches", "Dataset", "ImageSet", "draw_parts", "epoch_flips", "epoch_order", "load"]
+__all__ = ["Batch", "Batches", "Dataset", "ImageSet", "draw_parts", "epoch_flips", "epoch_order", "load"]

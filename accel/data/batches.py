@@ -1,11 +1,20 @@
 """From arrays to batches on a device; order and flips are functions of (seed, epoch), so a batch can be made again."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from accel.data.images import ImageSet
 from accel.data.words import FLIP_STREAM, ORDER_STREAM, random_order, random_words
+
+SHARE = 0.25  # of a GPU's free memory may hold images
+READERS = 4  # threads that gather batches from memory or disk
+AHEAD = 8  # batches gathered before they are asked for
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -18,39 +27,120 @@ def epoch_flips(count: int, *, seed: int, epoch: int) -> np.ndarray:
     return random_words(FLIP_STREAM, seed, epoch << 64, count) >> np.uint64(63) == 1
 
 
+class Batch(NamedTuple):
+    """Images uint8 (B, C, H, W), channels last in memory, and labels int64 (B,) or None, on one device."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
 class Batches:
     """The batches of every epoch.
 
+    A set that fits is copied to a GPU once, and batches are gathered there. A larger one stays where it is, in memory
+    or on disk, and threads gather its batches some steps ahead and copy them beside the computation. The batches are
+    the same.
+
     Args:
-        images: uint8 (n, H, W, C), n ≥ 1; may be read-only or memory-mapped.
-        batch_size: images a batch. An incomplete last batch is left out, unless it is the only one.
+        image_set: the images, n ≥ 1; they may be read-only or memory-mapped.
+        batch_size: images a batch over all processes. An incomplete last batch is left out, unless it is the only one.
         seed: of order and flips, 0 ≤ seed < 2⁶⁴.
         flip: whether each image is mirrored left to right in half of the epochs.
         device: where the batches go.
+        rank, world_size: this process gets images [r·B/W, (r + 1)·B/W) of each batch of B.
+        resident: whether a GPU holds the set; by default if it takes a quarter of the memory that is free, at most.
 
-    Raises ValueError for an empty set or a batch size below 1.
+    Raises ValueError for an empty set, a batch size below 1, or one that world_size does not divide.
     """
 
-    def __init__(self, images: np.ndarray, batch_size: int, seed: int, flip: bool, device: torch.device | str):
-        if len(images) == 0:
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        device: torch.device | str,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        resident: bool | None = None,
+    ):
+        if len(image_set) == 0:
             raise ValueError("batches need at least one image, got none")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.images, self.seed, self.flip, self.device = images, seed, flip, device
-        self.batch_size = min(batch_size, len(images))
+        self.batch_size = min(batch_size, len(image_set))
+        if self.batch_size % world_size:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {world_size} processes")
+        self.images, self.labels = image_set.images, image_set.labels
+        if not self.images.flags.c_contiguous:
+            self.images = np.ascontiguousarray(self.images)  # or every batch would copy all of them
+        self.seed, self.flip, self.device = seed, flip, torch.device(device)
+        own = self.batch_size // world_size
+        self.own = slice(rank * own, (rank + 1) * own)
+
+        on_gpu = self.device.type == "cuda"
+        self.copies = torch.cuda.Stream(self.device) if on_gpu else None
+        if resident is None:
+            resident = on_gpu and self.images.nbytes <= SHARE * torch.cuda.mem_get_info(self.device)[0]
+        self.resident = torch.tensor(self.images, device=self.device) if resident else None
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self.images) // self.batch_size
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[torch.Tensor]:
-        """The batches of an epoch from number `start_batch` on, each uint8 (batch_size, C, H, W), contiguous."""
-        order = epoch_order(len(self.images), seed=self.seed, epoch=epoch)
-        flips = epoch_flips(len(self.images), seed=self.seed, epoch=epoch) if self.flip else None
-        for number in range(start_batch, len(self)):
-            chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-            batch = np.asarray(self.images[chosen])  # a copy, so that flipping leaves the set alone
-            if flips is not None:
-                mirrored = flips[chosen]
-                batch[mirrored] = batch[mirrored, :, ::-1]
-            yield torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).contiguous()
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start_batch` on."""
+        count = len(self.images)
+        order = epoch_order(count, seed=self.seed, epoch=epoch)[: len(self) * self.batch_size]
+        chosen = order.reshape(len(self), self.batch_size)[start_batch:, self.own]
+        # One copy an epoch: a copy for each batch would make the host wait for the device.
+        indices = self._uploaded(chosen)
+        labels = None if self.labels is None else self._uploaded(self.labels[chosen])
+        mirrored = None
+        if self.flip:
+            mirrored = self._uploaded(epoch_flips(count, seed=self.seed, epoch=epoch)[chosen])
+
+        gathered = self._streamed(chosen) if self.resident is None else map(self._gathered, indices)
+        for number, images in enumerate(gathered):
+            if mirrored is not None:
+                images = torch.where(mirrored[number, :, None, None, None], images.flip(2), images)
+            yield Batch(images.permute(0, 3, 1, 2), None if labels is None else labels[number])
+
+    def _uploaded(self, numbers: np.ndarray) -> Tensor:
+        return torch.tensor(numbers, device=self.device)
+
+    def _gathered(self, indices: Tensor) -> Tensor:
+        return self.resident.index_select(0, indices)
+
+    def _streamed(self, chosen: np.ndarray) -> Iterator[Tensor]:
+        """The images of each row of indices, uint8 (B, H, W, C), read ahead by threads."""
+        ahead = deque()
+        with ThreadPoolExecutor(READERS, thread_name_prefix="batches") as readers:
+            try:
+                for indices in chosen:
+                    ahead.append(readers.submit(self._read, indices))
+                    if len(ahead) > AHEAD:
+                        yield self._arrived(*ahead.popleft().result())
+                while ahead:
+                    yield self._arrived(*ahead.popleft().result())
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, indices: np.ndarray) -> tuple[Tensor, torch.cuda.Event | None]:
+        """One batch, on its way to the device, and what tells when it is there."""
+        shape = (len(indices), *self.images.shape[1:])
+        host = torch.empty(shape, dtype=torch.uint8, pin_memory=self.copies is not None)
+        # Unlike indexing, this needs neither a second copy nor, with "clip", a buffer.
+        np.take(self.images, indices, axis=0, out=host.numpy(), mode="clip")
+        if self.copies is None:
+            return host.to(self.device), None
+        with torch.cuda.stream(self.copies):
+            return host.to(self.device, non_blocking=True), self.copies.record_event()
+
+    def _arrived(self, images: Tensor, copied: torch.cuda.Event | None) -> Tensor:
+        if copied is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(copied)
+            images.record_stream(stream)  # its memory belongs to the copies' stream, which must not reuse it too soon
+        return images

@@ -155,7 +155,7 @@ class Run:
         self.model = build_model(config, *images.shape[1:]).to(device, memory_format=torch.channels_last)
         self.step = TrainingStep(self.model, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
-        self.batches = Batches(images, config.batch_size, config.seed, flip, device)
+        self.batches = Batches(dataset.train, config.batch_size, config.seed, flip, device)
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.data = fingerprint(images)
         self.epoch = self.batch = 0
@@ -252,7 +252,7 @@ class Run:
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
         with progress_bar(len(self.batches), self.batch, label) as bar:
-            for images in self.batches.epoch(self.epoch, self.batch):
+            for images, _ in self.batches.epoch(self.epoch, self.batch):
                 self.step(images, self.number)
                 self.batch += 1
                 self.seconds = time.monotonic() - began

@@ -1,12 +1,14 @@
 """Order and flips are functions of (seed, epoch), and batches hold what the images hold."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.data import Batches, epoch_flips, epoch_order
+from accel.data import Batches, ImageSet, epoch_flips, epoch_order
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -42,47 +44,93 @@ def test_every_image_comes_first_alike_and_is_flipped_half_the_time():
     assert np.abs(flips - 0.5).max() < 0.05
 
 
+def plainly(image_set, batch_size, seed, flip, epoch):
+    """What an epoch shows, one batch after the other: images uint8 (B, C, H, W), labels int64 (B,) or None."""
+    count = len(image_set)
+    size = min(batch_size, count)
+    order, flips = epoch_order(count, seed=seed, epoch=epoch), epoch_flips(count, seed=seed, epoch=epoch)
+    for start in range(0, count - size + 1, size):
+        chosen = order[start : start + size]
+        images = [image_set.images[i, :, ::-1] if flip and flips[i] else image_set.images[i] for i in chosen]
+        labels = None if image_set.labels is None else image_set.labels[chosen]
+        yield np.stack(images).transpose(0, 3, 1, 2), labels
+
+
 @given(
     count=st.integers(1, 40),
-    batch_size=st.integers(1, 50),
+    size=st.integers(1, 12),
+    world_size=st.integers(1, 3),
     flip=st.booleans(),
     channels=st.sampled_from([1, 3]),
+    labelled=st.booleans(),
+    resident=st.booleans(),
     seed=seeds,
     data=st.data(),
 )
-def test_an_epoch_shows_images_once_and_can_be_entered_anywhere(count, batch_size, flip, channels, seed, data):
+def test_an_epoch_shows_images_once_whoever_gathers_them_and_can_be_entered_anywhere(
+    count, size, world_size, flip, channels, labelled, resident, seed, data
+):
+    """Also the ranks' batches side by side are the batches of one process."""
     images = numbered(count, channels=channels)
     images.flags.writeable = False
-    batches = Batches(images, batch_size, seed, flip, "cpu")
-    whole = list(batches.epoch(3))
-    size = min(batch_size, count)
-    assert len(whole) == len(batches) == count // size
-    start = data.draw(st.integers(0, len(batches)))
-    for resumed, batch in zip(batches.epoch(3, start), whole[start:], strict=True):
-        assert torch.equal(resumed, batch)
+    image_set = ImageSet(images, np.arange(count) % 7 if labelled else None)
+    batch_size = size * world_size
+    if count < batch_size:
+        world_size = 1
+    expected = list(plainly(image_set, batch_size, seed, flip, epoch=3))
+    start = data.draw(st.integers(0, len(expected)))
+    ranks = [
+        Batches(image_set, batch_size, seed, flip, "cpu", rank=rank, world_size=world_size, resident=resident)
+        for rank in range(world_size)
+    ]
+    assert all(len(batches) == len(expected) for batches in ranks)
+    shown = zip(*(batches.epoch(3, start) for batches in ranks), strict=True)
+    for parts, (expected_images, expected_labels) in zip(shown, expected[start:], strict=True):
+        for part in parts:
+            assert part.images.dtype == torch.uint8
+            assert part.images.is_contiguous(memory_format=torch.channels_last)
+            assert len(part.images) == len(expected_images) // world_size
+        assert np.array_equal(torch.cat([part.images for part in parts]).numpy(), expected_images)
+        if labelled:
+            assert all(part.labels.dtype == torch.int64 for part in parts)
+            assert np.array_equal(torch.cat([part.labels for part in parts]).numpy(), expected_labels)
+        else:
+            assert all(part.labels is None for part in parts)
 
-    shown = torch.cat(whole)
-    assert shown.dtype == torch.uint8
-    assert shown.is_contiguous()
-    assert shown.shape == (size * len(batches), channels, 2, 3)
-    numbers = shown[:, 0, 0, 1].numpy()
-    order, flips = epoch_order(count, seed=seed, epoch=3), epoch_flips(count, seed=seed, epoch=3)
-    assert np.array_equal(numbers, order[: len(numbers)])
-    expected = images[numbers].transpose(0, 3, 1, 2)
-    mirrored = (flips[numbers] & flip)[:, None, None, None]
-    assert np.array_equal(shown.numpy(), np.where(mirrored, expected[..., ::-1], expected))
 
-
-def test_memory_mapped_images(tmp_path):
-    np.save(tmp_path / "images.npy", numbered(9))
+def test_memory_mapped_and_strided_images(tmp_path):
+    images = numbered(18)
+    np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    one, other = (list(Batches(images, 4, 0, True, "cpu").epoch(0)) for images in (mapped, numbered(9)))
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert np.array_equal(mapped, numbered(9))
+    for view, plain in ((mapped, images), (images[::2], images[::2].copy()), (mapped[9:], images[9:].copy())):
+        batches = Batches(ImageSet(view), 4, 0, True, "cpu").epoch(0)
+        for batch, (expected, _) in zip(batches, plainly(ImageSet(plain), 4, 0, True, 0), strict=True):
+            assert np.array_equal(batch.images.numpy(), expected)
+    assert np.array_equal(images, numbered(18))
+    assert np.array_equal(mapped, images)
 
 
-def test_refuses_nothing_to_batch():
+def test_whoever_stops_in_the_middle_leaves_no_thread_behind():
+    batches = Batches(ImageSet(numbered(200)), 2, 0, True, "cpu").epoch(0)
+    next(batches)
+    assert any(thread.name.startswith("batches") for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+def test_what_fails_in_a_reader_is_raised_where_the_batch_is_asked_for(monkeypatch):
+    def read(self, indices):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Batches, "_read", read)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(Batches(ImageSet(numbered(8)), 2, 0, True, "cpu").epoch(0))
+
+
+def test_refuses_nothing_to_batch_and_uneven_shares():
     with pytest.raises(ValueError, match="at least one image"):
-        Batches(numbered(0), 4, 0, True, "cpu")
+        Batches(ImageSet(numbered(0)), 4, 0, True, "cpu")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        Batches(numbered(3), 0, 0, True, "cpu")
+        Batches(ImageSet(numbered(3)), 0, 0, True, "cpu")
+    with pytest.raises(ValueError, match="batch_size 3 must be a multiple of the 2 processes"):
+        Batches(ImageSet(numbered(3)), 4, 0, True, "cpu", world_size=2)
