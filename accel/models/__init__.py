@@ -1,12 +1,20 @@
 """Models: images to codes and back, and the loss that trains them."""
 
 from .betavae import BetaVAE, BetaVAEOutput, GaussianPosterior
+from .bigan import Bigan, BiganCode, BiganOutput
+from .classifier import Classifier
+from .discriminator import Discriminator
 from .objective import Elbo, elbo
 from .patchvae import PatchPosterior, PatchVAE, PatchVAEOutput
 
 __all__ = [
     "BetaVAE",
     "BetaVAEOutput",
+    "Bigan",
+    "BiganCode",
+    "BiganOutput",
+    "Classifier",
+    "Discriminator",
     "Elbo",
     "GaussianPosterior",
     "PatchPosterior",

@@ -1,10 +1,13 @@
-"""What every autoencoder here shares: the backbone, the grid, and the checks of what goes in."""
+"""What every model here shares: the backbone, the grid, and the checks of what goes in."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from accel.ops import Noise, appearance_noise
 
 from .decoder import Decoder
-from .encoder import PRESETS, Encoder
+from .encoder import PRESETS, Encoder, pooled, pooled_grid
 from .pretrained import Pretrained
 
 
@@ -27,13 +30,13 @@ def check_positive(**arguments: object) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-class Autoencoder(Pretrained):
-    """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode` and `decode`.
+class Backbone(Pretrained):
+    """An encoder φ for images of one size.
 
     `image_size`: an integer, or (H, W), each divisible by `scale`. `grid` (h, w) is image_size / scale.
     """
 
-    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, code_channels: int):
+    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str):
         super().__init__()
         sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
         if len(sizes) != 2:
@@ -47,7 +50,6 @@ class Autoencoder(Pretrained):
         if sizes[0] % self.scale or sizes[1] % self.scale:
             raise ValueError(f"image_size {image_size!r} is not divisible by {self.scale}, the scale of {encoder!r}")
         self.grid = (sizes[0] // self.scale, sizes[1] // self.scale)
-        self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
 
     def features(self, images: Tensor) -> Tensor:
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/scale, W/scale).
@@ -62,6 +64,62 @@ class Autoencoder(Pretrained):
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
         return self.encoder(pixels(images, stem.dtype))
 
+
+class Autoencoder(Backbone):
+    """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode` and `decode`."""
+
+    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, code_channels: int):
+        super().__init__(image_size, channels, encoder)
+        self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn."""
         return self.decode(self.encode(images).code)
+
+
+class VectorAutoencoder(Autoencoder):
+    """An autoencoder whose code is one vector of latent_dim numbers an image, whatever its grid.
+
+    Features are averaged to at most 4 × 4 cells for the linear maps of a subclass. Back, a linear map gives
+    latent_dim channels on the same cells, repeated up to the grid, and the decoder goes on as PatchVAE's does with
+    N·D = latent_dim. Takes images of image_size only.
+    """
+
+    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, latent_dim: int):
+        check_positive(latent_dim=latent_dim)
+        super().__init__(image_size, channels, encoder, latent_dim)
+        self.config = {
+            "image_size": self.image_size,
+            "channels": channels,
+            "latent_dim": latent_dim,
+            "encoder": encoder,
+        }
+        self.latent_dim, self.pooled_grid = latent_dim, pooled_grid(self.grid)
+        cells = self.pooled_grid[0] * self.pooled_grid[1]
+        self.pooled_features = self.encoder.out_channels * cells
+        self.expand = nn.Linear(latent_dim, latent_dim * cells)
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Images (B, channels, *image_size) → features on `pooled_grid`, flattened (B, pooled_features)."""
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
+        return pooled(self.features(images))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]."""
+        if code.ndim != 2 or code.shape[1] != self.latent_dim:
+            raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
+        cells = self.expand(code).unflatten(1, (self.latent_dim, *self.pooled_grid))
+        return self.decoder(functional.interpolate(cells, size=self.grid, mode="nearest"))
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """`count` images of z ~ N(0, 1); the same seed draws the same z.
+
+        Batch norm does as the module's mode says: after `eval()` images do not depend on each other; in
+        training mode its running statistics move as in any forward pass.
+        """
+        check_positive(count=count)
+        weight = self.expand.weight
+        code = appearance_noise(Noise(seed=seed), count, 1, self.latent_dim, device=weight.device)
+        return self.decode(code.flatten(1).to(weight.dtype))

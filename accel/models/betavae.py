@@ -4,14 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from accel.ops import Noise, appearance_noise
 from accel.ops.backend import accumulation_dtype
 
-from .autoencoder import Autoencoder, check_positive
-
-POOLED_GRID = 4  # features reach the linear maps on at most 4 × 4 cells, whatever the size of the image
+from .autoencoder import VectorAutoencoder
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,10 @@ class BetaVAEOutput(GaussianPosterior):
     reconstruction: Tensor  # (B, channels, H, W) in [−1, 1]
 
 
-class BetaVAE(Autoencoder):
+class BetaVAE(VectorAutoencoder):
     """PatchVAE's encoder and decoder around z ~ N(m, v), one vector of latent_dim numbers an image.
 
-    Features are averaged to at most 4 × 4 cells; linear maps give m and log v. Back, a linear map gives
-    latent_dim channels on the same cells, repeated up to the grid, and the decoder goes on as PatchVAE's does with
-    N·D = latent_dim. image_size: an integer or (H, W), the only size taken. channels: of the images.
+    image_size: an integer or (H, W), the only size taken. channels: of the images.
     encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
 
     Raises ValueError for any other value.
@@ -54,20 +49,9 @@ class BetaVAE(Autoencoder):
         latent_dim: int = 96,
         encoder: str = "paper",
     ):
-        check_positive(latent_dim=latent_dim)
         super().__init__(image_size, channels, encoder, latent_dim)
-        self.config = {
-            "image_size": self.image_size,
-            "channels": channels,
-            "latent_dim": latent_dim,
-            "encoder": encoder,
-        }
-        self.latent_dim = latent_dim
-        self.pooled_grid = (min(self.grid[0], POOLED_GRID), min(self.grid[1], POOLED_GRID))
-        cells = self.pooled_grid[0] * self.pooled_grid[1]
-        self.mean = nn.Linear(self.encoder.out_channels * cells, latent_dim)
-        self.log_variance = nn.Linear(self.encoder.out_channels * cells, latent_dim)
-        self.expand = nn.Linear(latent_dim, latent_dim * cells)
+        self.mean = nn.Linear(self.pooled_features, latent_dim)
+        self.log_variance = nn.Linear(self.pooled_features, latent_dim)
 
     def forward(
         self,
@@ -89,31 +73,10 @@ class BetaVAE(Autoencoder):
         """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn."""
         return GaussianPosterior(**self._posterior(images, noise=None, sample=False))
 
-    def decode(self, code: Tensor) -> Tensor:
-        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]."""
-        if code.ndim != 2 or code.shape[1] != self.latent_dim:
-            raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
-        cells = self.expand(code).unflatten(1, (self.latent_dim, *self.pooled_grid))
-        return self.decoder(functional.interpolate(cells, size=self.grid, mode="nearest"))
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images of z ~ N(0, 1); the same seed draws the same z.
-
-        Batch norm does as the module's mode says: after `eval()` images do not depend on each other; in
-        training mode its running statistics move as in any forward pass.
-        """
-        check_positive(count=count)
-        weight = self.expand.weight
-        code = appearance_noise(Noise(seed=seed), count, 1, self.latent_dim, device=weight.device)
-        return self.decode(code.flatten(1).to(weight.dtype))
-
     def _posterior(self, images, noise, sample) -> dict[str, Tensor]:
         if sample and noise is None:
             raise ValueError("sample=True needs noise=Noise(seed, step, first_image)")
-        if tuple(images.shape[-2:]) != self.image_size:
-            raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
-        features = functional.adaptive_avg_pool2d(self.features(images), self.pooled_grid).flatten(1)
+        features = self.pool(images)
         mean, log_variance = self.mean(features), self.log_variance(features)
         code_dtype, dtype = mean.dtype, accumulation_dtype(mean)
         mean, log_variance = mean.to(dtype), log_variance.to(dtype)

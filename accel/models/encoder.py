@@ -1,5 +1,6 @@
 """Residual encoders φ(x), with torchvision's parameter names so that its ResNet-18 weights load as they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,26 +22,39 @@ PRESETS = {
     "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
 }
 
+POOLED_GRID = 4
+
 
 def scale_of(preset: str) -> int:
     """Pixels a cell: the stem's 4, and twice as many after every stage but the first."""
     return 2 ** (len(PRESETS[preset].blocks) + 1)
 
 
+def pooled_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """The cells (h, w) on which features reach a linear map: at most 4 × 4, whatever the size of the image."""
+    return min(grid[0], POOLED_GRID), min(grid[1], POOLED_GRID)
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) averaged to `pooled_grid` and flattened: (B, C · cells)."""
+    grid = pooled_grid(features.shape[2:])
+    if tuple(features.shape[2:]) != grid:
+        features = functional.adaptive_avg_pool2d(features, grid)
+    return features.flatten(1)
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al. 2016): y = relu(bn2(conv2(relu(bn1(conv1 x)))) + x)."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int):
+    def __init__(self, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module]):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norm(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -52,23 +66,24 @@ class Encoder(nn.Module):
     """Stem (7×7/2 convolution, batch norm, ReLU, 3×3/2 max-pool), then stages of growing width.
 
     Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); every stage but the first
-    halves the grid, so `scale` is 8 for two stages and 32 for four.
+    halves the grid, so `scale` is 8 for two stages and 32 for four. norm: from a number of channels to the module
+    that normalises them, in place of batch norm.
 
     Raises ValueError when `preset` is none of PRESETS.
     """
 
-    def __init__(self, preset: str = "paper", channels: int = 3):
+    def __init__(self, preset: str = "paper", channels: int = 3, norm: Callable[[int], nn.Module] = nn.BatchNorm2d):
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
         layout = PRESETS[preset]
         width = layout.width
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norm(width)
         for stage, count in enumerate(layout.blocks, start=1):
             in_channels, width = width, layout.width * 2 ** (stage - 1)
-            first = BasicBlock(in_channels, width, stride=1 if stage == 1 else 2)
-            rest = [BasicBlock(width, width, stride=1) for _ in range(count - 1)]
+            first = BasicBlock(in_channels, width, stride=1 if stage == 1 else 2, norm=norm)
+            rest = [BasicBlock(width, width, stride=1, norm=norm) for _ in range(count - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
         self.num_stages = len(layout.blocks)
         self.out_channels = width

@@ -1,0 +1,95 @@
+"""Recognition: the encoder, a fully connected layer of 512 and a classifier (paper, section 4)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .autoencoder import Backbone, check_positive
+from .encoder import Encoder, pooled, pooled_grid
+from .storage import load_tensors
+
+HIDDEN = 512
+# Statistics of the pixels in [0, 1] that torchvision's networks are trained on.
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+class Classifier(Backbone):
+    """φ(x) on at most 4 × 4 cells, dropout of one half, a linear map to 512, ReLU, and a linear map to the classes.
+
+    image_size: an integer or (H, W), the only size taken. channels: of the images.
+    encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
+
+    Raises ValueError for any other value.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int] = 32,
+        channels: int = 3,
+        num_classes: int = 10,
+        encoder: str = "paper",
+    ):
+        check_positive(num_classes=num_classes)
+        super().__init__(image_size, channels, encoder)
+        self.config = {
+            "image_size": self.image_size,
+            "channels": channels,
+            "num_classes": num_classes,
+            "encoder": encoder,
+        }
+        self.num_classes = num_classes
+        height, width = pooled_grid(self.grid)
+        self.dropout = nn.Dropout(0.5)
+        self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
+        self.output = nn.Linear(HIDDEN, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes)."""
+        return self.output(self.penultimate(images))
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """The 512 numbers an image, (B, 512), that the classifier reads."""
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
+        return self.represent(pooled(self.features(images)))
+
+    def represent(self, features: Tensor) -> Tensor:
+        """What `penultimate` makes of an image's pooled features (B, C · cells)."""
+        return functional.relu(self.hidden(self.dropout(features)))
+
+
+def load_torchvision(encoder: Encoder, path: str | Path) -> None:
+    """Gives an encoder the weights of torchvision's ResNet-18, as far as it goes, from a state dict in a file.
+
+    torchvision's network reads normalised pixels and ours reads [−1, 1]; the difference is taken into the first
+    convolution and the mean that its batch norm subtracts, exactly so but for pixels beyond the border, which are
+    mid-grey here. Nothing in the file is executed.
+
+    Raises FileNotFoundError, or ValueError when the file is damaged or its tensors do not fit the encoder.
+    """
+    path = Path(path)
+    file, own = load_tensors(path), encoder.state_dict()
+    if not isinstance(file, dict) or "conv1.weight" not in file or "layer1.0.conv1.weight" not in file:
+        raise ValueError(f"{path}: not a state dict of torchvision's ResNet-18")
+    weights = {}
+    for name, value in own.items():
+        got = file.get(name)
+        if not isinstance(got, Tensor) or got.shape != value.shape:
+            shape = tuple(got.shape) if isinstance(got, Tensor) else "missing"
+            raise ValueError(
+                f"{path}: {name} is {shape}, the encoder has {tuple(value.shape)}; the encoders 'release' and "
+                "'resnet18' take the weights of ResNet-18"
+            )
+        weights[name] = got.to(value.dtype)
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise ValueError(f"{path}: holds numbers that are not finite")
+    kernel = weights["conv1.weight"]
+    mean, deviation = (torch.tensor(values, dtype=kernel.dtype)[:, None, None] for values in (MEAN, DEVIATION))
+    # (x / 2 + 1/2 − mean) / deviation, for x in [−1, 1].
+    weights["conv1.weight"] = kernel * 0.5 / deviation
+    weights["bn1.running_mean"] = weights["bn1.running_mean"] - (kernel * (0.5 - mean) / deviation).sum((1, 2, 3))
+    encoder.load_state_dict(weights)
