@@ -197,9 +197,9 @@ def test_interrupt_ends_with_status_130_and_the_way_on(capsys, tmp_path, images,
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     original = step.TrainingStep.__call__
 
-    def interrupted(self, batch, number):
-        original(self, batch, number)
-        if number == 2:
+    def interrupted(self, *batch):
+        original(self, *batch)
+        if self.number == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(step.TrainingStep, "__call__", interrupted)

@@ -38,7 +38,8 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
         "kl_appearance": "appearance divergence",
         "kl_occurrence": "occurrence divergence",
     }
-    for term, name in names.items():
+    for term in (name.removeprefix("train_") for name in last if name.startswith("train_")):
+        name = names.get(term, term.replace("_", " "))
         rows.append(f"{name:<28}{last[f'train_{term}']:12.3f}{last[f'held_out_{term}']:12.3f}")
     units = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3)}
     for measure, value in reconstruction_quality(model, dataset.test).items():

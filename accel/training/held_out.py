@@ -11,7 +11,8 @@ from accel.data import ImageSet
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
-from accel.training.step import LossLedger, loss_of
+from accel.training.step import LossLedger, temperature_at
+from accel.training.systems import System
 
 
 @contextlib.contextmanager
@@ -41,23 +42,31 @@ def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     return -10.0 * (((reconstruction - images) / 2.0) ** 2).mean((1, 2, 3)).log10()
 
 
-def measure_held_out(model: nn.Module, held_out: ImageSet, number: int, config: TrainingConfig) -> dict:
-    """The loss at step `number` with the same draws in every epoch, and the quality of reconstructions.
+def measure_held_out(system: System, held_out: ImageSet, number: int, config: TrainingConfig) -> dict:
+    """The losses at step `number` with the same draws in every epoch, and the quality of reconstructions.
 
-    Terms of the loss are estimated as in training, with one draw an image; `psnr` is of the reconstruction
-    from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for PatchVAE: how many parts
-    occur with a probability above one half somewhere.
+    Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
+    is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
+    PatchVAE: how many parts occur with a probability above one half somewhere.
     """
-    with evaluating(model) as device:
-        ledger, quality, surest = LossLedger(device), [], []
+    model, quality, surest = system.model, [], []
+    with evaluating(system.networks) as device:
+        ledger = LossLedger(system.terms, device)
         for images in in_order(held_out.images, config.batch_size, device):
-            noise = Noise(config.seed, 0, ledger.images)
-            out, loss = loss_of(model, images, number, config, noise)
-            ledger.add(loss, len(images), number)
-            quality.append(psnr(model.reconstruct(images), pixels(images, torch.float32)))
+            first, target = ledger.images, pixels(images, torch.float32)
+            labels = None
+            if held_out.labels is not None:
+                labels = torch.as_tensor(held_out.labels[first : first + len(images)], device=device)
+            noise = Noise(config.seed, 0, first)
+            out, losses = system.losses(target, labels, temperature_at(number, config), noise)
+            ledger.add(losses, len(images), number)
+            if hasattr(model, "reconstruct"):
+                quality.append(psnr(model.reconstruct(images), target))
             if hasattr(out, "occurrence"):
                 surest.append(out.occurrence.amax((0, 2, 3)))
-        result = ledger.means() | {"psnr": torch.cat(quality).mean().item()}
+        result = ledger.means()
+        if quality:
+            result["psnr"] = torch.cat(quality).mean().item()
         if surest:
             result["active_parts"] = int((torch.stack(surest).amax(0) > 0.5).sum())
         return result

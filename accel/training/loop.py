@@ -27,19 +27,33 @@ from accel.training.config import CHANGEABLE, TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.options import flag
-from accel.training.schedule import temperature
-from accel.training.step import TERMS, TrainingStep
-from accel.training.systems import build_model, model_class
+from accel.training.step import TrainingStep, temperature_at
+from accel.training.systems import build_system, model_class
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
 COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
 STEPS_TO_JUDGE = 500  # before which a code may still be empty
 
-HEADER = (
-    "             ------------- training -------------   ------------- held out -------------\n"
-    "    epoch      loss     recon   KL app   KL occ      loss     recon   KL app   KL occ    PSNR  parts"
-    "   temp  images/s"
-)
+# How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
+COLUMNS = {
+    "total": ("loss", 10, 2),
+    "reconstruction": ("recon", 10, 2),
+    "kl_appearance": ("KL app", 9, 3),
+    "kl_occurrence": ("KL occ", 9, 3),
+}
+
+
+def columns(terms: tuple[str, ...]) -> list[tuple[str, str, int, int]]:
+    """(term, title, width, digits) of each column of a table of terms."""
+    names = {term: term.replace("_", " ") for term in terms}
+    return [(term, *COLUMNS.get(term, (names[term], max(9, len(names[term]) + 2), 3))) for term in terms]
+
+
+def header(terms: tuple[str, ...]) -> str:
+    """The two lines above the terminal's table."""
+    titles = "".join(f"{title:>{width}}" for _, title, width, _ in columns(terms))
+    over = "".join(f"   {f' {images} ':-^{len(titles) - 3}}" for images in ("training", "held out"))
+    return f"{'':9}{over}\n{'epoch':>9}{titles}{titles}{'PSNR':>8}{'parts':>7}{'temp':>7}{'images/s':>10}"
 
 
 def load_dataset(config: TrainingConfig) -> Dataset:
@@ -151,9 +165,9 @@ class Run:
         device = choose_device(config.device)
         images = dataset.train.images
         refuse_sizes(config, dataset)
-        # Channels last makes a step a tenth faster on a CPU, too.
-        self.model = build_model(config, *images.shape[1:]).to(device, memory_format=torch.channels_last)
-        self.step = TrainingStep(self.model, config, device)
+        num_classes = None if dataset.class_names is None else len(dataset.class_names)
+        self.system = build_system(config, *images.shape[1:], num_classes, device)
+        self.step = TrainingStep(self.system, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
         self.batches = Batches(dataset.train, config.batch_size, config.seed, flip, device)
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
@@ -164,9 +178,8 @@ class Run:
         self.warned = False
 
     @property
-    def number(self) -> int:
-        """How many steps were taken since the run began."""
-        return self.epoch * len(self.batches) + self.batch
+    def model(self) -> nn.Module:
+        return self.system.model
 
     def state(self) -> dict:
         return {
@@ -176,9 +189,7 @@ class Run:
             "batch": self.batch,
             "seconds": self.seconds,
             "history": self.history,
-            "ledger": self.step.ledger.state_dict(),
-            "model": self.model.state_dict(),
-            "optimiser": self.step.optimiser.state_dict(),
+            "training": self.step.state_dict(),
         }
 
     def restore(self, state: dict) -> None:
@@ -187,17 +198,17 @@ class Run:
         if state["data"] != self.data:
             raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}")
         try:
-            self.model.load_state_dict(state["model"])
-            self.step.optimiser.load_state_dict(state["optimiser"])
+            self.step.load_state_dict(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit the model of its own configuration") from error
-        self.step.ledger.load_state_dict(state["ledger"])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.history = state["history"]
 
     def save(self) -> None:
         """Replaces the checkpoint, unless a weight is not finite."""
-        if self.step.ledger.problem() or not all(v.isfinite().all() for v in self.model.state_dict().values()):
+        if self.step.ledger.problem() or not all(
+            v.isfinite().all() for v in self.system.networks.state_dict().values()
+        ):
             raise self.not_finite()
         checkpoint.write(self.folder, self.state())
         self.saved_at = time.monotonic()
@@ -216,7 +227,7 @@ class Run:
 
     def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
         """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
-        step, term = self.step.ledger.problem() or (self.number - 1, otherwise)
+        step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
             f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
@@ -227,7 +238,7 @@ class Run:
         """One line that says what is trained on what."""
         train, test = self.dataset.train, self.dataset.test
         height, width = train.images.shape[1:3]
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        weights = sum(parameter.numel() for parameter in self.system.networks.parameters())
         return (
             f"{self.config.system} with {weights / 1e6:.2f} M weights, {self.dataset.name}: {len(train):,} images of "
             f"{height}x{width} and {len(test):,} held out, {next(self.model.parameters()).device}, {self.folder}"
@@ -239,7 +250,7 @@ class Run:
         self.save()
         self.write_texts()
         if self.epoch < self.config.epochs:
-            print(self.describe(), HEADER, sep="\n", flush=True)
+            print(self.describe(), header(self.system.terms), sep="\n", flush=True)
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
@@ -252,8 +263,8 @@ class Run:
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
         with progress_bar(len(self.batches), self.batch, label) as bar:
-            for images, _ in self.batches.epoch(self.epoch, self.batch):
-                self.step(images, self.number)
+            for batch in self.batches.epoch(self.epoch, self.batch):
+                self.step(*batch)
                 self.batch += 1
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
@@ -270,7 +281,7 @@ class Run:
         """Stops if somebody asked for it, the state being saved."""
         if stop.signal_number is not None:
             raise Stopped(
-                f"stopped after step {self.number} of {self.config.epochs * len(self.batches)} with everything "
+                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} with everything "
                 "saved; continue with: "
                 f"python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 stop.signal_number,
@@ -281,17 +292,16 @@ class Run:
         if self.step.ledger.problem():
             raise self.not_finite()
         config, ledger = self.config, self.step.ledger
-        number = self.number - 1  # of the last step taken
-        held_out = measure_held_out(self.model, self.dataset.test, number, config)
-        for term in TERMS:
+        number = self.step.number - 1  # of the last step taken
+        held_out = measure_held_out(self.system, self.dataset.test, number, config)
+        for term in self.system.terms:
             if not math.isfinite(held_out[term]):
                 raise self.not_finite(f"held_out_{term}")
-        tau = temperature(number, config.temperature, config.temperature_rate, config.temperature_floor)
-        line = {"epoch": self.epoch + 1, "step": self.number}
+        line = {"epoch": self.epoch + 1, "step": self.step.number}
         line |= {f"train_{term}": value for term, value in ledger.means().items()}
         line |= {f"held_out_{name}": value for name, value in held_out.items()}
         line |= {
-            "temperature": tau,
+            "temperature": temperature_at(number, config),
             "seconds": self.seconds,
             "images_per_second": ledger.images / self.seconds,
         }
@@ -305,22 +315,21 @@ class Run:
         self.warn_of_collapse(line)
 
     def report(self, line: dict) -> str:
-        """One line for the terminal, under HEADER."""
+        """One line for the terminal, under the header."""
         width = len(str(self.config.epochs))
         text = f"{line['epoch']:>{8 - width}}/{self.config.epochs}"
         for images in ("train", "held_out"):
-            text += "".join(
-                f"{line[f'{images}_{term}']:>{size}.{digits}f}"
-                for term, size, digits in zip(TERMS, (10, 10, 9, 9), (2, 2, 3, 3), strict=True)
-            )
+            for term, _, size, digits in columns(self.system.terms):
+                text += f"{line[f'{images}_{term}']:>{size}.{digits}f}"
+        psnr = f"{line['held_out_psnr']:.2f}" if "held_out_psnr" in line else "-"
         return (
-            f"{text}{line['held_out_psnr']:8.2f}{line.get('held_out_active_parts', '-'):>7}"
+            f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
             f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
         )
 
     def warn_of_collapse(self, line: dict) -> None:
         """Says once that the code carries nothing, when it has had time to."""
-        if self.warned or line["step"] < STEPS_TO_JUDGE:
+        if self.warned or line["step"] < STEPS_TO_JUDGE or "held_out_kl_appearance" not in line:
             return
         problem = None
         if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:

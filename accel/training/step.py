@@ -1,23 +1,27 @@
 """One training step, and the sums of what it reports. Nothing here waits for the device."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.models import Elbo, elbo
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
+from accel.training.systems import System
 
-TERMS = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
+
+def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor:
+    """The configured schedule at a step."""
+    return temperature(step, config.temperature, config.temperature_rate, config.temperature_floor)
 
 
 class LossLedger:
     """Sums of the loss terms over images, and the first step at which each was not finite, on the device."""
 
-    def __init__(self, device: torch.device):
-        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
-        self.first_bad = torch.full((len(TERMS),), -1, device=device)
+    def __init__(self, terms: tuple[str, ...], device: torch.device):
+        self.terms = terms
+        self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.first_bad = torch.full((len(terms),), -1, device=device)
         self.images = 0
 
     def reset(self) -> None:
@@ -25,21 +29,21 @@ class LossLedger:
         self.sums.zero_()
         self.images = 0
 
-    def add(self, loss: Elbo, images: int, step: int) -> None:
+    def add(self, losses: dict[str, Tensor], images: int, step: int | Tensor) -> None:
         """Takes the mean terms of a batch of so many images."""
-        terms = torch.stack([getattr(loss, term).detach() for term in TERMS]).double()
-        self.sums += terms * images
-        bad = ~terms.isfinite() & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, step, self.first_bad)
+        values = torch.stack([losses[term].detach() for term in self.terms]).double()
+        self.sums += values * images
+        bad = ~values.isfinite() & (self.first_bad < 0)
+        self.first_bad.copy_(torch.where(bad, step, self.first_bad))
         self.images += images
 
     def means(self) -> dict[str, float]:
-        """Each term in nats an image."""
-        return dict(zip(TERMS, (self.sums / self.images).tolist(), strict=True))
+        """Each term, a mean over images."""
+        return dict(zip(self.terms, (self.sums / self.images).tolist(), strict=True))
 
     def problem(self) -> tuple[int, str] | None:
         """(step, term) of the first value that was not finite; a part of the loss is named before the total."""
-        bad = [(step, term) for step, term in zip(self.first_bad.tolist(), TERMS, strict=True) if step >= 0]
+        bad = [(step, term) for step, term in zip(self.first_bad.tolist(), self.terms, strict=True) if step >= 0]
         return min(bad, key=lambda entry: (entry[0], entry[1] == "total"), default=None)
 
     def state_dict(self) -> dict:
@@ -50,30 +54,38 @@ class LossLedger:
         self.images = state["images"]
 
 
-def loss_of(model: nn.Module, images: Tensor, number: int, config: TrainingConfig, noise: Noise):
-    """The model's output for uint8 images (B, C, H, W) and its loss, as step `number` sees them."""
-    target = pixels(images, torch.float32)
-    tau = temperature(number, config.temperature, config.temperature_rate, config.temperature_floor)
-    out = model(target, temperature=tau, noise=noise)
-    return out, elbo(out, target, config.beta_app, config.beta_occ, config.weighted)
-
-
 class TrainingStep:
-    """Forward, backward and Adam, the same on every device."""
+    """A system's update on the batches of a run, the same on every device.
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device):
-        self.model, self.config = model, config
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        self.ledger = LossLedger(device)
+    number: how many steps were taken since the run began. An image's draws are a function of the seed, the step
+    and its place in the global batch, so they do not depend on what was drawn before.
+    """
 
-    def __call__(self, images: Tensor, number: int) -> None:
-        """Step `number` of the run, from 0, on the global batch of uint8 images (B, C, H, W).
+    def __init__(self, system: System, config: TrainingConfig, device: torch.device):
+        self.system, self.config = system, config
+        self.ledger = LossLedger(system.terms, device)
+        self.number = 0
 
-        An image's draws depend on its place in the batch, so they do not depend on what was drawn before.
-        """
-        noise = Noise(self.config.seed, number)
-        _, loss = loss_of(self.model, images, number, self.config, noise)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self.optimiser.step()
-        self.ledger.add(loss, len(images), number)
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """The next step, on the global batch of uint8 images (B, C, H, W) and labels int64 (B,), if there are any."""
+        noise = Noise(self.config.seed, self.number)
+        target = pixels(images.contiguous(memory_format=torch.channels_last), torch.float32)
+        losses = self.system.update(target, labels, temperature_at(self.number, self.config), noise)
+        self.ledger.add(losses, len(images), self.number)
+        self.number += 1
+
+    def state_dict(self) -> dict:
+        return {
+            "number": self.number,
+            "ledger": self.ledger.state_dict(),
+            "networks": self.system.networks.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.system.optimisers.items()},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises KeyError, RuntimeError or ValueError for the state of another system."""
+        self.system.networks.load_state_dict(state["networks"])
+        for name, optimiser in self.system.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.ledger.load_state_dict(state["ledger"])
+        self.number = state["number"]

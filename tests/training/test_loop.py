@@ -14,7 +14,7 @@ import torch
 from accel.data import Dataset, ImageSet
 from accel.models import elbo
 from accel.ops import Noise
-from accel.training import checkpoint, load_run, loop, step, train
+from accel.training import checkpoint, load_run, loop, step, systems, train
 from accel.training.interrupt import Stopped
 from accel.training.schedule import temperature
 from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, tiny_dataset
@@ -38,9 +38,9 @@ def act_at_step(monkeypatch, number, action):
     """Calls action(training step) right after step `number` was taken."""
     original = step.TrainingStep.__call__
 
-    def call(self, images, at):
-        original(self, images, at)
-        if at == number:
+    def call(self, *batch):
+        original(self, *batch)
+        if self.number == number + 1:
             action(self)
 
     monkeypatch.setattr(step.TrainingStep, "__call__", call)
@@ -77,11 +77,11 @@ def test_training_terms_are_means_over_the_epochs_steps(whole_run, tmp_path, mon
         losses.append(elbo(out, images, *options))
         return losses[-1]
 
-    monkeypatch.setattr(step, "elbo", recorded)
+    monkeypatch.setattr(systems, "elbo", recorded)
     train(tiny_config(tmp_path / "run", epochs=3), tiny_dataset())
     for epoch, line in enumerate(metrics(whole_run)):
         first = epoch * (STEPS + 2)  # each epoch ends with two batches of held-out images
-        for term in step.TERMS:
+        for term in systems.AutoencoderSystem.terms:
             mean = np.mean([getattr(loss, term).item() for loss in losses[first : first + STEPS]])
             assert math.isclose(line[f"train_{term}"], mean, rel_tol=1e-6)
 
@@ -256,7 +256,7 @@ def test_loss_that_is_not_finite_stops_the_run(whole_run, tmp_path, monkeypatch,
                 return dataclasses.replace(loss, **{term: bad, "total": loss.total + bad})
             return loss
 
-        patch.setattr(step, "elbo", poisoned)
+        patch.setattr(systems, "elbo", poisoned)
         with pytest.raises(FloatingPointError, match=rf"{term} is not finite at step 4 \(epoch 2\); .*checkpoint\.pt"):
             train(config, tiny_dataset())
     assert checkpoint.read(config.folder)["epoch"] == 1
@@ -274,7 +274,7 @@ def test_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path, monkeypatch):
     def poison(training_step):
-        next(training_step.model.parameters()).data[0] = math.inf
+        next(training_step.system.model.parameters()).data[0] = math.inf
 
     act_at_step(monkeypatch, 1, poison)
     config = tiny_config(tmp_path / "run", checkpoint_every=0.0)
@@ -282,7 +282,7 @@ def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path, m
         train(config, tiny_dataset())
     state = checkpoint.read(config.folder)
     assert state["batch"] == 1
-    assert all(value.isfinite().all() for value in state["model"].values())
+    assert all(value.isfinite().all() for value in state["training"]["networks"].values())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -318,13 +318,13 @@ def test_foreign_or_corrupt_checkpoint(tmp_path, damage):
     elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "other tensors":
-        torch.save({"model": state["model"]}, path)
+        torch.save(state["training"]["networks"], path)
     elif damage == "older format":
         torch.save(state | {"format": "patchvae training 0"}, path)
     elif damage == "not tensors":
         torch.save([1, 2], path)
     else:
-        torch.save(state | {"model": {"weight": torch.zeros(2)}}, path)
+        torch.save(state | {"training": state["training"] | {"networks": {"weight": torch.zeros(2)}}}, path)
     with pytest.raises(ValueError, match=r"run/checkpoint\.pt") as error:
         train(dataclasses.replace(config, epochs=2), tiny_dataset(), resume=True)
     assert "\n" not in str(error.value)

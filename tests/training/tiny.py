@@ -41,8 +41,8 @@ def assert_same_run(one, other):
     states = [checkpoint.read(folder) for folder in (one, other)]
     for name in ("epoch", "batch", "data"):
         assert states[0][name] == states[1][name]
-    torch.testing.assert_close(states[0]["model"], states[1]["model"], rtol=0, atol=0)
-    torch.testing.assert_close(states[0]["optimiser"], states[1]["optimiser"], rtol=0, atol=0)
+    for name in ("networks", "optimisers"):
+        torch.testing.assert_close(*(state["training"][name] for state in states), rtol=0, atol=0)
     assert metrics(one) == metrics(other)
     weights = [torch.load(folder / "model" / "weights.pt", weights_only=True) for folder in (one, other)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
