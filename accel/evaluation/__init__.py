@@ -1,16 +1,31 @@
 """How good a trained model is: its reconstructions, and the parts that it has found."""
 
-from accel.evaluation.discovery import Discovery, discover, occurrence_maps, part_average_precision
+from accel.evaluation.discovery import Discovery, discover, discover_by_clustering, part_average_precision, untrained
+from accel.evaluation.occurrences import (
+    Occurrences,
+    consistency,
+    crop_patches,
+    find_occurrences,
+    occurrence_maps,
+    receptive_field,
+)
 from accel.evaluation.quality import psnr, ssim
 from accel.evaluation.summary import reconstruction_quality, summary
 
 __all__ = [
     "Discovery",
+    "Occurrences",
+    "consistency",
+    "crop_patches",
     "discover",
+    "discover_by_clustering",
+    "find_occurrences",
     "occurrence_maps",
     "part_average_precision",
     "psnr",
+    "receptive_field",
     "reconstruction_quality",
     "ssim",
     "summary",
+    "untrained",
 ]

@@ -1,23 +1,18 @@
-"""Which true part types a model has found, where a data set tells the truth about them."""
+"""Which true part types were found, where a data set tells the truth about them, and by simpler means than a model."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from accel.data import Dataset
-from accel.training.held_out import evaluating, in_order
+from accel.data import Dataset, ImageSet
+from accel.evaluation.occurrences import OCCURS, SATURATED, occurrence_maps
+from accel.training.held_out import in_order
 
-BATCH_SIZE = 256
-CHOOSING_IMAGES = 4000  # training images on which each type's part is chosen
-
-
-def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    """The probability of each part in each cell: uint8 images (n, H, W, C) → float32 (n, N, h, w)."""
-    with evaluating(model) as device:
-        maps = [model.encode(batch).occurrence.cpu() for batch in in_order(images, BATCH_SIZE, device)]
-    return torch.cat(maps).numpy()
+CHOOSING_IMAGES = 4000  # training images on which each type's part is chosen, and baselines are fitted
+SUREST = 50  # occurrences of a part, at most one an image, that its purity is measured on
 
 
 def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -27,6 +22,17 @@ def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
         return maps
     blocks = maps.reshape(*maps.shape[:2], rows, height // rows, columns, width // columns)
     return blocks.max(axis=(3, 5))
+
+
+def one_grid(occurrence: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps on the coarser of their grids; ValueError if images or grids do not belong together."""
+    occurrence, truth = merge_cells(occurrence, truth), merge_cells(truth, occurrence)
+    if len(occurrence) != len(truth) or occurrence.shape[2:] != truth.shape[2:]:
+        raise ValueError(
+            "occurrence (images, parts, h, w) and truth (images, types, h, w) must agree in images and grid, "
+            f"got {occurrence.shape} and {truth.shape}"
+        )
+    return occurrence, truth
 
 
 def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -42,12 +48,7 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
     occurrence: (n, N, h, w), any numbers that rank cells. truth: bool (n, T, h', w'). Returns float64 (N, T),
     not a number for a type that never occurs. Raises ValueError for shapes that do not belong together.
     """
-    occurrence, truth = merge_cells(occurrence, truth), merge_cells(truth, occurrence)
-    if len(occurrence) != len(truth) or occurrence.shape[2:] != truth.shape[2:]:
-        raise ValueError(
-            "occurrence (images, parts, h, w) and truth (images, types, h, w) must agree in images and grid, "
-            f"got {occurrence.shape} and {truth.shape}"
-        )
+    occurrence, truth = one_grid(occurrence, truth)
     scores = occurrence.swapaxes(0, 1).reshape(occurrence.shape[1], -1)
     positive = truth.swapaxes(0, 1).reshape(truth.shape[1], -1)
     result = np.empty((len(scores), len(positive)))
@@ -64,11 +65,83 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Discovery:
-    """For each of T true types: the part that finds it best, how well, and what chance would reach."""
+    """For T true types and N parts, what is found on held-out images; each type's part is chosen on training images."""
 
-    part: np.ndarray  # int64 (T,), chosen on training images
-    average_precision: np.ndarray  # float64 (T,), measured on held-out images
-    chance: np.ndarray  # float64 (T,), the share of held-out cells that hold the type
+    part: np.ndarray  # int64 (T,), the part of highest average precision for the type
+    average_precision: np.ndarray  # float64 (T,), of that part
+    chance: np.ndarray  # float64 (T,), the share of cells that hold the type
+    localisation_error: np.ndarray  # float64 (T,), cells, see `localisation_errors`
+    coverage: np.ndarray  # float64 (T,), share of the type's cells in which any part occurs that is not saturated
+    marked: float  # share of all cells in which one does: what coverage would be by chance
+    purity: np.ndarray  # float64 (N,), share of the part's surest occurrences that lie on one type
+    purest: np.ndarray  # int64 (N,), that type
+
+    def summary(self) -> dict[str, float]:
+        """The means, over types or parts, by name."""
+        return {
+            "average_precision": float(np.nanmean(self.average_precision)),
+            "localisation_error": float(np.nanmean(self.localisation_error)),
+            "coverage": float(np.nanmean(self.coverage)),
+            "purity": float(self.purity.mean()),
+        }
+
+
+def localisation_errors(occurrence: np.ndarray, truth: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """How far, in cells, a type's part is from the type: float64 (T,), not a number for a type that never occurs.
+
+    The mean, over the images that show the type, of the distance from the middle of the cell of which its part is
+    surest to the middle of the nearest cell that holds the type. occurrence (n, N, h, w) and truth (n, T, h, w) on one
+    grid, part (T,).
+    """
+    rows, columns = occurrence.shape[2:]
+    cells = np.stack(np.mgrid[:rows, :columns], axis=-1).reshape(-1, 2)
+    distance = np.sqrt(((cells[:, None] - cells) ** 2).sum(-1))  # (L, L)
+    surest = occurrence.reshape(*occurrence.shape[:2], -1).argmax(2)
+    result = np.full(len(part), np.nan)
+    for kind in range(len(part)):
+        held = truth[:, kind].reshape(len(truth), -1)
+        shows = held.any(axis=1)
+        if shows.any():
+            away = np.where(held[shows], distance[surest[shows, part[kind]]], np.inf)
+            result[kind] = away.min(axis=1).mean()
+    return result
+
+
+def purities(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Share of each part's surest occurrences that lies on each type: float64 (N, T).
+
+    The SUREST images with the surest cells, one cell each. occurrence (n, N, h, w) and truth (n, T, h, w) on one grid.
+    """
+    flat = occurrence.reshape(*occurrence.shape[:2], -1)
+    images = np.argsort(-flat.max(axis=2), axis=0, kind="stable")[:SUREST]  # (K, N)
+    cells = flat.argmax(axis=2)[images, np.arange(flat.shape[1])]
+    return truth.reshape(*truth.shape[:2], -1)[images, :, cells].mean(axis=0)
+
+
+def compare(chosen: np.ndarray, train: ImageSet, maps: np.ndarray, test: ImageSet) -> Discovery:
+    """What maps (n, N, h, w) of training images choose, and maps of held-out images then find; both sets have truth.
+
+    Any numbers that rank a part's cells will do; where one is above ½ the part occurs.
+    """
+    precision = part_average_precision(chosen, train.truth)
+    part = np.where(np.isnan(precision), -1, precision).argmax(axis=0)
+    maps, truth = one_grid(maps, test.truth)
+    measured = part_average_precision(maps, truth)
+    occurs = maps > OCCURS
+    covered = occurs[:, occurs.mean(axis=(0, 2, 3)) <= SATURATED].any(axis=1)
+    held = np.maximum(truth.sum(axis=(0, 2, 3)), 1)
+    coverage = (truth & covered[:, None]).sum(axis=(0, 2, 3)) / held
+    share = purities(maps, truth)
+    return Discovery(
+        part=part,
+        average_precision=measured[part, np.arange(len(part))],
+        chance=truth.mean(axis=(0, 2, 3)),
+        localisation_error=localisation_errors(maps, truth, part),
+        coverage=np.where(truth.any(axis=(0, 2, 3)), coverage, np.nan),
+        marked=float(covered.mean()),
+        purity=share.max(axis=1),
+        purest=share.argmax(axis=1),
+    )
 
 
 def discover(model: nn.Module, dataset: Dataset) -> Discovery:
@@ -77,12 +150,75 @@ def discover(model: nn.Module, dataset: Dataset) -> Discovery:
     The choice is made on other images than the measurement, which would otherwise profit from it. Raises
     ValueError if the data set does not tell the truth about its parts.
     """
+    train = first_training_images(dataset)
+    return compare(
+        occurrence_maps(model, train.images), train, occurrence_maps(model, dataset.test.images), dataset.test
+    )
+
+
+def first_training_images(dataset: Dataset) -> ImageSet:
+    """Those on which parts are chosen; ValueError if the data set does not tell the truth about its parts."""
     if dataset.train.truth is None or dataset.test.truth is None:
         raise ValueError(f"{dataset.name} does not say where parts are, so their discovery cannot be measured")
     few = slice(CHOOSING_IMAGES)
-    chosen = part_average_precision(occurrence_maps(model, dataset.train.images[few]), dataset.train.truth[few])
-    maps = occurrence_maps(model, dataset.test.images)
-    measured = part_average_precision(maps, dataset.test.truth)
-    part = np.where(np.isnan(chosen), -1, chosen).argmax(axis=0)
-    chance = merge_cells(dataset.test.truth, maps).mean(axis=(0, 2, 3))
-    return Discovery(part, measured[part, np.arange(len(part))], chance)
+    return ImageSet(dataset.train.images[few], truth=dataset.train.truth[few])
+
+
+# Two simpler ways to parts, to be compared with a model's.
+
+
+def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A model of the same make with new random weights: what the architecture finds before it learns anything."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return type(model)(**model.config).eval()
+
+
+def discover_by_clustering(dataset: Dataset, num_parts: int, scale: int, seed: int = 0) -> Discovery:
+    """As `discover`, with k-means over the pixels of cells (scale × scale) in place of a model: a cluster is a part.
+
+    A cell's score for a cluster is by how much the cluster's centre is nearer than any other, in squared distance, plus
+    ½, so that every cell belongs to one cluster with a score above ½. (The distance itself ranks far worse.)
+    """
+    train = first_training_images(dataset)
+    vectors = cell_pixels(train.images, scale)
+    centres = k_means(vectors.flatten(0, 2), num_parts, seed)
+
+    def scores(vectors: Tensor) -> np.ndarray:
+        distance = torch.cdist(vectors.flatten(0, 2), centres).square().unflatten(0, vectors.shape[:3])
+        two = distance.topk(min(2, num_parts), dim=3, largest=False).values
+        nearest, second = two[..., :1], two[..., -1:]
+        return (torch.where(distance == nearest, second, nearest) - distance + 0.5).permute(0, 3, 1, 2).numpy()
+
+    return compare(scores(vectors), train, scores(cell_pixels(dataset.test.images, scale)), dataset.test)
+
+
+def cell_pixels(images: np.ndarray, scale: int) -> Tensor:
+    """uint8 (n, H, W, C) → float32 (n, h, w, C · scale²) in [−1, 1], the pixels of each cell."""
+    (batch,) = in_order(images, len(images), torch.device("cpu"))
+    height, width = batch.shape[2] // scale, batch.shape[3] // scale
+    pixels = functional.unfold(batch.float() / 127.5 - 1, scale, stride=scale)
+    return pixels.unflatten(2, (height, width)).permute(0, 2, 3, 1)
+
+
+def k_means(vectors: Tensor, count: int, seed: int, rounds: int = 30, sample: int = 20_000) -> Tensor:
+    """Centres (count, M) of vectors (m, M) after Lloyd's rounds from a k-means++ start, on a random sample.
+
+    The same seed gives the same centres. A centre that no vector is nearest to stays where it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:sample]]
+    centres = vectors[:1]
+    squared = (vectors - centres).square().sum(1)
+    while len(centres) < count:
+        # Where fewer than `count` different vectors exist, every distance is 0 and any vector will do.
+        weights = squared if squared.any() else torch.ones_like(squared)
+        new = vectors[torch.multinomial(weights, 1, generator=generator)]
+        centres = torch.cat([centres, new])
+        squared = torch.minimum(squared, (vectors - new).square().sum(1))
+    for _ in range(rounds):
+        nearest = torch.cdist(vectors, centres).argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        sizes = torch.bincount(nearest, minlength=count)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+    return centres

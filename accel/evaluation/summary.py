@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from accel.data import Dataset, ImageSet
-from accel.evaluation.discovery import BATCH_SIZE, discover
+from accel.evaluation.discovery import discover
+from accel.evaluation.occurrences import BATCH_SIZE
 from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
 from accel.models.autoencoder import pixels
 from accel.training.held_out import evaluating, in_order

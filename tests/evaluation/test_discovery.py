@@ -1,12 +1,15 @@
-"""Average precision against its definition, and the choice of parts."""
+"""Average precision against its definition, the choice of parts, where and how purely they lie, and clustering."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.data import Dataset, ImageSet
-from accel.evaluation import discovery, part_average_precision
+from accel.data import Dataset, ImageSet, draw_parts
+from accel.evaluation import discover_by_clustering, discovery, part_average_precision, untrained
+from accel.evaluation.discovery import cell_pixels, compare, k_means
+from accel.models import PatchVAE
 
 
 def average_precision_by_definition(scores, positive):
@@ -97,3 +100,91 @@ def test_part_is_chosen_on_training_images_and_measured_on_held_out(monkeypatch)
     assert found.chance[0] == truth[1].mean()
     with pytest.raises(ValueError, match="photos does not say where parts are"):
         discovery.discover(None, Dataset("photos", ImageSet(images[0]), ImageSet(images[1])))
+
+
+def truth_of(count, *cells):
+    """Bool (count, T, 2, 3): type t has its centre in the t-th of `cells` in every image."""
+    truth = np.zeros((count, len(cells), 2, 3), bool)
+    for kind, (row, column) in enumerate(cells):
+        truth[:, kind, row, column] = True
+    return truth
+
+
+def test_distance_coverage_and_purity_by_hand():
+    images = ImageSet(np.zeros((60, 16, 24, 3), np.uint8), truth=truth_of(60, (0, 0), (1, 2)))
+    maps = np.zeros((60, 3, 2, 3))
+    maps[:, 0, 0, 0] = 0.9  # part 0 is on type 0
+    maps[:, 1, 1, 2] = 0.2  # part 1 is where type 1 is, but never above one half
+    maps[:6, 2] = 1.0  # part 2 is sure of every cell in a tenth of the images
+    found = compare(maps, images, maps, images)
+    assert found.part.tolist() == [0, 1]
+    assert found.average_precision.tolist() == [1, 1]
+    assert found.localisation_error.tolist() == [0, 0]
+    np.testing.assert_allclose(found.coverage, [1, 0.1])
+    assert found.marked == pytest.approx((6 * 6 + 54) / 360)
+    assert found.purity.tolist() == [1, 1, 1]  # of the 50 surest
+    assert found.purest.tolist() == [0, 1, 0]
+    shifted = np.zeros_like(maps)
+    shifted[:, 0, 0, 1] = shifted[:30, 1, 1, 0] = shifted[30:, 1, 1, 2] = 1
+    moved = compare(maps, images, shifted, images)
+    assert moved.localisation_error.tolist() == [1, 1]  # part 1 is two cells off in half of the images
+    assert moved.purity[0] == 0
+    assert moved.purity[1] == pytest.approx(20 / 50)  # equally sure images count in order
+    summary = moved.summary()
+    assert summary["localisation_error"] == 1
+    assert 0 < summary["average_precision"] < 1
+
+
+def test_saturated_parts_cover_nothing_and_absent_types_are_not_a_number():
+    images = ImageSet(np.zeros((4, 16, 24, 3), np.uint8), truth=truth_of(4, (0, 0), (1, 1)))
+    images.truth[:, 1] = False
+    found = compare(np.ones((4, 1, 2, 3)), images, np.ones((4, 1, 2, 3)), images)
+    assert found.coverage[0] == 0
+    assert found.marked == 0
+    assert np.isnan([found.coverage[1], found.localisation_error[1], found.average_precision[1]]).all()
+    assert np.isfinite(list(found.summary().values())).all()
+
+
+def test_cells_keep_their_place():
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    pixels = cell_pixels(images, 8)
+    assert pixels.shape == (2, 2, 3, 3 * 64)
+    expected = images[1, 8:, 16:].transpose(2, 0, 1).reshape(-1) / 127.5 - 1
+    np.testing.assert_allclose(pixels[1, 1, 2], expected, atol=1e-6)
+
+
+@given(seed=st.integers(0, 99), count=st.integers(1, 5))
+def test_k_means_finds_separate_clusters_and_repeats_itself(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    # Far corners of a simplex: a seeding with probabilities by squared distance cannot take one twice (1 in 10⁶).
+    clusters = torch.eye(5)[:count] * 1000
+    vectors = (clusters[:, None] + torch.randn(count, 40, 5, generator=generator)).flatten(0, 1)
+    centres = k_means(vectors, count, seed)
+    assert torch.equal(centres, k_means(vectors, count, seed))
+    assert sorted(torch.cdist(clusters, centres).argmin(1).tolist()) == list(range(count))
+    # A mean of 40 draws of deviation 1 lies within five of its own deviations.
+    assert (torch.cdist(clusters, centres).min(1).values < 5 * (5 / 40) ** 0.5).all()
+
+
+def test_k_means_of_fewer_vectors_than_centres():
+    centres = k_means(torch.ones(3, 2), 4, seed=0)
+    assert torch.equal(centres, torch.ones(4, 2))
+
+
+def test_clustering_finds_types_that_always_look_the_same():
+    train, test = (draw_parts(300, jitter=0.0, first_image=first) for first in (0, 1000))
+    found = discover_by_clustering(Dataset("parts", train, test), num_parts=24, scale=8)
+    again = discover_by_clustering(Dataset("parts", train, test), num_parts=24, scale=8)
+    np.testing.assert_array_equal(found.average_precision, again.average_precision)
+    assert found.summary()["average_precision"] > 10 * found.chance.mean()
+    assert found.marked == 1  # every cell belongs to a cluster
+
+
+def test_untrained_model_has_other_weights_and_leaves_the_generator_alone():
+    model = PatchVAE(image_size=16, num_parts=3, part_dim=2, encoder="small")
+    state = torch.get_rng_state()
+    one, two = untrained(model), untrained(model)
+    assert torch.equal(state, torch.get_rng_state())
+    assert one.config == model.config
+    assert torch.equal(one.occurrence.weight, two.occurrence.weight)
+    assert not torch.equal(one.occurrence.weight, model.occurrence.weight)

@@ -1,0 +1,174 @@
+"""Where parts occur: maps of images at hand, and one pass over a whole set for each part's surest occurrences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from accel.training.held_out import evaluating, in_order
+
+BATCH_SIZE = 256
+OCCURS = 0.5  # a part occurs in a cell where its probability is greater
+SATURATED = 0.5  # a part that occurs in a larger share of all cells says where it is not
+
+
+def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """The probability of each part in each cell: uint8 images (n, H, W, C) → float32 (n, N, h, w)."""
+    with evaluating(model) as device:
+        maps = [model.encode(batch).occurrence.cpu() for batch in in_order(images, BATCH_SIZE, device)]
+    return torch.cat(maps).numpy()
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """What one pass over n images found, for N parts; K ≤ n of the surest, at most one an image, surest first."""
+
+    logit: np.ndarray  # float32 (N, K), log-odds, which still differ where probabilities round to 1
+    image: np.ndarray  # int64 (N, K)
+    row: np.ndarray  # int64 (N, K), of the cell
+    column: np.ndarray  # int64 (N, K)
+    an_image: np.ndarray  # float64 (N,), expected occurrences: Σ p over cells, averaged over images
+    occupied: np.ndarray  # float64 (N,), share of all cells where the part occurs with p > ½
+    information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): bits that a cell says by the part's being there
+    overlap: np.ndarray  # float64 (N, N), Σ p q / √(Σ p² Σ q²) over all cells: 1 for equal maps
+
+    @property
+    def probability(self) -> np.ndarray:
+        """float64 (N, K)."""
+        return 1 / (1 + np.exp(-self.logit.astype(np.float64)))
+
+    @property
+    def dead(self) -> np.ndarray:
+        """bool (N,): occurs nowhere."""
+        return self.occupied == 0
+
+    @property
+    def saturated(self) -> np.ndarray:
+        """bool (N,): occurs in more than half of all cells."""
+        return self.occupied > SATURATED
+
+    @property
+    def order(self) -> np.ndarray:
+        """int64 (N,): parts by what they say, most first; dead and saturated ones, which say least, are last."""
+        return np.lexsort((-self.information, self.dead | self.saturated))
+
+    def entropy(self) -> float:
+        """Of which part an occurrence is of, in bits: log₂ N if all occur equally often, 0 if one alone does."""
+        share = self.an_image / self.an_image.sum()
+        return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
+
+
+def find_occurrences(model: nn.Module, images: np.ndarray, count: int = 50) -> Occurrences:
+    """Each part's `count` surest occurrences and its statistics, in one pass with all sums on the model's device.
+
+    model: with `encode`, as PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. Equally sure ones are in the images' order.
+    """
+    with evaluating(model) as device:
+        surest, sums, products, cells = None, 0, 0, 0
+        for number, batch in enumerate(in_order(images, BATCH_SIZE, device)):
+            logits = model.encode(batch).occurrence_logits.float()
+            columns = logits.shape[3]
+            logit, cell = logits.flatten(2).max(2)  # (B, N)
+            index = torch.arange(len(batch), device=device) + number * BATCH_SIZE
+            found = torch.stack([logit.double(), index[:, None].expand_as(cell).double(), cell.double()])
+            surest = found if surest is None else torch.cat([surest, found], dim=1)
+            # Stable, so that earlier images come first; float64 holds every index below 2⁵³.
+            kept = surest[0].sort(dim=0, descending=True, stable=True).indices[:count]
+            surest = surest.gather(1, kept.expand(3, *kept.shape))
+            p = logits.transpose(0, 1).flatten(1).sigmoid()  # (N, B · h · w)
+            sums = sums + torch.stack([p, (p > OCCURS).to(p), _entropy(p)]).sum(2, dtype=torch.float64)
+            products = products + (p @ p.T).double()
+            cells += p.shape[1]
+    (total, occupied, entropy), products = sums.cpu().numpy(), products.cpu().numpy()
+    logit, image, cell = surest.transpose(1, 2).cpu().numpy()
+    norms = np.sqrt(products.diagonal())
+    mean = _entropy(torch.from_numpy(total / cells)).numpy()
+    return Occurrences(
+        logit=logit.astype(np.float32),
+        image=image.astype(np.int64),
+        row=cell.astype(np.int64) // columns,
+        column=cell.astype(np.int64) % columns,
+        an_image=total / len(images),
+        occupied=occupied / cells,
+        information=mean - entropy / cells,
+        overlap=products / np.maximum(norms[:, None] * norms, 1e-300),
+    )
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Of Bernoulli(p), in bits."""
+    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / np.log(2)
+
+
+def crop_patches(images: np.ndarray, row: np.ndarray, column: np.ndarray, side: int, scale: int) -> np.ndarray:
+    """Squares of `side` pixels about the middles of cells, what lies outside of an image repeating its border.
+
+    images: uint8 (m, H, W, C), and one cell of each, row and column (m,), of `scale` pixels a side. Returns uint8
+    (m, side, side, C).
+    """
+    height, width = images.shape[1:3]
+    steps = np.arange(side) - side // 2 + scale // 2
+    y = (row[:, None] * scale + steps).clip(0, height - 1)
+    x = (column[:, None] * scale + steps).clip(0, width - 1)
+    return images[np.arange(len(images))[:, None, None], y[:, :, None], x[:, None, :]]
+
+
+def receptive_field(model: nn.Module, images: np.ndarray, share: float = 0.5) -> int:
+    """Side in pixels of the square about a cell that holds `share` of what moves the cell's occurrence logits.
+
+    What moves them is the absolute gradient with respect to the pixels, summed over parts and uint8 images
+    (n, H, W, C), at the cell in the middle of the grid. The theoretical field is much larger: 67 pixels for two
+    residual stages, most of which hardly count (Luo et al. 2016). At least the cell's own side.
+    """
+    with evaluating(model) as device, torch.enable_grad():
+        (batch,) = in_order(images, len(images), device)
+        pixels = (batch.float() / 127.5 - 1).requires_grad_()
+        logits = model.encode(pixels).occurrence_logits
+        row, column = logits.shape[2] // 2, logits.shape[3] // 2
+        energy = 0
+        for logit in logits[:, :, row, column].sum(0):
+            energy = energy + torch.autograd.grad(logit, pixels, retain_graph=True)[0].abs().sum((0, 1))
+    height, width = energy.shape
+    scale = height // logits.shape[2]
+    y, x = (torch.arange(size, device=energy.device) for size in (height, width))
+    middle = row * scale + (scale - 1) / 2, column * scale + (scale - 1) / 2
+    away = torch.maximum((y[:, None] - middle[0]).abs(), (x - middle[1]).abs())  # (H, W), Chebyshev distance
+    for half in range(scale // 2, max(height, width)):
+        if energy[away < half].sum() >= share * energy.sum():
+            break
+    return 2 * half
+
+
+def consistency(model: nn.Module, images: np.ndarray, found: Occurrences, side: int) -> dict[str, float]:
+    """How alike a part's surest occurrences are, as patches of pixels and as the encoder's features of their cells.
+
+    Each is between-part variance over between- plus within-part variance of the K surest of every part that is neither
+    dead nor saturated: 1 if a part always looks the same, and near 1/K if parts do not differ. Not a number for fewer
+    than two such parts. images: uint8 (n, H, W, C), those in which `found` was; side: of the patches, in pixels.
+    """
+    live = np.flatnonzero(~(found.dead | found.saturated))
+    if len(live) < 2:
+        return {"pixels": float("nan"), "features": float("nan")}
+    image, row, column = (field[live].reshape(-1) for field in (found.image, found.row, found.column))
+    features = []
+    with evaluating(model) as device:
+        for start in range(0, len(image), BATCH_SIZE):
+            chosen = slice(start, start + BATCH_SIZE)
+            (batch,) = in_order(images[image[chosen]], BATCH_SIZE, device)
+            maps = model.features(batch)
+            features.append(maps[torch.arange(len(batch)), :, row[chosen], column[chosen]].double().cpu().numpy())
+    patches = crop_patches(images[image], row, column, side, images.shape[1] // maps.shape[2])
+    parts = len(live), -1
+    return {
+        "pixels": _explained(patches.reshape(*parts, side * side * images.shape[3]).astype(np.float64)),
+        "features": _explained(np.concatenate(features).reshape(*parts, maps.shape[1])),
+    }
+
+
+def _explained(vectors: np.ndarray) -> float:
+    """Share of the variance of vectors (N, K, M) that lies between the means of the N groups."""
+    means = vectors.mean(axis=1, keepdims=True)
+    within = (vectors - means).var(axis=(0, 1)).sum()
+    between = means.var(axis=(0, 1)).sum()
+    return float(between / (between + within)) if between + within > 0 else float("nan")
