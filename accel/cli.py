@@ -9,15 +9,16 @@ import os
 import re
 import sys
 
-from accel.commands import train
+from accel.commands import pack, train
 from accel.training.options import nearest
 
-COMMANDS = {"train": train}  # in the order of the overview
+COMMANDS = {"train": train, "pack": pack}  # in the order of the overview
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
   python -m accel train --data cifar10                     the paper's recipe on photographs
   python -m accel train --data FOLDER --image-size 64      your own images
+  python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
   python -m accel train --resume --out runs/cifar10-patchvae+w
 """
 

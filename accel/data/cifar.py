@@ -1,19 +1,19 @@
 """CIFAR-10 and CIFAR-100 from the original python archives (Krizhevsky 2009), downloaded on first use."""
 
-import contextlib
 import hashlib
 import http.client
 import os
 import sys
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from accel.data.images import Dataset, ImageSet
+from accel.data.progress import progress
 from accel.data.resize import fit_array
 from accel.data.safe_pickle import safe_unpickle
 
@@ -142,7 +142,7 @@ def _fetch(archive: Archive, path: Path) -> Iterator[bytes]:
             total = int(response.headers.get("Content-Length", 0))
             print(f"downloading {archive.url} ({total / 2**20:.0f} MiB) to {path.parent}", file=sys.stderr)
             received = 0
-            with _progress(total) as advance:
+            with progress(total, unit="B", unit_scale=True) as advance:
                 while block := response.read(BLOCK):
                     received += len(block)
                     advance(len(block))
@@ -156,15 +156,3 @@ def _fetch(archive: Archive, path: Path) -> Iterator[bytes]:
 def _reason(error: Exception) -> object:
     cause = getattr(error, "reason", error)  # urllib wraps what happened
     return getattr(cause, "strerror", None) or cause
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """A function to call with the number of bytes that came."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda count: None
-        return
-    with tqdm(total=total or None, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        yield bar.update

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accel.data.words import HELD_OUT_STREAM, random_order
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -22,6 +24,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def chosen(self, indices: np.ndarray) -> "ImageSet":
+        """The images of these indices, in memory."""
+        parts = (None if part is None else part[indices] for part in (self.images, self.labels, self.truth))
+        return ImageSet(*parts)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -32,6 +39,7 @@ class Dataset:
         train, test: disjoint `ImageSet`s.
         class_names: one name a label, or None.
         part_names: one name a true part type (axis 1 of `truth`), or None.
+        supervised: bool (n,), which training images the data set's protocol trains classifiers on; None stands for all.
         flip: whether a mirrored image is as likely as the image itself, so that training may flip at random.
     """
 
@@ -40,4 +48,23 @@ class Dataset:
     test: ImageSet
     class_names: tuple[str, ...] | None = None
     part_names: tuple[str, ...] | None = None
+    supervised: np.ndarray | None = None
     flip: bool = True
+
+    def labelled_train(self) -> ImageSet:
+        """The training images that classifiers are to be trained on."""
+        if self.supervised is None or self.supervised.all():
+            return self.train
+        return self.train.chosen(np.flatnonzero(self.supervised))
+
+
+def held_out(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the images to train on and of a tenth, at least one, to hold out, of a set without test images.
+
+    They depend on `count` alone. Raises ValueError, which calls the set `name`, unless there are two images.
+    """
+    if count < 2:
+        raise ValueError(f"{name} holds one image, expected at least two: one to train on and one to hold out")
+    order = random_order(HELD_OUT_STREAM, 0, 0, count)
+    tenth = max(1, count // 10)
+    return np.sort(order[tenth:]), np.sort(order[:tenth])

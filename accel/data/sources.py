@@ -1,5 +1,6 @@
 """One call for images from anywhere: `load` finds out what a name or a path stands for."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from accel.data.arrays import read_npz
 from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
-from accel.data.folders import read_folder
-from accel.data.images import Dataset, ImageSet
+from accel.data.folders import list_folder
+from accel.data.images import Dataset, held_out
 from accel.data.looks import LOOKS
+from accel.data.packed import read_packed
 from accel.data.parts import draw_parts
-from accel.data.words import HELD_OUT_STREAM, SUBSET_STREAM, random_order
+from accel.data.words import SUBSET_STREAM, random_order
 
 NAMES = ("parts", "cifar10", "cifar100")
 DATA_DIR = "data"  # under the current directory
@@ -32,7 +34,8 @@ def load(
 
     - `"parts"`: the generated set (`draw_parts`), with the truth; 2000 held-out images of the same seed.
     - `"cifar10"`, `"cifar100"`: the original python archives, read from `data_dir` and downloaded on first use.
-    - a `.npz` file: see `arrays.read_npz`. A folder of images: see `folders.read_folder`.
+    - a `.npz` file: see `arrays.read_npz`. A folder of images: see `folders.list_folder`.
+    - a `.npy` file that `pack` wrote: see `packed.read_packed`.
 
     A name stands for the set even if a folder is called so; write `./parts` for the folder. Where a source has no test
     images, a tenth of its images is held out, chosen by a permutation that depends on their number alone.
@@ -61,11 +64,13 @@ def load(
         archive = CIFAR10 if name == "cifar10" else CIFAR100
         dataset = read_cifar(archive, Path(data_dir or DATA_DIR), image_size)
     elif path.is_dir():
-        dataset = read_folder(path, image_size)
+        dataset = list_folder(path).with_test().decode(image_size)
     elif path.is_file() and path.suffix.lower() == ".npz":
         dataset = read_npz(path, image_size)
+    elif path.is_file() and path.suffix.lower() == ".npy":
+        dataset = read_packed(path, image_size)
     elif path.exists():
-        raise ValueError(f"{name} is neither a folder of images nor a .npz file")
+        raise ValueError(f"{name} is neither a folder of images nor a .npz file nor a packed .npy file")
     else:
         raise FileNotFoundError(_not_found(name, path))
     return _with_train_images(_with_test(dataset), train_images)
@@ -76,7 +81,8 @@ def _not_found(name: str, path: Path) -> str:
     neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     nearest += [str(path.parent / close) for close in get_close_matches(path.name, neighbours, n=1)]
     hint = f" (nearest: {nearest[0]})" if nearest else ""
-    return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, a .npz file or a folder of images"
+    kinds = "a .npz file, a packed .npy file or a folder of images"
+    return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, {kinds}"
 
 
 def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
@@ -92,21 +98,12 @@ def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
     )
 
 
-def _chosen(images: ImageSet, indices: np.ndarray) -> ImageSet:
-    return ImageSet(images.images[indices], None if images.labels is None else images.labels[indices])
-
-
 def _with_test(dataset: Dataset) -> Dataset:
     """Holds out a tenth, at least one image, where there are no test images."""
     if len(dataset.test):
         return dataset
-    count = len(dataset.train)
-    if count < 2:
-        raise ValueError(f"{dataset.name} holds one image, expected at least two: one to train on and one to hold out")
-    order = random_order(HELD_OUT_STREAM, 0, 0, count)
-    held_out = max(1, count // 10)
-    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
-    return Dataset(dataset.name, _chosen(dataset.train, train), _chosen(dataset.train, test), dataset.class_names)
+    train, test = held_out(dataset.name, len(dataset.train))
+    return replace(dataset, train=dataset.train.chosen(train), test=dataset.train.chosen(test))
 
 
 def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:
@@ -116,4 +113,5 @@ def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:
     if train_images > count:
         raise ValueError(f"train_images is {train_images}, but {dataset.name} has {count} training images")
     some = np.sort(random_order(SUBSET_STREAM, 0, 0, count)[:train_images])
-    return Dataset(dataset.name, _chosen(dataset.train, some), dataset.test, dataset.class_names)
+    supervised = None if dataset.supervised is None else dataset.supervised[some]
+    return replace(dataset, train=dataset.train.chosen(some), supervised=supervised)

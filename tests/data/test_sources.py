@@ -33,7 +33,7 @@ def test_same_held_out_parts_for_any_number_of_training_images():
         ("cifar1000", r"nearest: cifar100?\)"),
         (
             "elsewhere/set.npz",
-            "no such data: elsewhere/set.npz; expected parts, cifar10, cifar100, a .npz file or a folder",
+            r"no such data: elsewhere/set\.npz; expected parts, cifar10, .*, a packed \.npy file or a folder of images",
         ),
     ],
 )
@@ -51,7 +51,9 @@ def test_names_the_nearest_file(tmp_path):
 def test_refuses_other_files_and_numbers(tmp_path):
     path = tmp_path / "images.zip"
     path.touch()
-    with pytest.raises(ValueError, match=r"images\.zip is neither a folder of images nor a \.npz file"):
+    with pytest.raises(
+        ValueError, match=r"images\.zip is neither a folder of images nor a \.npz file nor a packed \.npy file"
+    ):
         load(path)
     with pytest.raises(ValueError, match="train_images must be at least 1, got 0"):
         load("parts", train_images=0)
@@ -71,7 +73,8 @@ def test_pillow_is_asked_for_only_where_it_is_needed(tmp_path):
     """Without Pillow arrays of the right size load, and the error says how to install it."""
     np.savez(tmp_path / "set.npz", images=np.zeros((4, 8, 8), np.uint8))
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.png").touch()
+    for name in "ab":
+        (tmp_path / "folder" / f"{name}.png").touch()
     program = """if True:
         import sys
         sys.modules["PIL"] = None

@@ -1,0 +1,53 @@
+"""`pack`: decode a folder of images once, into one file that training reads without decoding."""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+from accel.training.options import Options, add_options, at_least, option
+
+HELP = "decode a folder of images into one file"
+SHOWN = 20  # names of bad files on the screen
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackOptions(Options):
+    """The options of `pack`."""
+
+    image_size: int = option(224, "packing", "height and width to which images are brought", check=at_least(1))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FOLDER", help="folder of images, as for train --data")
+    parser.add_argument("out", metavar="OUT.npy", help="the file to write, with OUT.json beside it")
+    add_options(parser, PackOptions)
+
+
+def run(given: dict) -> None:
+    """Packs, or goes on with what was interrupted, and lists the files that were left out."""
+    source, out = Path(given.pop("source")), Path(given.pop("out"))
+    options = PackOptions(**given)
+
+    from accel.data.folders import list_folder
+    from accel.data.packed import pack
+
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder of images")
+    began = time.monotonic()
+    packed = pack(list_folder(source), out, options.image_size)
+    size = options.image_size
+    print(
+        f"{packed.path}: {packed.num_train:,} training and {packed.num_test:,} held-out images of {size}x{size}, "
+        f"{packed.path.stat().st_size / 1e6:,.1f} MB, after {time.monotonic() - began:.1f} s"
+    )
+    if packed.bad:
+        for sentence in list(packed.bad.values())[:SHOWN]:
+            print(f"left out: {sentence}")
+        if len(packed.bad) > SHOWN:
+            print(f"left out: {len(packed.bad) - SHOWN:,} more")
+        count = len(packed.bad) + packed.num_train + packed.num_test
+        raise ValueError(
+            f"{len(packed.bad):,} of {count:,} files could not be read and are not in {packed.path}: "
+            f"{packed.bad_list} lists them"
+        )

@@ -1,0 +1,354 @@
+"""Image files decoded once into one .npy file, which is read piece by piece without decoding.
+
+NAME.npy is an ordinary array, uint8 (n, H, W, 3), training images first; NAME.json beside it says what the images are.
+While it is packed, the array is NAME.npy.partial and only ever grows, and NAME.npy.journal says what became of each
+file so far. An entry is written after the pixels that it speaks of are on the disk, so that any prefix of the journal
+is a state to go on from, whatever happened when.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accel.data.images import Dataset
+from accel.data.listing import Listing, decode, problem
+from accel.data.progress import progress
+from accel.data.resize import pillow
+
+FORMAT = "patchvae packed 1"
+CHUNK = 64  # files that a process decodes at once
+COMMIT_EVERY = 1.0  # seconds of work that an interruption may cost
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed array holds: its path, how many images to train on and held out, and the files left out, each with
+    a sentence that says why."""
+
+    path: Path
+    num_train: int
+    num_test: int
+    bad: dict[str, str]
+
+    @property
+    def bad_list(self) -> Path:
+        """The text file with the sentences about files left out, a line each, if there are any."""
+        return self.path.with_suffix(".bad.txt")
+
+
+def pack(listing: Listing, out: Path, image_size: int) -> Packed:
+    """Decodes the files of a listing into `out`, with as many processes as there are CPU cores for this one.
+
+    Images are brought to (image_size, image_size) as by `load`. A file that cannot be decoded is left out. Called again
+    after an interruption of any kind, it goes on; called again when all is done, it does nothing.
+
+    Raises:
+        ValueError: `out` is no .npy; or a split has no file that can be decoded; or the work that was interrupted had
+            other files or another size.
+        FileExistsError: `out` exists and holds something else.
+        OSError: a file cannot be written, or a process was killed; the work so far is kept.
+        KeyboardInterrupt: with a sentence, after Ctrl-C; the work so far is kept.
+        ImportError: Pillow is missing.
+    """
+    pillow()
+    if out.suffix != ".npy":
+        raise ValueError(f"{out} must end in .npy")
+    listing = listing.with_test()
+    contents = _digest(listing, image_size)
+    if out.exists():
+        about = _read_json(out) if out.with_suffix(".json").exists() else {}
+        if about.get("contents") != contents:
+            raise FileExistsError(
+                f"{out} exists, and was not packed from these files at --image-size {image_size}: "
+                "remove it or choose another name"
+            )
+    else:
+        about = _Packing(listing, out, image_size, contents).run()
+    _journal(out).unlink(missing_ok=True)
+    return Packed(out, about["train"], len(about["names"]) - about["train"], about["bad"])
+
+
+def read_packed(path: Path, image_size: int | None = None) -> Dataset:
+    """The images of a packed array, memory-mapped.
+
+    Raises ValueError if the array or the .json beside it is missing, damaged, or of another size than image_size.
+    """
+    about = _read_json(path)
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not a .npy file, or not all of it: {error}") from None
+    names = about["names"]
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
+        raise ValueError(
+            f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it speaks of "
+            f"{len(names)} images"
+        )
+    if image_size is not None and images.shape[1:3] != (image_size, image_size):
+        raise ValueError(
+            f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them anew with --image-size "
+            f"{image_size}, or leave the size out"
+        )
+    return Listing(
+        str(path),
+        path.parent,
+        names,
+        num_train=about["train"],
+        labels=_array(about["labels"], np.int64),
+        class_names=about["class_names"] and tuple(about["class_names"]),
+        supervised=_array(about["supervised"], bool),
+    ).dataset(images)
+
+
+def _array(values: list | None, dtype: type) -> np.ndarray | None:
+    return None if values is None else np.array(values, dtype)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    about = path.with_suffix(".json")
+    try:
+        values = json.loads(about.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{about} is missing, which says what the images in {path} are") from None
+    except ValueError as error:
+        raise ValueError(f"{about} is not JSON: {error}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
+    return values
+
+
+def _journal(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
+def _digest(listing: Listing, image_size: int) -> str:
+    """Tells whether the same work is asked for: the size, and files of the same names and lengths in the same roles."""
+    lengths = []
+    for file in listing.files:
+        try:
+            lengths.append(os.stat(listing.folder / file).st_size)
+        except OSError:  # to be reported when it is decoded
+            lengths.append(-1)
+    labels, supervised = (part if part is None else part.tolist() for part in (listing.labels, listing.supervised))
+    work = [
+        FORMAT,
+        image_size,
+        list(listing.files),
+        lengths,
+        listing.num_train,
+        labels,
+        listing.class_names,
+        supervised,
+    ]
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()
+
+
+def _header(images: int, image_size: int) -> bytes:
+    """What a .npy file begins with; of one length whatever the number of images, as NumPy makes room for growth."""
+    header = io.BytesIO()
+    shape = (images, image_size, image_size, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, list[int | str]]:
+    """The pixels of the files that can be decoded, and for each file its CRC-32 or what is wrong with it."""
+    pixels, outcomes = [], []
+    for path in paths:
+        try:
+            content = path.read_bytes()
+            pixels.append(decode(content, image_size).tobytes())
+            outcomes.append(zlib.crc32(content))
+        except Exception as error:  # decoders of damaged files raise errors of many types
+            outcomes.append(f"{path} {problem(error)}".replace("\n", " "))
+    return b"".join(pixels), outcomes
+
+
+def _begin_process() -> None:
+    """Leaves Ctrl-C to the parent, and ends when the parent is gone, which a pool's processes do not by themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _images(outcomes: list[int | str]) -> int:
+    return sum(isinstance(outcome, int) for outcome in outcomes)
+
+
+class _Packing:
+    """One packing: its files, and the outcome of each of the first of them, a CRC-32 or a sentence."""
+
+    def __init__(self, listing: Listing, out: Path, image_size: int, contents: str):
+        self.listing, self.out, self.image_size, self.contents = listing, out, image_size, contents
+        self.partial, self.journal = out.with_name(out.name + ".partial"), _journal(out)
+        self.image_bytes = 3 * image_size**2
+        self.outcomes: list[int | str] = []
+
+    def run(self) -> dict[str, Any]:
+        """Everything from the state on the disk to the finished files; returns what is in the .json."""
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._take_up()
+            self._decode()
+            return self._finish()
+        except BrokenProcessPool:
+            raise OSError(
+                f"a process that decodes images was killed after {self._so_far()}: run the same command again to go on"
+            ) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped after {self._so_far()}; run the same command again to go on") from None
+        except OSError as error:
+            if error.filename is None and error.strerror:  # writing to an open file does not say which
+                error.filename = str(self.partial)
+            raise
+
+    def _so_far(self) -> str:
+        return f"{len(self.outcomes):,} of {len(self.listing.files):,} files"
+
+    def _end(self) -> int:
+        """Where in the file the next image goes."""
+        return len(_header(0, self.image_size)) + _images(self.outcomes) * self.image_bytes
+
+    def _take_up(self) -> None:
+        """Reads the journal, and cuts off what an interruption left half written."""
+        lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
+        lines = [line for line in lines if line.endswith(b"\n")]  # all but perhaps the last
+        if not lines or not self.partial.exists():
+            self.partial.write_bytes(_header(0, self.image_size))
+            self.journal.write_text(json.dumps(self.contents) + "\n")
+        elif json.loads(lines[0]) != self.contents:
+            raise ValueError(
+                f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
+                f"and {self.journal.name} to begin anew"
+            )
+        else:
+            whole = (self.partial.stat().st_size - self._end()) // self.image_bytes
+            read = len(lines[0])
+            for line in lines[1:]:
+                entry = json.loads(line)
+                whole -= _images(entry)
+                if whole < 0:  # the disk lost what it had promised to hold
+                    break
+                self.outcomes += entry
+                read += len(line)
+            os.truncate(self.journal, read)
+            os.truncate(self.partial, self._end())
+        missing = (len(self.listing.files) - len(self.outcomes)) * self.image_bytes
+        free = shutil.disk_usage(self.out.parent).free
+        if missing > free:
+            raise OSError(f"{self.out} needs {missing / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB free")
+
+    def _decode(self) -> None:
+        """Decodes the files that are left."""
+        began = len(self.outcomes)
+        paths = [self.listing.folder / file for file in self.listing.files[began:]]
+        bar = progress(len(self.listing.files), initial=began, unit=" images")
+        with self.partial.open("ab") as array, self.journal.open("ab") as journal, bar as advance:
+            pending, committed = [], time.monotonic()
+
+            def commit() -> None:
+                entry = pending.copy()
+                pending.clear()  # first, so that no interruption can lead to a second entry
+                for file, content in ((array, b""), (journal, json.dumps(entry).encode() + b"\n")):
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.outcomes += entry
+
+            with contextlib.closing(_decoded(paths, self.image_size)) as decoded:
+                try:
+                    for pixels, outcomes in decoded:
+                        array.write(pixels)
+                        pending += outcomes
+                        if time.monotonic() - committed >= COMMIT_EVERY:
+                            commit()
+                            committed = time.monotonic()
+                        advance(len(outcomes))
+                finally:
+                    if pending:
+                        commit()
+
+    def _finish(self) -> dict[str, Any]:
+        """Gives the array its header and its name, after the files that describe it."""
+        listing, outcomes = self.listing, self.outcomes
+        kept = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, int)]
+        bad = {listing.files[i]: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
+        train = sum(i < listing.num_train for i in kept)
+        for count, split in ((train, "training"), (len(kept) - train, "held-out")):
+            if count == 0:
+                raise ValueError(f"no {split} image of {listing.name} can be read; {next(iter(bad.values()))}")
+        about = {
+            "format": FORMAT,
+            "source": listing.name,
+            "contents": self.contents,
+            "image_size": self.image_size,
+            "train": train,
+            "class_names": listing.class_names,
+            "labels": None if listing.labels is None else listing.labels[kept].tolist(),
+            "supervised": None if listing.supervised is None else listing.supervised[kept[:train]].tolist(),
+            "names": [listing.files[i] for i in kept],
+            "crc32": [outcomes[i] for i in kept],
+            "bad": bad,
+        }
+        _write(self.out.with_suffix(".json"), json.dumps(about) + "\n")
+        if bad:
+            _write(Packed(self.out, 0, 0, bad).bad_list, "".join(f"{sentence}\n" for sentence in bad.values()))
+        with self.partial.open("r+b") as array:
+            array.write(_header(len(kept), self.image_size))
+            array.flush()
+            os.fsync(array.fileno())
+        os.replace(self.partial, self.out)
+        return about
+
+
+def _write(path: Path, text: str) -> None:
+    """All of a text file or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, list[int | str]]]:
+    """Chunks of decoded files in order, from several processes, which are never far ahead."""
+    if not paths:
+        return
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A fork does not import PyTorch once more; elsewhere than on Linux it is not safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(cores, len(chunks)), context, _begin_process)
+    try:
+        ahead = deque()
+        for chunk in chunks:
+            ahead.append(pool.submit(_decode_chunk, chunk, image_size))
+            if len(ahead) > 2 * cores:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,16 @@
+"""A progress bar where tqdm is installed and somebody looks."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def progress(total: int, *, initial: int = 0, **options) -> Iterator[Callable[[int], object]]:
+    """A function to call with the number of units that were done; `options` are tqdm's."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda count: None
+        return
+    with tqdm(total=total or None, initial=initial, leave=False, disable=None, **options) as bar:
+        yield bar.update
