@@ -56,10 +56,12 @@ class TrainingConfig(Options):
     what is not named. Raises ValueError that names the option if a value is of the wrong type or range.
     """
 
-    data: str = option("parts", "data", "parts, cifar10, cifar100, FILE.npz or FOLDER of images")
-    data_dir: str | None = option(
-        None, "data", "folder of the original archives of cifar10 and cifar100", absent="data"
+    data: str = option(
+        "parts",
+        "data",
+        "parts, cifar10, cifar100, indoor67, places205, imagenet, FILE.npz, packed FILE.npy or FOLDER of images",
     )
+    data_dir: str | None = option(None, "data", "folder of the named sets as they are published", absent="data")
     image_size: int | None = option(
         None,
         "data",
@@ -143,7 +145,7 @@ class TrainingConfig(Options):
     @property
     def folder(self) -> Path:
         """The run folder: `out`, or one named after the data and the system."""
-        name = Path(self.data).resolve().name.removesuffix(".npz")
+        name = Path(self.data).resolve().name.removesuffix(".npz").removesuffix(".npy")
         return Path(self.out or f"runs/{name}-{self.system}")
 
     @property
