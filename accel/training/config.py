@@ -43,8 +43,8 @@ PATCHVAE_ONLY = (
     "detach_weights",
 )
 
-# What may differ when a run is resumed: where things are, how long it runs and how often it saves.
-CHANGEABLE = ("data", "data_dir", "epochs", "device", "out", "checkpoint_every")
+# What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
+CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +131,15 @@ class TrainingConfig(Options):
         "run",
         "auto (a GPU if there is one), cpu, cuda or cuda:N",
         check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
+    )
+    precision: str = option(
+        "auto",
+        "run",
+        "of products and activations; auto: bfloat16 where a GPU has it, over float32 weights and sums",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: bool | None = option(
+        None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"
     )
     out: str | None = option(None, "run", "run folder", absent="runs/DATA-SYSTEM")
     checkpoint_every: float = option(
