@@ -126,8 +126,10 @@ def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path, monke
     text, err = capsys.readouterr()
     assert "Traceback" not in err
     names = {path.name for path in out.iterdir()}
-    pictures = {"reconstructions.png", "parts.png"} if "no pictures" not in text else set()
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model"} | pictures
+    pictures = "no pictures" not in text
+    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model"} | ({"figures"} if pictures else set())
+    if pictures:
+        assert {path.name for path in (out / "figures").glob("*.png")} == {"reconstructions.png", "parts.png"}
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     row = re.search(r"^reconstruction +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
     assert float(row[1]) == round(last["train_reconstruction"], 3)
@@ -148,7 +150,7 @@ def test_without_matplotlib_training_works_and_says_how_to_get_pictures(capsys, 
     options = ["--data", str(images), "--epochs", "1", "--batch-size", "32", *SMALL]
     assert cli.main(["train", *options, "--out", str(tmp_path / "run")]) == 0
     assert "matplotlib is missing: pip install 'patchvae[images]'" in capsys.readouterr().out
-    assert not list((tmp_path / "run").glob("*.png"))
+    assert not list((tmp_path / "run").rglob("*.png"))
 
 
 def test_resume_takes_the_options_of_the_run(capsys, tmp_path, images):

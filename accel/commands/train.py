@@ -1,7 +1,6 @@
 """`train`: learn parts from images."""
 
 import argparse
-import io
 import time
 
 from accel.training.config import PATCHVAE_ONLY, TrainingConfig
@@ -46,21 +45,12 @@ def run(given: dict) -> None:
 
 
 def draw(training) -> list[str]:
-    """Writes the pictures of a run into its folder and returns their names; says so if matplotlib is missing."""
+    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
-    from accel.models.storage import write_whole
-    from accel.training import checkpoint
 
-    held_out = training.dataset.test
     try:
-        pictures = {"reconstructions.png": figures.reconstructions(training.model, held_out.images[:12])}
-        if hasattr(training.model, "num_parts"):
-            pictures["parts.png"] = figures.parts(training.model, held_out, training.dataset.part_names)
+        drawn = list(figures.closing_pictures(training.model, training.dataset))
     except ImportError as error:
         print(f"no pictures were drawn, since {error}")
         return []
-    for name, figure in pictures.items():
-        figure.savefig(buffer := io.BytesIO(), format="png")
-        with checkpoint.writing(training.folder / name, training.folder):
-            write_whole({training.folder / name: buffer.getvalue()})
-    return list(pictures)
+    return figures.write_pictures(training.folder, drawn)

@@ -1,5 +1,10 @@
-"""What every picture shares: rows of small images with labels, on a figure without any global state."""
+"""What every picture shares: its title, its text, its colours, and rows of small images with labels.
 
+A Figure is made without any global state. Its label, `figure.get_label()`, is the title and, on a line of its own, what
+one sees: the text for whoever cannot see it.
+"""
+
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +12,55 @@ import numpy as np
 TILE_SIZE = 96  # pixels to which smaller images are enlarged, about
 GAP = 6
 DOTS_PER_INCH = 100
+LETTER = 0.6  # width of an average letter in font sizes
+TITLE_SIZE, TEXT_SIZE = 15, 12  # of fonts, in pixels
+LINE = 1.45  # from one line of text to the next, in font sizes
+INK, QUIET = "#1a1a1a", "#555555"
+# Okabe and Ito's colours, which the colour-blind can tell apart too.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7", "#56b4e9", "#e69f00")
+
+
+def new_figure(width: float, height: float):
+    """An empty matplotlib Figure of so many pixels; ImportError with the command that installs matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is missing: pip install 'patchvae[images]'") from error
+    return Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+
+
+def points(size: float) -> float:
+    """A font size in pixels as matplotlib counts it."""
+    return size * 72 / DOTS_PER_INCH
+
+
+def heading(title: str, text: str, width: float) -> tuple[list[tuple[str, float]], float]:
+    """The title's and the text's lines with their font sizes, wrapped to `width` pixels, and their height in pixels."""
+    lines = []
+    for words, size in ((title, TITLE_SIZE), (text, TEXT_SIZE)):
+        letters = max(16, int((width - 2 * GAP) / (LETTER * size)))
+        lines += [(line, size) for line in textwrap.wrap(words, letters)]
+    return lines, sum(LINE * size for _, size in lines) + (GAP if lines else 0)
+
+
+def write_heading(figure, title: str, text: str, lines: Sequence[tuple[str, float]]) -> None:
+    """Puts a `heading`'s lines at the top left and makes title and text the figure's label."""
+    figure.set_label(f"{title}\n{text}")
+    width, height = figure.get_size_inches() * DOTS_PER_INCH
+    top = height - GAP
+    for line, size in lines:
+        bold = size == TITLE_SIZE
+        figure.text(
+            GAP / width,
+            top / height,
+            line,
+            ha="left",
+            va="top",
+            fontsize=points(size),
+            fontweight="bold" if bold else "normal",
+            color=INK if bold else QUIET,
+        )
+        top -= LINE * size
 
 
 def enlarge(image: np.ndarray, size: int = TILE_SIZE) -> np.ndarray:
@@ -16,32 +70,89 @@ def enlarge(image: np.ndarray, size: int = TILE_SIZE) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def mosaic(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]):
+def heat(values: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1], of any shape, as colours from black over red to near white: uint8 (…, 3)."""
+    red, green, blue = 3 * values, 3 * values - 1, 3 * values - 2
+    return (np.stack([red, green, blue], axis=-1).clip(0, 1) * 255).astype(np.uint8)
+
+
+def mosaic(
+    rows: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[str],
+    *,
+    title: str = "",
+    text: str = "",
+    headers: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+):
     """A matplotlib Figure of rows of equally large RGB images (H, W, 3), each row with its label on the left.
 
+    title, text: above all. headers: one above each column. captions: one under each image, cut to its width.
     Saved at its own resolution, each pixel of an image is a pixel of the picture. Raises ImportError with the
     command that installs matplotlib if it is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("matplotlib is missing: pip install 'patchvae[images]'") from error
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
-    text_size = height / 8  # of a letter, in pixels
+    text_size = min(height / 8, 14)  # of a label's letter, in pixels
+    small = text_size * 0.8
     left = round(max(len(line) for label in labels for line in label.splitlines()) * text_size * 0.62) + 2 * GAP
-    canvas = np.full((len(rows) * (height + GAP) + GAP, left + columns * (width + GAP), 3), 255, dtype=np.uint8)
-    tops = [GAP + index * (height + GAP) for index in range(len(rows))]
+    under = round(small * LINE) if captions else 0
+    lines_above = max((header.count("\n") + 1 for header in headers), default=0)
+    first = GAP + round(lines_above * small * LINE)
+    pitch = height + GAP + under
+    canvas = np.full((first + len(rows) * pitch, left + columns * (width + GAP), 3), 255, dtype=np.uint8)
+    tops = [first + index * pitch for index in range(len(rows))]
+    lefts = [left + index * (width + GAP) for index in range(columns)]
     for top, row in zip(tops, rows, strict=True):
-        for index, tile in enumerate(row):
-            at = left + index * (width + GAP)
+        for at, tile in zip(lefts, row, strict=False):
             canvas[top : top + height, at : at + width] = tile
 
-    figure = Figure(figsize=(canvas.shape[1] / DOTS_PER_INCH, len(canvas) / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
-    axis = figure.add_axes((0, 0, 1, 1))
+    lines, above = heading(title, text, canvas.shape[1])
+    above = round(above)
+    figure = new_figure(canvas.shape[1], above + len(canvas))
+    axis = figure.add_axes((0, 0, 1, len(canvas) / (above + len(canvas))))
     axis.set_axis_off()
     axis.imshow(canvas, interpolation="nearest", aspect="auto")
-    points = text_size * 72 / DOTS_PER_INCH
+    write_heading(figure, title, text, lines)
     for top, label in zip(tops, labels, strict=True):
-        axis.text(left - GAP, top + height / 2, label, ha="right", va="center", fontsize=points, linespacing=1.4)
+        size = points(text_size)
+        axis.text(
+            left - GAP, top + height / 2, label, ha="right", va="center", fontsize=size, linespacing=1.4, color=INK
+        )
+    marks = [(header, at, GAP / 2 + first - GAP, "bottom") for header, at in zip(headers, lefts, strict=False)]
+    letters = int(width / (LETTER * small))
+    for top, row in zip(tops, captions, strict=False):
+        for at, caption in zip(lefts, row, strict=False):
+            short = caption if len(caption) <= letters else caption[: letters - 1] + "…"
+            marks.append((short, at, top + height + 1, "top"))
+    for words, at, y, side in marks:
+        axis.text(at + width / 2, y, words, ha="center", va=side, fontsize=points(small), color=QUIET, linespacing=1.3)
     return figure
+
+
+def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[int, int] = (320, 230)):
+    """A Figure with `count` empty charts of `size` pixels in rows of at most `columns`, and their axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width, height = columns * size[0], rows * size[1]
+    lines, above = heading(title, text, width)
+    figure = new_figure(width, above + height)
+    write_heading(figure, title, text, lines)
+    left, right, bottom, top = 62, 14, 44, 30  # room around each chart's frame, in pixels
+    axes = []
+    for index in range(count):
+        row, column = divmod(index, columns)
+        frame = (
+            (column * size[0] + left) / width,
+            ((rows - 1 - row) * size[1] + bottom) / (above + height),
+            (size[0] - left - right) / width,
+            (size[1] - bottom - top) / (above + height),
+        )
+        axis = figure.add_axes(frame)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#bbbbbb")
+        axis.tick_params(labelsize=points(11), color="#bbbbbb", labelcolor=QUIET)
+        axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axes.append(axis)
+    return figure, axes

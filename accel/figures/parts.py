@@ -1,4 +1,4 @@
-"""What each learned part responds to."""
+"""What each learned part responds to: where in images, and what it looks like there."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,23 @@ import numpy as np
 from torch import nn
 
 from accel.data import ImageSet
-from accel.evaluation import occurrence_maps, part_average_precision
-from accel.figures.canvas import enlarge, mosaic
+from accel.evaluation import Occurrences, crop_patches, find_occurrences, occurrence_maps, part_average_precision
+from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 
 OUTLINE = (255, 212, 0)
+WHITE = 255
 DARKEST = 0.4  # brightness of what is certainly not an occurrence
 
 
-def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None = None, *, rows=16, columns=10):
+def parts(
+    model: nn.Module,
+    images: ImageSet,
+    part_names: Sequence[str] | None = None,
+    *,
+    rows: int = 16,
+    columns: int = 10,
+    found: Occurrences | None = None,
+):
     """A Figure with a row for each learned part: the images where it is surest, dark where it does not occur.
 
     Where the part occurs with a probability above one half is outlined. Rows are ordered by how much a
@@ -21,38 +30,101 @@ def parts(model: nn.Module, images: ImageSet, part_names: Sequence[str] | None =
     otherwise by its information about cells, H(mean p) − mean H(p) (a part that is on or off everywhere has
     none). At most `rows` parts are shown.
 
-    part_names: of the true types, axis 1 of images.truth. Raises ImportError if matplotlib is missing.
+    part_names: of the true types, axis 1 of images.truth. found: what `find_occurrences` found in the images, if it is
+    at hand. Raises ImportError if matplotlib is missing.
     """
-    occurrence = occurrence_maps(model, images.images)
-    information = _information(occurrence)
-    labels = [f"{bits:.3f} bits a cell" for bits in information]
-    usefulness = information
+    found = found or find_occurrences(model, images.images, columns)
+    order, labels = found.order, [f"{bits:.3f} bits a cell" for bits in found.information]
     if images.truth is not None:
-        precision = np.nan_to_num(part_average_precision(occurrence, images.truth))
-        usefulness = precision.max(axis=1)
+        precision = np.nan_to_num(part_average_precision(occurrence_maps(model, images.images), images.truth))
+        order = np.argsort(-precision.max(axis=1), kind="stable")
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
         labels = [f"{names[row.argmax()]}, AP {row.max():.2f}" for row in precision]
-    best = np.argsort(-usefulness, kind="stable")[:rows]
+    best = order[:rows]
     tiles = []
     for part in best:
-        surest = np.argsort(-occurrence[:, part].max(axis=(1, 2)), kind="stable")[:columns]
-        tiles.append([_overlay(images.images[index], occurrence[index, part]) for index in surest])
-    return mosaic(tiles, [f"part {part}\n{labels[part]}" for part in best])
+        surest = images.images[found.image[part, :columns]]
+        maps = occurrence_maps(model, surest)[:, part]
+        tiles.append([overlay(image, cells) for image, cells in zip(surest, maps, strict=True)])
+    return mosaic(
+        tiles,
+        [f"part {part}\n{_state(found, part) or labels[part]}" for part in best],
+        title="Where each part occurs",
+        text="A part a row, and the images where it is surest, surest first. Bright is where the part occurs, outlined "
+        "where its probability is above one half.",
+    )
 
 
-def _information(occurrence: np.ndarray) -> np.ndarray:
-    """Mutual information of each part and the cells, in bits: (n, N, h, w) probabilities → (N,)."""
-
-    def entropy(p):
-        p = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
-        return -p * np.log2(p) - (1 - p) * np.log2(1 - p)
-
-    cells = occurrence.swapaxes(0, 1).reshape(occurrence.shape[1], -1)
-    return entropy(cells.mean(axis=1, dtype=np.float64)) - entropy(cells).mean(axis=1)
+def _state(found: Occurrences, part: int) -> str:
+    return "occurs nowhere" if found.dead[part] else "occurs nearly everywhere" if found.saturated[part] else ""
 
 
-def _overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
-    """The image, darkened where the part does not occur, with outlines around where it does."""
+def gallery(
+    images: ImageSet,
+    found: Occurrences,
+    *,
+    side: int,
+    scale: int,
+    class_names: Sequence[str] | None = None,
+    rows: int = 16,
+    columns: int = 12,
+):
+    """A Figure with a row for each part: patches cropped about its surest occurrences, as in the paper's figure 4.
+
+    found: what `find_occurrences` found in `images`: at most one an image, sorted by probability. side: of the patches
+    in pixels. scale: pixels a cell. Where images have labels, the classes (class_names or numbers) stand underneath;
+    no model has seen them. Rows are ordered by how much a part says about cells; at most `rows` are shown, and no part
+    that occurs nowhere while there are others. Raises ImportError if matplotlib is missing.
+    """
+    shown = [part for part in found.order if not found.dead[part]][:rows] or list(found.order[:1])
+    tiles, captions = [], []
+    for part in shown:
+        chosen = found.image[part, :columns]
+        row, column = found.row[part, :columns], found.column[part, :columns]
+        patches = crop_patches(images.images[chosen], row, column, side, scale, outside=WHITE)
+        tiles.append([enlarge(patch) for patch in patches])
+        if images.labels is not None:
+            captions.append([class_names[k] if class_names else f"class {k}" for k in images.labels[chosen]])
+    labels = [f"part {part}\n{found.an_image[part]:.2f} an image" for part in shown]
+    return mosaic(
+        tiles,
+        labels,
+        captions=captions,
+        title="What each part looks like",
+        text=f"A part a row, and patches of {side} × {side} pixels about its surest occurrences in {len(images):,} "
+        "images, at most one an image, surest first."
+        + (" Underneath, the class of the image, which no model was told." if captions else ""),
+    )
+
+
+def part_statistics(found: Occurrences):
+    """A Figure of how often each part occurs, and of how much any two parts occur in the same cells."""
+    count = len(found.an_image)
+    figure, (often, shared) = charts(
+        2,
+        columns=2,
+        size=(440, 330),
+        title="How often parts occur, and together",
+        text=f"Left, expected occurrences an image: {found.an_image.sum():.1f} in all, spread over parts as evenly as "
+        f"{2 ** found.entropy():.1f} equally frequent ones would be; {found.dead.sum()} of {count} parts occur "
+        f"nowhere, {found.saturated.sum()} nearly everywhere. Right, overlap of two parts' maps: black none, white the "
+        "same cells.",
+    )
+    often.bar(range(count), found.an_image, color="#0072b2")
+    often.set_title("occurrences an image", fontsize=points(12), loc="left")
+    often.set_xlabel("part", fontsize=points(11))
+    often.xaxis.get_major_locator().set_params(integer=True)
+    shared.imshow(heat(found.overlap - np.eye(count) * found.overlap), interpolation="nearest", aspect="auto")
+    shared.grid(visible=False)
+    shared.set_title("overlap of two parts", fontsize=points(12), loc="left")
+    shared.set_xlabel("part", fontsize=points(11))
+    shared.xaxis.get_major_locator().set_params(integer=True)
+    shared.yaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
+    """The image, enlarged, darkened where the part does not occur, with outlines around where it does."""
     tile = enlarge(image)
     height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)

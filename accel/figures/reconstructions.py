@@ -1,37 +1,115 @@
-"""What a model makes of images, and where the weighted loss looks."""
+"""What a model makes of images, where the weighted loss looks, and what the model draws by itself."""
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from accel.evaluation import psnr
-from accel.figures.canvas import enlarge, mosaic
+from accel.figures.canvas import enlarge, heat, mosaic
 from accel.models.autoencoder import pixels
-from accel.ops import gradient_energy_weights
+from accel.ops import Noise, appearance_noise, gradient_energy_weights, occurrence_noise
 from accel.training.held_out import evaluating, in_order
 
 
-def reconstructions(model: nn.Module, images: np.ndarray):
-    """A Figure with a column for each image: input, deterministic reconstruction and weight mask.
+def as_images(output: Tensor) -> np.ndarray:
+    """A decoder's output (B, C, H, W) in [−1, 1] → uint8 (B, H, W, C)."""
+    return ((output.float() + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
-    images: uint8 (n, H, W, C), as many as there shall be columns. The mask is the mean over channels of the
-    gradient-energy weights (paper, section 3.4), where 1 is what every pixel has in the unweighted loss; all
-    columns share its scale. Raises ImportError if matplotlib is missing.
+
+def reconstructions(model: nn.Module, images: np.ndarray):
+    """A Figure with a column for each image: input, deterministic reconstruction and their difference.
+
+    images: uint8 (n, H, W, C), as many as there shall be columns. The difference is the mean over channels; all columns
+    share its scale. Raises ImportError if matplotlib is missing.
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
         original = pixels(batch, torch.float32)
         output = model.reconstruct(batch)
         quality = psnr(output, original).mean().item()
-        restored = ((output + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        weights = gradient_energy_weights(original).mean(1).cpu().numpy()
+        difference = (output - original).abs().mean(1).cpu().numpy() / 2
+    largest = max(difference.max(), 1e-6)
+    labels = [
+        "input",
+        f"reconstruction\nmean PSNR {quality:.1f} dB",
+        f"difference\nlight {largest:.2f} of the range",
+    ]
+    rows = [images, as_images(output), heat(difference / largest)]
+    return mosaic(
+        [[enlarge(image) for image in row] for row in rows],
+        labels,
+        title="What is left of images after the bottleneck",
+        text="Held-out images, what the model makes of the mean of their codes, and where the two differ.",
+    )
+
+
+def weight_masks(images: np.ndarray):
+    """A Figure with a column for each image: the image, and the weights of its pixels in the weighted loss.
+
+    images: uint8 (n, H, W, C). Shown is the mean over channels of the gradient-energy weights (paper, section 3.4),
+    where 1 is what every pixel has in the unweighted loss; all columns share its scale. No model takes part.
+    Raises ImportError if matplotlib is missing.
+    """
+    (batch,) = in_order(images, len(images), torch.device("cpu"))
+    weights = gradient_energy_weights(pixels(batch, torch.float32)).mean(1).numpy()
     patch = images.shape[1] // weights.shape[1]
-    masks = heat(weights / weights.max()).repeat(patch, axis=1).repeat(patch, axis=2)
-    labels = ["input", f"reconstruction\nmean PSNR {quality:.1f} dB", f"weight mask\ndark 0, light {weights.max():.1f}"]
-    return mosaic([[enlarge(image) for image in row] for row in (images, restored, masks)], labels)
+    weights = weights.repeat(patch, axis=1).repeat(patch, axis=2)
+    share = weights / weights.max()
+    weighted = (images * (0.15 + 0.85 * share[..., None])).astype(np.uint8)
+    rows = [images, heat(share), weighted]
+    return mosaic(
+        [[enlarge(image) for image in row] for row in rows],
+        ["image", f"weight\ndark 0, light {weights.max():.1f}", "image in the\nlight of its weights"],
+        title="Where the weighted loss looks",
+        text="Errors count by the energy of the image's gradient in patches of 8 × 8 pixels: textured foreground more, "
+        "smooth background less. A weight of 1 is what every pixel has without weighting.",
+    )
 
 
-def heat(values: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1], of any shape, as colours from black over red to near white: uint8 (…, 3)."""
-    red, green, blue = 3 * values, 3 * values - 1, 3 * values - 2
-    return (np.stack([red, green, blue], axis=-1).clip(0, 1) * 255).astype(np.uint8)
+@torch.no_grad()
+def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
+    """Images decoded from draws of the aggregated posterior, the mean of the posteriors of all images: (B, C, H, W).
+
+    One draw from each of uint8 `images` (B, C, H, W), taken from a set at random. A part occurs or it does not: no
+    relaxation. Where an encoder gives a code without a variance, as Bigan's, the code is decoded as it is.
+    """
+    posterior, noise, count = model.encode(images), Noise(seed), len(images)
+    if hasattr(posterior, "occurrence"):
+        mean, variance, p = posterior.appearance_mean, posterior.appearance_variance, posterior.occurrence
+        epsilon = appearance_noise(noise, count, *mean.shape[1:], device=images.device)
+        uniform = occurrence_noise(noise, count, p.shape[1], p[0, 0].numel(), device=images.device)
+        return model.decode(code_of(mean + variance.sqrt() * epsilon, (uniform.view_as(p) > 1 - p).to(p.dtype)))
+    if not hasattr(posterior, "variance"):
+        return model.decode(posterior.code)
+    epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)
+    return model.decode(posterior.mean + posterior.variance.sqrt() * epsilon)
+
+
+def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:
+    """The patch latent code of appearances (B, N, D) at occurrences (B, N, h, w): (B, N·D, h, w)."""
+    return (appearance[..., None, None] * occurrence[:, :, None]).flatten(1, 2)
+
+
+def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 3):
+    """A Figure of images drawn from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
+
+    n is the number of images of each kind, in `rows` rows. A sample of the prior has each part in each cell with the
+    prior's probability (PatchVAE). Raises ImportError if matplotlib is missing.
+    """
+    with evaluating(model) as device:
+        (batch,) = in_order(images, len(images), device)
+        drawn = {
+            "prior": model.sample(len(images), seed=seed),
+            "aggregated\nposterior": aggregated_samples(model, batch, seed),
+        }
+    tiles, labels = [], []
+    for name, kind in drawn.items():
+        tiles += [[enlarge(image) for image in row] for row in np.array_split(as_images(kind), rows)]
+        labels += [name] + [""] * (rows - 1)
+    return mosaic(
+        tiles,
+        labels,
+        title="What the model draws by itself",
+        text="Codes drawn from the prior, where parts occur anywhere, and from the posteriors of images taken at "
+        "random, where parts occur as they do in images; each decoded.",
+    )

@@ -89,12 +89,13 @@ def test_entropy_counts_the_parts_in_use():
 
 
 @given(side=st.sampled_from([4, 8, 14]), row=st.integers(0, 2), column=st.integers(0, 1))
-def test_patches_are_centred_and_repeat_the_border(side, row, column):
+def test_patches_are_centred_and_end_with_the_image(side, row, column):
     image = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
-    padded = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
     top, left = 16 + row * 8 + 4 - side // 2, 16 + column * 8 + 4 - side // 2
-    (patch,) = crop_patches(image[None], np.array([row]), np.array([column]), side, 8)
-    np.testing.assert_array_equal(patch, padded[top : top + side, left : left + side])
+    for outside, mode in ((None, {"mode": "edge"}), (9, {"constant_values": 9})):
+        padded = np.pad(image, ((16, 16), (16, 16), (0, 0)), **mode)
+        (patch,) = crop_patches(image[None], np.array([row]), np.array([column]), side, 8, outside)
+        np.testing.assert_array_equal(patch, padded[top : top + side, left : left + side])
 
 
 def test_receptive_field_holds_the_share_of_the_gradient():

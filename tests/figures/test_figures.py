@@ -1,33 +1,19 @@
 """Pictures show what they say: tiles in order, brightness by occurrence, outlines where a part is likely."""
 
+import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from accel.data import ImageSet
-from accel.figures import parts, reconstructions
-from accel.figures.canvas import enlarge, mosaic
+from accel.evaluation import crop_patches, find_occurrences
+from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
+from accel.figures.canvas import charts, enlarge, heat, mosaic
 from accel.figures.parts import DARKEST, OUTLINE
-from accel.figures.reconstructions import heat
+from tests.figures.oracle import Oracle
 
 pytest.importorskip("matplotlib")
-
-
-class Oracle(torch.nn.Module):
-    """Says that a part occurs where the images' first channel is bright: parts 0, 1 and 2 in their own channel."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def encode(self, images):
-        return SimpleNamespace(occurrence=images[:, :, ::8, ::8] / 255)
-
-    def reconstruct(self, images):
-        return images / 127.5 - 1
 
 
 def cells_as_images(cells):
@@ -62,6 +48,40 @@ def test_picture_has_the_canvas_pixel_for_pixel(tmp_path):
     assert saved.shape == canvas.shape
     np.testing.assert_array_equal(saved[:, -3 * 102 :], canvas[:, -3 * 102 :])
     np.testing.assert_array_equal(canvas[6:102, -102:-6], tiles[0, 2])
+
+
+def test_heading_headers_and_captions_stand_beside_the_images(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96, 3), dtype=np.uint8)
+    figure = mosaic(
+        tiles,
+        ["one", "two"],
+        title="A title",
+        text="What one sees " * 20,
+        headers=["left", "middle", "right"],
+        captions=[["short", "much too long for a caption under an image", ""]] * 2,
+    )
+    assert figure.get_label() == "A title\n" + "What one sees " * 20
+    figure.savefig(tmp_path / "picture.png")
+    saved = np.asarray(image_module.open(tmp_path / "picture.png").convert("RGB"))
+    canvas = canvas_of(figure)
+    heading = len(saved) - len(canvas)
+    assert (saved[:heading] < 128).any()
+    below = saved[heading:]
+    for row in range(2):  # no letter touches an image
+        top = len(canvas) - (2 - row) * (len(canvas) - first_row(canvas)) // 2
+        np.testing.assert_array_equal(below[top : top + 96, -3 * 102 : -6], canvas[top : top + 96, -3 * 102 : -6])
+        assert (below[top + 97 : top + 97 + 12, -3 * 102 : -2 * 102] < 128).any()
+    words = labels_of(figure)
+    assert {"left", "middle", "right", "short"} <= set(words)
+    (cut,) = {word for word in words if word.startswith("much")}
+    assert cut.endswith("…")
+    assert (below[:, 0] == 255).all()
+
+
+def first_row(canvas):
+    """Where the first image begins, from the top of the canvas."""
+    return int(np.flatnonzero((canvas != 255).any(axis=(1, 2)))[0])
 
 
 def test_labels_fit_into_the_margin(tmp_path):
@@ -100,7 +120,7 @@ def test_parts_without_truth_are_ordered_by_information():
     cells[:, 2] = 255 * (rng.uniform(size=(30, 2, 2)) < 0.05)
     labels = labels_of(parts(Oracle(), ImageSet(cells_as_images(cells))))
     assert [label.split("\n")[0] for label in labels] == ["part 1", "part 2", "part 0"]
-    assert labels[2].endswith("0.000 bits a cell")
+    assert labels[2] == "part 0\noccurs nearly everywhere"
 
 
 def test_overlay_darkens_and_outlines():
@@ -145,8 +165,64 @@ def test_reconstructions_show_input_output_and_weights():
         np.testing.assert_array_equal(canvas[6:102, at], enlarge(images[column]))
         np.testing.assert_array_equal(canvas[108:204, at], enlarge(images[column]))
         mask = canvas[210:306, at].astype(int).sum(-1)
-        assert mask[24, 72] > 2 * mask[[24, 72, 72], [24, 24, 72]].max()
+        assert mask.max() == 0
     assert labels_of(figure)[1] == "reconstruction\nmean PSNR inf dB"
+
+
+def test_weight_masks_are_bright_where_gradients_are():
+    rng = np.random.default_rng(0)
+    images = np.zeros((5, 16, 16, 3), np.uint8)
+    images[:, :8, 8:] = rng.integers(0, 256, (5, 8, 8, 3))  # all gradients in one patch
+    canvas = canvas_of(weight_masks(images))
+    for column in range(5):
+        at = slice(canvas.shape[1] - (5 - column) * 102, canvas.shape[1] - (5 - column) * 102 + 96)
+        np.testing.assert_array_equal(canvas[6:102, at], enlarge(images[column]))
+        mask = canvas[108:204, at].astype(int).sum(-1)
+        assert mask[24, 72] > 2 * mask[[24, 72, 72], [24, 24, 72]].max()
+
+
+def test_gallery_shows_the_surest_patches_with_their_classes():
+    rng = np.random.default_rng(1)
+    cells = rng.integers(0, 120, (20, 3, 2, 2), dtype=np.uint8)
+    cells[::3, 1, 0, 1] = 250 - np.arange(7)  # part 1 is surest of images 0, 3, 6, …
+    cells[:, 2] = 0  # part 2 occurs nowhere
+    images = ImageSet(cells_as_images(cells), labels=np.arange(20) % 2)
+    found = find_occurrences(Oracle(), images.images, 5)
+    figure = gallery(images, found, side=12, scale=8, class_names=["moon", "star"], columns=4)
+    words = labels_of(figure)
+    assert [word.split("\n")[0] for word in words if word.startswith("part")] == ["part 1"]
+    captions = [word for word in words if word in ("moon", "star")]
+    assert captions == ["moon", "star", "moon", "star"]
+    canvas = canvas_of(figure)
+    for column, image in enumerate((0, 3, 6, 9)):
+        (patch,) = crop_patches(images.images[[image]], np.array([0]), np.array([1]), 12, 8, outside=255)
+        at = canvas.shape[1] - (4 - column) * 102
+        np.testing.assert_array_equal(canvas[6:102, at : at + 96], enlarge(patch))
+    assert "12 × 12 pixels" in figure.get_label()
+
+
+def test_statistics_say_how_many_parts_are_of_use():
+    cells = np.zeros((10, 3, 2, 2), np.uint8)
+    cells[:, 0] = 255
+    cells[::2, 1, 0] = 204
+    figure = part_statistics(find_occurrences(Oracle(), cells_as_images(cells), 3))
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    np.testing.assert_allclose(heights, [4, 0.8, 0], atol=1e-5)  # the oracle's logits end at one in a million
+    assert "1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
+
+
+def test_pictures_are_files_with_an_index_of_what_one_sees(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    drawn = [(name, charts(1, title=name.upper(), text=f"See {name}.")[0]) for name in ("one", "two")]
+    assert write_pictures(tmp_path, drawn) == ["figures/one.png", "figures/two.png"]
+    assert write_pictures(tmp_path, drawn[:1]) == ["figures/one.png"]
+    index = json.loads((tmp_path / "figures" / "index.json").read_text())
+    assert index == [{"file": "one.png", "title": "ONE", "text": "See one."}]  # of this call alone
+    saved = image_module.open(tmp_path / "figures" / "one.png")
+    assert (saved.text["Title"], saved.text["Description"]) == ("ONE", "See one.")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not write .*file/figures"):
+        write_pictures(tmp_path / "file", drawn)
 
 
 def test_heat_rises_from_black_to_white():

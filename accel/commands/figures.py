@@ -1,0 +1,53 @@
+"""`figures`: draw every picture of a run."""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_history, read_json
+from accel.training.options import at_least, option
+
+HELP = "draw a run's parts, what they look like and what the model makes of them"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FigureOptions(FinishedRun):
+    """The options of `figures`."""
+
+    patch_size: int | None = option(
+        None,
+        "pictures",
+        "side of the gallery's patches in pixels",
+        check=at_least(1),
+        absent="the receptive field, which holds half of what moves a cell",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, FigureOptions)
+
+
+def run(given: dict) -> None:
+    """Draws into RUN/figures/ and lists the files."""
+    began = time.monotonic()
+    folder = Path(given.pop("run"))
+    options = FigureOptions(**given)
+    names = draw(folder, options)
+    print(f"{folder}: {', '.join(names)} after {time.monotonic() - began:.0f} s")
+
+
+def draw(folder: Path, options: FigureOptions) -> list[str]:
+    """Writes every picture of the run in `folder` and returns their names."""
+    from accel.figures import pictures, write_pictures
+
+    opened = open_run(folder, options)
+    drawn = pictures(
+        opened.model,
+        opened.dataset,
+        history=read_history(folder),
+        measures=read_json(folder / "measures.json", None),
+        transfer=read_json(folder / "transfer.json", {}).get("results", ()),
+        patch_size=options.patch_size,
+    )
+    return write_pictures(folder, drawn)

@@ -1,0 +1,182 @@
+"""What an appearance does: swapped between images, interpolated, and one number at a time (paper, figure 5)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from accel.evaluation import Occurrences, find_occurrences
+from accel.figures.canvas import enlarge, heat, mosaic
+from accel.figures.parts import overlay
+from accel.figures.reconstructions import as_images, code_of
+from accel.training.held_out import evaluating, in_order
+
+CANDIDATES = 50  # of a part's surest images, among which source and targets are chosen
+
+
+@torch.no_grad()
+def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int) -> tuple[Tensor, Tensor]:
+    """Reconstructions of targets as they are, and with the appearance that `part` has in the source.
+
+    source: (1, C, H, W); targets: (B, C, H, W), uint8 or in [−1, 1]. Where parts occur stays as it is. Returns two
+    tensors (B, C, H, W) in [−1, 1].
+    """
+    new, posterior = model.encode(source).appearance_mean, model.encode(targets)
+    appearance = posterior.appearance_mean.clone()
+    appearance[:, part] = new[:, part]
+    return model.decode(posterior.code), model.decode(
+        code_of(appearance, posterior.occurrence).to(posterior.code.dtype)
+    )
+
+
+@torch.no_grad()
+def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Tensor) -> Tensor:
+    """An image's reconstruction with each of several appearances of one part in place of its own.
+
+    image: (1, C, H, W), uint8 or in [−1, 1]; appearances: (K, D). Returns (K, C, H, W) in [−1, 1].
+    """
+    posterior = model.encode(image)
+    every = posterior.appearance_mean.repeat(len(appearances), 1, 1)
+    every[:, part] = appearances
+    return model.decode(code_of(every, posterior.occurrence.expand(len(every), -1, -1, -1)).to(posterior.code.dtype))
+
+
+def most_different(vectors: np.ndarray) -> tuple[int, np.ndarray]:
+    """Of vectors (K, M), the one of the two farthest apart that comes first, and all of them by distance from it."""
+    squared = ((vectors[:, None] - vectors) ** 2).sum(-1)
+    first = int(np.unravel_index(squared.argmax(), squared.shape)[0])
+    return first, np.argsort(-squared[first], kind="stable")
+
+
+def _live(found: Occurrences) -> list[int]:
+    """Parts that occur, most telling first; the first of all if none does."""
+    return [int(part) for part in found.order if not found.dead[part]] or [int(found.order[0])]
+
+
+def _posteriors(model: nn.Module, images: np.ndarray):
+    with evaluating(model) as device:
+        (batch,) = in_order(images, len(images), device)
+        return batch, model.encode(batch)
+
+
+def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int = 2, found: Occurrences | None = None):
+    """A Figure as the paper's figure 5: a part's appearance in a source image, put into target images.
+
+    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts the source and its targets
+    are, of the images where the part is surest, those that differ most in the part's appearance. found: what
+    `find_occurrences` found in the images, if it is at hand. Raises ImportError if matplotlib is missing.
+    """
+    found = found or find_occurrences(model, images, CANDIDATES)
+    tiles, labels, changes = [], [], []
+    for part in _live(found)[:rows]:
+        surest = images[found.image[part]]
+        batch, posterior = _posteriors(model, surest)
+        source, others = most_different(posterior.appearance_mean[:, part].cpu().numpy())
+        chosen = torch.as_tensor(others[: min(targets, len(surest) - 1)].copy(), device=batch.device)
+        with evaluating(model):
+            before, after = swap_appearance(model, batch[source : source + 1], batch[chosen], part)
+        change = (after - before).abs().mean(1).cpu().numpy() / 2
+        maps = posterior.occurrence[:, part].cpu().numpy()
+        for row, target in enumerate(chosen.tolist()):
+            pictures = [as_images(x[row : row + 1])[0] for x in (before, after)]
+            seen = [enlarge(surest[source]), overlay(surest[source], maps[source])]
+            seen += [enlarge(surest[target]), overlay(surest[target], maps[target])]
+            tiles.append(seen + [enlarge(picture) for picture in pictures])
+            changes.append(change[row])
+            labels.append(f"part {part}")
+    largest = max(max(change.max() for change in changes), 1e-6)
+    for row, change in zip(tiles, changes, strict=True):
+        row.append(enlarge(heat(change / largest)))
+    return mosaic(
+        tiles,
+        labels,
+        headers=["source", "the part there", "target", "the part there", "before", "after", "difference"],
+        title="One part's appearance put into other images",
+        text="The part's appearance in the source replaces its appearance in the target, where it occurs as before; "
+        f"before and after are reconstructions. Difference: light is {largest:.2f} of the range.",
+    )
+
+
+def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps: int = 8, found=None):
+    """A Figure of reconstructions on the way from one appearance to another, a part a row.
+
+    Of the images where a part is surest, the two whose appearances differ most; the first is reconstructed with the
+    part's appearance moved to that in the second. For a model without parts, as BetaVAE: from the code of one image to
+    that of another. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
+    """
+    tiles, labels = [], []
+    if hasattr(model, "num_parts"):
+        found = found or find_occurrences(model, images, CANDIDATES)
+        for part in _live(found)[:rows]:
+            surest = images[found.image[part]]
+            batch, posterior = _posteriors(model, surest)
+            appearance = posterior.appearance_mean[:, part]
+            first, others = most_different(appearance.cpu().numpy())
+            way = torch.linspace(0, 1, steps, device=batch.device)[:, None]
+            between = appearance[first] + way * (appearance[int(others[0])] - appearance[first])
+            with evaluating(model):
+                drawn = vary_appearance(model, batch[first : first + 1], part, between)
+            tiles.append([surest[first], *as_images(drawn), surest[int(others[0])]])
+            labels.append(f"part {part}")
+        text = (
+            "The part's appearance in the first image moves in equal steps to that in the last, where it occurs as in "
+            "the first; all else stays."
+        )
+    else:
+        batch, posterior = _posteriors(model, images[: 2 * rows])
+        way = torch.linspace(0, 1, steps, device=batch.device)[:, None]
+        for one in range(0, len(batch) - 1, 2):
+            between = posterior.code[one] + way * (posterior.code[one + 1] - posterior.code[one])
+            with evaluating(model):
+                tiles.append([images[one], *as_images(model.decode(between)), images[one + 1]])
+            labels.append(f"pair {one // 2 + 1}")
+        text = "The code of the first image moves in equal steps to that of the last; each is decoded."
+    return mosaic(
+        [[enlarge(image) for image in row] for row in tiles],
+        labels,
+        headers=["from", *[f"{share:.0%}" for share in np.linspace(0, 1, steps)], "to"],
+        title="From one appearance to another" if found else "From one image to another",
+        text=text,
+    )
+
+
+def traversals(
+    model: nn.Module, images: np.ndarray, *, rows: int = 12, values: Sequence[float] = range(-3, 4), found=None
+):
+    """A Figure with a row for each number of an appearance, moved through the prior's range while all else stays.
+
+    The most telling parts come first, each in the image where it is surest. For a model without parts, as BetaVAE: the
+    numbers of the code that vary most over images, in the first image. values: in the prior's deviations.
+    images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
+    """
+    tiles, labels = [], []
+    amounts = torch.tensor([float(value) for value in values])
+    if hasattr(model, "num_parts"):
+        found = found or find_occurrences(model, images, CANDIDATES)
+        for part in _live(found):
+            image = images[found.image[part, :1]]
+            batch, posterior = _posteriors(model, image)
+            for number in range(min(model.part_dim, rows - len(tiles))):
+                every = posterior.appearance_mean[0, part].repeat(len(amounts), 1)
+                every[:, number] = amounts.to(every)
+                with evaluating(model):
+                    tiles.append([image[0], *as_images(vary_appearance(model, batch, part, every))])
+                labels.append(f"part {part}" + (f"\nnumber {number}" if model.part_dim > 1 else ""))
+    else:
+        batch, posterior = _posteriors(model, images[:256])
+        spread = posterior.code.std(0, correction=0)
+        for number in spread.argsort(descending=True, stable=True)[:rows].tolist():
+            code = posterior.code[:1].repeat(len(amounts), 1)
+            code[:, number] = amounts.to(code)
+            with evaluating(model):
+                tiles.append([images[0], *as_images(model.decode(code))])
+            labels.append(f"number {number}\nvaries by {spread[number]:.2f}")
+    return mosaic(
+        [[enlarge(image) for image in row] for row in tiles],
+        labels,
+        headers=["image", *[f"{value:+g} σ".replace("-", "−") if value else "0" for value in values]],
+        title="One number at a time" if not found else "What the numbers of an appearance say",
+        text="Reconstructions of the image on the left with one number of its code set to so many standard deviations "
+        "of the prior, all others as they are.",
+    )

@@ -1,0 +1,122 @@
+"""How training went, and figures as bars."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from accel.figures.canvas import COLOURS, charts, points
+
+NAMES = {
+    "total": "loss, nats an image",
+    "reconstruction": "reconstruction error, nats an image",
+    "kl_appearance": "appearance divergence, nats an image",
+    "kl_occurrence": "occurrence divergence, nats an image",
+    "psnr": "PSNR, dB",
+    "active_parts": "parts that occur somewhere",
+    "images_per_second": "images a second",
+}
+PREFIXES = {"train_": "training", "held_out_": "held out"}
+
+
+def training_curves(history: Sequence[Mapping]):
+    """A Figure with a chart for each quantity that training has logged, over epochs.
+
+    history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; any other number but those
+    that count (epoch, step, seconds) has one of its own. None, for what was not finite, is a gap, and so is an epoch
+    that has no such number. Raises ImportError if matplotlib is missing.
+    """
+    series: dict[str, dict[str, str]] = {}
+    for line in history:
+        for key in line:
+            if key in ("epoch", "step", "seconds"):
+                continue
+            prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+            series.setdefault(key.removeprefix(prefix), {})[key] = PREFIXES.get(prefix, "")
+    figure, axes = charts(
+        len(series),
+        title="How training went",
+        text=f"Every quantity that training logs, over {len(history)} epochs: blue on training images, orange on "
+        "held-out ones, green without such a distinction.",
+    )
+    epochs = [line["epoch"] for line in history]
+    for axis, (name, lines) in zip(axes, series.items(), strict=True):
+        for key, label in lines.items():
+            values = np.array([np.nan if line.get(key) is None else line[key] for line in history], float)
+            known = np.isfinite(values)
+            colour = COLOURS[1] if label == "held out" else COLOURS[0] if label else COLOURS[2]
+            marker = "o" if known.sum() <= 15 else None
+            axis.plot(np.array(epochs)[known], values[known], color=colour, marker=marker, markersize=3, label=label)
+        axis.set_title(NAMES.get(name, name.replace("_", " ")), fontsize=points(12), loc="left")
+        axis.set_xlabel("epoch", fontsize=points(11))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.ticklabel_format(axis="y", useOffset=False)
+    return figure
+
+
+def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: float, part_names: Sequence[str]):
+    """A Figure of how well each true type is found, by each of several means.
+
+    average_precision: for each means by name, one number a type. part_names: of the types. Raises ImportError if
+    matplotlib is missing.
+    """
+    means = ", ".join(f"{name} {np.nanmean(values):.2f}" for name, values in average_precision.items())
+    return _bars(
+        {name: np.array(values, float) for name, values in average_precision.items()},
+        part_names,
+        title="How well the true parts were found",
+        text="Average precision over cells of held-out images; each type's part was chosen on training images. Means: "
+        f"{means}; chance {chance:.2f}, the dashed line.",
+        line=chance,
+        limit=1.0,
+        form="{:.2f}",
+    )
+
+
+def transfer_bars(results: Sequence[Mapping]):
+    """A Figure of the accuracies that transfer reached: the results of transfer.json, a bar for each protocol.
+
+    Of several results of one protocol and data the mean is shown. Raises ImportError if matplotlib is missing.
+    """
+    accuracies: dict[str, list[float]] = {}
+    for result in results:
+        accuracies.setdefault(f"{result['protocol']}\n{result['data']}", []).append(result["last_top1"])
+    names = list(accuracies)
+    return _bars(
+        {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},
+        names,
+        title="What the features are worth for recognition",
+        text="Top-1 accuracy on test images, in per cent after the last epoch, of classifiers on top of the frozen "
+        "layers: "
+        + ", ".join(f"{name} ({len(accuracies[name])})" for name in names).replace("\n", " on ")
+        + "; in brackets, over how many runs the mean was taken.",
+        limit=100.0,
+        form="{:.1f}",
+    )
+
+
+def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text, form, limit, line=None):
+    """Horizontal bars: a group for each name, in it a bar for each of `groups`, with its value at its end."""
+    rows = len(names) * len(groups)
+    size = (760, 90 + 19 * rows + 8 * len(names))
+    figure, (axis,) = charts(1, title=title, text=text, columns=1, size=size)
+    box = axis.get_position()
+    left = (max(len(part) for name in names for part in name.split("\n")) * 7 + 16) / size[0]
+    axis.set_position((left, box.y0, box.x1 - left - 0.04, box.height))
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    height = 0.8 / len(groups)
+    for index, (label, values) in enumerate(groups.items()):
+        at = np.arange(len(names)) + (index - (len(groups) - 1) / 2) * height
+        axis.barh(at, np.nan_to_num(values), height * 0.9, color=COLOURS[index % len(COLOURS)], label=label)
+        for y, value in zip(at, values, strict=True):
+            words = form.format(value) if np.isfinite(value) else "none"
+            axis.text(np.nan_to_num(value) + limit / 100, y, words, va="center", fontsize=points(11))
+    if line is not None:
+        axis.axvline(line, color="#555555", linestyle="--", linewidth=1)
+    axis.set_yticks(np.arange(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(0, limit)
+    if len(groups) > 1:
+        figure.legend(loc="lower left", bbox_to_anchor=(left, 0), ncols=len(groups), fontsize=points(12), frameon=False)
+        axis.set_position((left, box.y0 + 0.02, box.x1 - left - 0.04, box.height))
+    return figure

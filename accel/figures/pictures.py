@@ -1,0 +1,103 @@
+"""All pictures of a run, by the names of their files, and the files."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from accel.data import Dataset
+from accel.evaluation import find_occurrences, receptive_field
+from accel.figures.appearances import CANDIDATES, interpolations, swaps, traversals
+from accel.figures.curves import discovery_bars, training_curves, transfer_bars
+from accel.figures.parts import gallery, part_statistics, parts
+from accel.figures.reconstructions import reconstructions, samples, weight_masks
+from accel.models.storage import write_whole
+from accel.training.checkpoint import writing
+
+FOLDER = "figures"  # in the run's
+INDEX = "index.json"  # in it: the pictures' titles and what one sees, in order
+
+SHOWN = 12  # images in a row of inputs and outputs
+FIELD_IMAGES = 16  # on which the receptive field is measured
+
+
+def closing_pictures(model: nn.Module, dataset: Dataset) -> Iterator[tuple[str, object]]:
+    """(name, Figure) of what a training run ends in: its parts and its reconstructions."""
+    if hasattr(model, "num_parts"):
+        yield "parts", parts(model, dataset.test, dataset.part_names)
+    if hasattr(model, "reconstruct"):
+        yield "reconstructions", reconstructions(model, dataset.test.images[:SHOWN])
+
+
+def pictures(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    history: Sequence[Mapping] = (),
+    measures: Mapping | None = None,
+    transfer: Sequence[Mapping] = (),
+    patch_size: int | None = None,
+) -> Iterator[tuple[str, object]]:
+    """(name, Figure) of everything there is to be seen of a run, in the order in which it is looked at.
+
+    history: the lines of metrics.jsonl. measures: of measures.json. transfer: the results of transfer.json. What is
+    empty is not drawn, nor is what a model without parts has no use for. patch_size: of the gallery's patches in
+    pixels, by default the receptive field. Raises ImportError if matplotlib is missing.
+    """
+    images = dataset.test.images
+    few = images[:SHOWN]
+    if hasattr(model, "num_parts"):
+        found = find_occurrences(model, images, CANDIDATES)
+        yield "parts", parts(model, dataset.test, dataset.part_names, found=found)
+        side = patch_size or receptive_field(model, images[:FIELD_IMAGES])
+        surest = find_occurrences(model, dataset.train.images, CANDIDATES)
+        yield "gallery", gallery(dataset.train, surest, side=side, scale=model.scale, class_names=dataset.class_names)
+        yield "swaps", swaps(model, images, found=found)
+        yield "interpolations", interpolations(model, images, found=found)
+        yield "traversals", traversals(model, images, found=found)
+        yield "statistics", part_statistics(found)
+    elif hasattr(model, "decode"):
+        yield "interpolations", interpolations(model, images)
+        yield "traversals", traversals(model, images)
+    if (measures or {}).get("types"):
+        types = measures["types"]
+        precision = {
+            name: [np.nan if one[key] is None else one[key] for one in types]
+            for name, key in (("model", "average_precision"), ("k-means", "k_means"), ("untrained", "untrained"))
+        }
+        chance = float(np.mean([one["chance"] for one in types]))
+        yield "discovery", discovery_bars(precision, chance, [one["name"] for one in types])
+    if hasattr(model, "reconstruct"):
+        yield "reconstructions", reconstructions(model, few)
+    yield "weights", weight_masks(few)
+    if hasattr(model, "sample"):
+        yield "samples", samples(model, images[: 3 * SHOWN])
+    if history:
+        yield "training", training_curves(history)
+    if transfer:
+        yield "transfer", transfer_bars(transfer)
+
+
+def write_pictures(run: Path, drawn: Iterable[tuple[str, object]]) -> list[str]:
+    """Writes pictures into the run's folder `figures`, NAME.png each, and index.json with what they show.
+
+    The index lists these pictures alone: what an earlier call left does not belong to them. Returns the files' names
+    within the run. Raises OSError with a sentence.
+    """
+    folder = run / FOLDER
+    with writing(folder, run):
+        folder.mkdir(parents=True, exist_ok=True)
+    index = []
+    for name, figure in drawn:
+        path = folder / f"{name}.png"
+        title, text = figure.get_label().split("\n", 1)
+        figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
+        with writing(path, run):
+            write_whole({path: buffer.getvalue()})
+        index.append({"file": path.name, "title": title, "text": text})
+    with writing(folder / INDEX, run):
+        write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
+    return [f"{FOLDER}/{entry['file']}" for entry in index]

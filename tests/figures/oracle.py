@@ -1,0 +1,48 @@
+"""A model without weights: what it finds and draws is in the pixels, so that every picture can be checked by hand."""
+
+from types import SimpleNamespace
+
+import torch
+
+from accel.figures.reconstructions import code_of
+from accel.models.autoencoder import pixels
+
+
+class Oracle(torch.nn.Module):
+    """Says that part n occurs where channel n of a cell's first pixel is bright.
+
+    A part's appearance is two numbers: the image's mean and its largest value in the part's channel. What is decoded
+    has in channel n the first number of part n where it occurs, plus a tenth of the second; each
+    output is repeated 8 times.
+    """
+
+    num_parts, part_dim, scale = 3, 2, 8
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, images):
+        images = pixels(images, torch.float32)
+        occurrence = (images[:, :, ::8, ::8] + 1) / 2
+        appearance = torch.stack([images.mean((2, 3)), images.amax((2, 3))], dim=2)
+        return SimpleNamespace(
+            occurrence=occurrence,
+            occurrence_logits=occurrence.logit(1e-6),
+            appearance_mean=appearance,
+            appearance_variance=torch.full_like(appearance, 1e-4),
+            code=code_of(appearance, occurrence),
+        )
+
+    def decode(self, code):
+        output = code[:, ::2] + 0.1 * code[:, 1::2]
+        return output.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3).clamp(-1, 1)
+
+    def features(self, images):
+        return pixels(images, torch.float32)[:, :, ::8, ::8]
+
+    def reconstruct(self, images):
+        return pixels(images, torch.float32)
+
+    def sample(self, count, seed=0):
+        return torch.full((count, 3, 16, 16), seed / 100 - 0.5)
