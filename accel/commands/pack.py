@@ -16,26 +16,27 @@ class PackOptions(Options):
     """The options of `pack`."""
 
     image_size: int = option(224, "packing", "height and width to which images are brought", check=at_least(1))
+    data_dir: str | None = option(
+        None, "packing", "folder of indoor67/, places205/ and imagenet/ as published", absent="data"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FOLDER", help="folder of images, as for train --data")
+    parser.add_argument("source", metavar="FOLDER", help="folder of images, or indoor67, places205 or imagenet")
     parser.add_argument("out", metavar="OUT.npy", help="the file to write, with OUT.json beside it")
     add_options(parser, PackOptions)
 
 
 def run(given: dict) -> None:
     """Packs, or goes on with what was interrupted, and lists the files that were left out."""
-    source, out = Path(given.pop("source")), Path(given.pop("out"))
+    source, out = given.pop("source"), Path(given.pop("out"))
     options = PackOptions(**given)
 
-    from accel.data.folders import list_folder
     from accel.data.packed import pack
+    from accel.data.sources import listing
 
-    if not source.is_dir():
-        raise ValueError(f"{source} is not a folder of images")
     began = time.monotonic()
-    packed = pack(list_folder(source), out, options.image_size)
+    packed = pack(listing(source, options.data_dir), out, options.image_size)
     size = options.image_size
     print(
         f"{packed.path}: {packed.num_train:,} training and {packed.num_test:,} held-out images of {size}x{size}, "

@@ -10,12 +10,14 @@ from accel.data.arrays import read_npz
 from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
 from accel.data.folders import list_folder
 from accel.data.images import Dataset, held_out
+from accel.data.listing import Listing
 from accel.data.looks import LOOKS
 from accel.data.packed import read_packed
 from accel.data.parts import draw_parts
+from accel.data.published import PUBLISHED
 from accel.data.words import SUBSET_STREAM, random_order
 
-NAMES = ("parts", "cifar10", "cifar100")
+NAMES = ("parts", "cifar10", "cifar100", *PUBLISHED)
 DATA_DIR = "data"  # under the current directory
 PARTS_TRAIN, PARTS_TEST = 8000, 2000
 PARTS_TYPES = 8
@@ -34,6 +36,8 @@ def load(
 
     - `"parts"`: the generated set (`draw_parts`), with the truth; 2000 held-out images of the same seed.
     - `"cifar10"`, `"cifar100"`: the original python archives, read from `data_dir` and downloaded on first use.
+    - `"indoor67"`, `"places205"`, `"imagenet"`: as published, in folders of these names in `data_dir` (see
+      `published`), or packed in a file such as `imagenet.npy` there, which the latter two must be.
     - a `.npz` file: see `arrays.read_npz`. A folder of images: see `folders.list_folder`.
     - a `.npy` file that `pack` wrote: see `packed.read_packed`.
 
@@ -43,7 +47,7 @@ def load(
     Args:
         image_size: height and width of the images. `parts` is drawn at that size (default 32); others are resized to
             that shorter side and cropped about the centre (needs Pillow), by default they stay as they are.
-        data_dir: folder of the CIFAR archives, by default `data` under the current directory.
+        data_dir: folder of the sets that are not drawn, by default `data` under the current directory.
         seed: of the images of `parts`.
         train_images: how many training images to use (default: 8000 for `parts`, else all); fewer than there are
             are chosen by a fixed permutation.
@@ -63,6 +67,8 @@ def load(
     if name in ("cifar10", "cifar100"):
         archive = CIFAR10 if name == "cifar10" else CIFAR100
         dataset = read_cifar(archive, Path(data_dir or DATA_DIR), image_size)
+    elif name in PUBLISHED:
+        dataset = _published(name, Path(data_dir or DATA_DIR), image_size)
     elif path.is_dir():
         dataset = list_folder(path).with_test().decode(image_size)
     elif path.is_file() and path.suffix.lower() == ".npz":
@@ -74,6 +80,34 @@ def load(
     else:
         raise FileNotFoundError(_not_found(name, path))
     return _with_train_images(_with_test(dataset), train_images)
+
+
+def listing(data: str | Path, data_dir: str | Path | None = None) -> Listing:
+    """The image files that a name or a folder stands for, as `load` would decode them; for `pack`.
+
+    Raises ValueError for what consists of no such files; else as `load`.
+    """
+    name, path = str(data), Path(data)
+    if name in PUBLISHED:
+        return PUBLISHED[name].listing(Path(data_dir or DATA_DIR))
+    if name in NAMES or path.is_file():
+        raise ValueError(f"{name} needs no packing, expected a folder of images or {', '.join(PUBLISHED)}")
+    if not path.is_dir():
+        raise FileNotFoundError(_not_found(name, path))
+    return list_folder(path)
+
+
+def _published(name: str, data_dir: Path, image_size: int | None) -> Dataset:
+    packed = data_dir / f"{name}.npy"
+    if packed.exists():
+        return replace(read_packed(packed, image_size), name=name)
+    files = PUBLISHED[name].listing(data_dir)
+    if not PUBLISHED[name].fits:
+        raise ValueError(
+            f"{name} is too large to be decoded for every run: pack it once with python -m accel pack {name} {packed} "
+            f"--data-dir {data_dir} --image-size {image_size or 224}"
+        )
+    return files.decode(image_size)
 
 
 def _not_found(name: str, path: Path) -> str:

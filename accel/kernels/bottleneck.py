@@ -327,7 +327,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
     - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
 
-    Where the weights learn, three maps are held at once, and tiles of the first and third kind are half as large.
+    Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. Where the weights
+    learn, three maps are held at once, and tiles of the first and third kind are half as large.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
@@ -341,7 +342,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
         else:
             per_thread = 64 // item_size
             size, longest = 1024, 64 if cells <= 256 else 128
-        block_l = min(block_l, longest, max(1, 2048 // block_d))
+        longest = min(longest, max(1, (2048 if block_d <= 64 else 1024) // block_d))
+        block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))

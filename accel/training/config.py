@@ -43,8 +43,8 @@ PATCHVAE_ONLY = (
     "detach_weights",
 )
 
-# What may differ when a run is resumed: where things are, how long it runs and how often it saves.
-CHANGEABLE = ("data", "data_dir", "epochs", "device", "out", "checkpoint_every")
+# What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
+CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,12 @@ class TrainingConfig(Options):
     what is not named. Raises ValueError that names the option if a value is of the wrong type or range.
     """
 
-    data: str = option("parts", "data", "parts, cifar10, cifar100, FILE.npz or FOLDER of images")
-    data_dir: str | None = option(
-        None, "data", "folder of the original archives of cifar10 and cifar100", absent="data"
+    data: str = option(
+        "parts",
+        "data",
+        "parts, cifar10, cifar100, indoor67, places205, imagenet, FILE.npz, packed FILE.npy or FOLDER of images",
     )
+    data_dir: str | None = option(None, "data", "folder of the named sets as they are published", absent="data")
     image_size: int | None = option(
         None,
         "data",
@@ -130,6 +132,15 @@ class TrainingConfig(Options):
         "auto (a GPU if there is one), cpu, cuda or cuda:N",
         check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
     )
+    precision: str = option(
+        "auto",
+        "run",
+        "of products and activations; auto: bfloat16 where a GPU has it, over float32 weights and sums",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: bool | None = option(
+        None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"
+    )
     out: str | None = option(None, "run", "run folder", absent="runs/DATA-SYSTEM")
     checkpoint_every: float = option(
         60.0, "run", "save after so many seconds, besides at each epoch's end", check=at_least(0)
@@ -143,7 +154,7 @@ class TrainingConfig(Options):
     @property
     def folder(self) -> Path:
         """The run folder: `out`, or one named after the data and the system."""
-        name = Path(self.data).resolve().name.removesuffix(".npz")
+        name = Path(self.data).resolve().name.removesuffix(".npz").removesuffix(".npy")
         return Path(self.out or f"runs/{name}-{self.system}")
 
     @property

@@ -1,6 +1,7 @@
 """How a model does on images that it is not trained on, measured after each epoch."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,8 @@ from accel.ops import Noise
 from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger, temperature_at
 from accel.training.systems import System
+
+HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small images would leave a GPU idle
 
 
 @contextlib.contextmanager
@@ -52,8 +55,9 @@ def measure_held_out(system: System, held_out: ImageSet, number: int, config: Tr
     model, quality, surest = system.model, [], []
     with evaluating(system.networks) as device:
         ledger = LossLedger(system.terms, device)
-        for images in in_order(held_out.images, config.batch_size, device):
-            first, target = ledger.images, pixels(images, torch.float32)
+        batch_size = max(config.batch_size, HELD_OUT_PIXELS // math.prod(held_out.images.shape[1:3]))
+        for number_of_batch, images in enumerate(in_order(held_out.images, batch_size, device)):
+            first, target = number_of_batch * batch_size, pixels(images, torch.float32)
             labels = None
             if held_out.labels is not None:
                 labels = torch.as_tensor(held_out.labels[first : first + len(images)], device=device)

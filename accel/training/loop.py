@@ -235,13 +235,14 @@ class Run:
         )
 
     def describe(self) -> str:
-        """One line that says what is trained on what."""
+        """What is trained on what, and how; a line each."""
         train, test = self.dataset.train, self.dataset.test
         height, width = train.images.shape[1:3]
         weights = sum(parameter.numel() for parameter in self.system.networks.parameters())
         return (
             f"{self.config.system} with {weights / 1e6:.2f} M weights, {self.dataset.name}: {len(train):,} images of "
-            f"{height}x{width} and {len(test):,} held out, {next(self.model.parameters()).device}, {self.folder}"
+            f"{height}x{width} and {len(test):,} held out, {next(self.model.parameters()).device}, {self.folder}\n"
+            f"{self.step.execution.reasons}"
         )
 
     def fit(self) -> None:
@@ -276,6 +277,9 @@ class Run:
                 if stop.signal_number is not None and self.batch < len(self.batches):
                     self.save()
                     self.answer(stop)
+        if self.step.ledger.problem():  # which waits for the last step
+            raise self.not_finite()
+        self.seconds = time.monotonic() - began
 
     def answer(self, stop: StopRequest) -> None:
         """Stops if somebody asked for it, the state being saved."""
@@ -289,8 +293,6 @@ class Run:
 
     def finish_epoch(self) -> None:
         """Measures, reports and saves a finished epoch."""
-        if self.step.ledger.problem():
-            raise self.not_finite()
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
         held_out = measure_held_out(self.system, self.dataset.test, number, config)

@@ -1,10 +1,14 @@
-"""One training step, and the sums of what it reports. Nothing here waits for the device."""
+"""One training step as fast as its device runs it, and the sums of what it reports, without waiting for the device."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
+from accel.ops.backend import HAS_TRITON
+from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
 from accel.training.systems import System
@@ -20,64 +24,126 @@ class LossLedger:
 
     def __init__(self, terms: tuple[str, ...], device: torch.device):
         self.terms = terms
-        self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(terms) + 1, dtype=torch.float64, device=device)  # the last counts images
         self.first_bad = torch.full((len(terms),), -1, device=device)
-        self.images = 0
 
     def reset(self) -> None:
         """Begins a new epoch."""
         self.sums.zero_()
-        self.images = 0
 
     def add(self, losses: dict[str, Tensor], images: int, step: int | Tensor) -> None:
         """Takes the mean terms of a batch of so many images."""
         values = torch.stack([losses[term].detach() for term in self.terms]).double()
-        self.sums += values * images
+        self.sums += torch.cat([values, values.new_ones(1)]) * images
         bad = ~values.isfinite() & (self.first_bad < 0)
         self.first_bad.copy_(torch.where(bad, step, self.first_bad))
-        self.images += images
 
     def means(self) -> dict[str, float]:
         """Each term, a mean over images."""
-        return dict(zip(self.terms, (self.sums / self.images).tolist(), strict=True))
+        return dict(zip(self.terms, (self.sums[:-1] / self.sums[-1]).tolist(), strict=True))
+
+    @property
+    def images(self) -> int:
+        return int(self.sums[-1])
 
     def problem(self) -> tuple[int, str] | None:
         """(step, term) of the first value that was not finite; a part of the loss is named before the total."""
         bad = [(step, term) for step, term in zip(self.first_bad.tolist(), self.terms, strict=True) if step >= 0]
         return min(bad, key=lambda entry: (entry[0], entry[1] == "total"), default=None)
 
-    def state_dict(self) -> dict:
-        return {"sums": self.sums.cpu(), "images": self.images}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.sums.copy_(state["sums"])
-        self.images = state["images"]
+@dataclass(frozen=True)
+class Execution:
+    """How steps are computed, which changes their speed and their rounding but not what is learned.
+
+    precision: "float32", or "bfloat16": autocast around the forward pass, over float32 weights, statistics, sums
+    and optimisers. compile: by torch.compile. graph: each step is one CUDA graph. reasons: for people.
+    """
+
+    precision: str
+    compile: bool
+    graph: bool
+    reasons: str
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        # Weights change between the passes of an adversarial update, so copies of them must not outlive a use.
+        return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False)
+
+
+def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
+    """What config.precision and config.compile ask for; where they leave it open, what is fastest on the device."""
+    on_gpu = device.type == "cuda"
+    precision, compiled = config.precision, config.compile
+    if precision != "auto":
+        why_precision = "--precision"
+    elif on_gpu and torch.cuda.get_device_capability(device) >= (8, 0):
+        precision, why_precision = "bfloat16", "the GPU has it"
+    else:
+        precision, why_precision = "float32", f"bfloat16 is slow on {'this GPU' if on_gpu else 'CPUs'}"
+    if compiled is not None:
+        why_compiled = "--compile" if compiled else "--no-compile"
+    elif on_gpu:
+        compiled = HAS_TRITON
+        why_compiled = "fewer, larger kernels" if compiled else "Triton is missing"
+    else:
+        compiled, why_compiled = False, "a CPU hardly gains"
+    graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"
+    reasons = f"{precision} ({why_precision}), {'' if compiled else 'not '}compiled ({why_compiled}), {graph}"
+    return Execution(precision, compiled, on_gpu, reasons)
 
 
 class TrainingStep:
-    """A system's update on the batches of a run, the same on every device.
+    """A system's update on the batches of a run, the same on every device, as `execution` says.
 
-    number: how many steps were taken since the run began. An image's draws are a function of the seed, the step
-    and its place in the global batch, so they do not depend on what was drawn before.
+    An image's draws are a function of the seed, the step and its place in the global batch, so they do not depend
+    on what was drawn before. Seed, step and temperature live on the device, where the step itself advances them,
+    as do the sums of the loss: a captured step needs nothing from the host but its batch.
     """
 
     def __init__(self, system: System, config: TrainingConfig, device: torch.device):
         self.system, self.config = system, config
+        self.execution = choose_execution(config, device)
+        self.autocast = self.execution.autocast(device)
         self.ledger = LossLedger(system.terms, device)
+        self.seed = torch.tensor(config.seed, device=device)
+        self.clock = torch.zeros((), dtype=torch.int64, device=device)
         self.number = 0
+        self.compute = torch.compile(self._compute, dynamic=False) if self.execution.compile else self._compute
+        self.run = self._run
+        if self.execution.graph:
+            torch.backends.cudnn.benchmark = True  # shapes are the same in every step
+            self.run = Captured(self._run, device)
+
+    @property
+    def number(self) -> int:
+        """How many steps were taken since the run began."""
+        return self._number
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self._number = number
+        self.clock.fill_(number)
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
         """The next step, on the global batch of uint8 images (B, C, H, W) and labels int64 (B,), if there are any."""
-        noise = Noise(self.config.seed, self.number)
-        target = pixels(images.contiguous(memory_format=torch.channels_last), torch.float32)
-        losses = self.system.update(target, labels, temperature_at(self.number, self.config), noise)
-        self.ledger.add(losses, len(images), self.number)
-        self.number += 1
+        self.run(images.contiguous(memory_format=torch.channels_last), labels)
+        self._number += 1
+
+    def _run(self, images: Tensor, labels: Tensor | None) -> None:
+        with self.autocast:
+            self.compute(images, labels)
+
+    def _compute(self, images: Tensor, labels: Tensor | None) -> None:
+        noise = Noise(self.seed, self.clock)
+        tau = temperature_at(self.clock, self.config)
+        losses = self.system.update(pixels(images, torch.float32), labels, tau, noise)
+        self.ledger.add(losses, len(images), self.clock)
+        self.clock += 1
 
     def state_dict(self) -> dict:
         return {
             "number": self.number,
-            "ledger": self.ledger.state_dict(),
+            "sums": self.ledger.sums,
             "networks": self.system.networks.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.system.optimisers.items()},
         }
@@ -86,6 +152,16 @@ class TrainingStep:
         """Raises KeyError, RuntimeError or ValueError for the state of another system."""
         self.system.networks.load_state_dict(state["networks"])
         for name, optimiser in self.system.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        self.ledger.load_state_dict(state["ledger"])
+            load_optimiser(optimiser, state["optimisers"][name])
+        self.ledger.sums.copy_(state["sums"])
         self.number = state["number"]
+        if isinstance(self.run, Captured):
+            self.run.begin_again()
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict) -> None:
+    """Optimizer.load_state_dict, but the learning rates stay the tensors that they are, with the values loaded."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate.copy_(group["lr"]) if isinstance(rate, Tensor) else group["lr"]

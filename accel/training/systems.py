@@ -41,17 +41,21 @@ class System:
         self.descend("model", losses["total"])
         return {term: value.detach() for term, value in losses.items()}
 
+    @torch.compiler.disable
     def descend(self, name: str, loss: Tensor) -> None:
         """One step of a network's optimiser down the gradient of `loss`; other networks' gradients are not formed."""
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward(inputs=[parameter for group in optimiser.param_groups for parameter in group["params"]])
+        with torch.autocast(loss.device.type, enabled=False):  # each product in the precision of its forward pass
+            loss.backward(inputs=[parameter for group in optimiser.param_groups for parameter in group["params"]])
         optimiser.step()
 
 
 def adam(network: nn.Module, learning_rate: float, **options) -> torch.optim.Adam:
-    """Adam as every system runs it: the whole update as one kernel."""
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True, **options)
+    """Adam as every system runs it: one kernel, and a learning rate on the device, where a CUDA graph reads it."""
+    device = next(network.parameters()).device
+    rate = torch.tensor(learning_rate, device=device)
+    return torch.optim.Adam(network.parameters(), lr=rate, fused=True, capturable=device.type == "cuda", **options)
 
 
 class AutoencoderSystem(System):

@@ -292,5 +292,6 @@ def test_damaged_files_are_refused(folder, tmp_path):
 
 
 def test_not_a_folder(capsys, tmp_path):
-    assert cli.main(["pack", str(tmp_path / "nowhere"), str(tmp_path / "set.npy")]) == 2
-    assert capsys.readouterr().err == f"patchvae: {tmp_path / 'nowhere'} is not a folder of images\n"
+    for source, sentence in (("nowhere", "no such data: nowhere"), ("cifar10", "cifar10 needs no packing")):
+        assert cli.main(["pack", source, str(tmp_path / "set.npy")]) == 2
+        assert capsys.readouterr().err.startswith(f"patchvae: {sentence}")

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -161,3 +162,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     rows = list(compile_cases(arguments.rotate, *arguments.share))
     print(json.dumps(rows) if arguments.json else table(rows))
+    if any(row["stack"] or row["local"] for row in rows) and not arguments.json:
+        sys.exit("these kernels spill registers to local memory")

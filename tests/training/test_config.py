@@ -119,7 +119,9 @@ def test_every_option_is_on_the_command_line():
     assert vars(parser.parse_args([])) == {}
     for name, field in FIELDS.items():
         value = getattr(TrainingConfig(data="cifar10"), name)
-        if isinstance(value, bool):
+        if field.type == bool | None:
+            words, value = [flag(name)], True
+        elif isinstance(value, bool):
             words = [flag(name) if not value else flag(name).replace("--", "--no-")]
             value = not value
         else:

@@ -80,7 +80,7 @@ def test_training_terms_are_means_over_the_epochs_steps(whole_run, tmp_path, mon
     monkeypatch.setattr(systems, "elbo", recorded)
     train(tiny_config(tmp_path / "run", epochs=3), tiny_dataset())
     for epoch, line in enumerate(metrics(whole_run)):
-        first = epoch * (STEPS + 2)  # each epoch ends with two batches of held-out images
+        first = epoch * (STEPS + 1)  # each epoch ends with a batch of held-out images
         for term in systems.AutoencoderSystem.terms:
             mean = np.mean([getattr(loss, term).item() for loss in losses[first : first + STEPS]])
             assert math.isclose(line[f"train_{term}"], mean, rel_tol=1e-6)
@@ -251,7 +251,7 @@ def test_loss_that_is_not_finite_stops_the_run(whole_run, tmp_path, monkeypatch,
         def poisoned(out, images, *options):
             loss = elbo(out, images, *options)
             calls.append(loss)
-            if len(calls) == STEPS + 2 + 2:  # two batches of held-out images after the first epoch
+            if len(calls) == STEPS + 1 + 2:  # a batch of held-out images follows the first epoch
                 bad = getattr(loss, term) * math.nan
                 return dataclasses.replace(loss, **{term: bad, "total": loss.total + bad})
             return loss

@@ -1,0 +1,212 @@
+"""Fast equals slow: lower precision, compilation and CUDA graphs follow plain float32."""
+
+import copy
+import functools
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from accel.training import TrainingConfig
+from accel.training.step import TrainingStep, choose_execution
+from accel.training.systems import System, build_system
+from tests.support import assert_close
+from tests.training.tiny import tiny_config, tiny_dataset
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+SYSTEMS = ["patchvae+w", "beta-vae"]
+
+
+def make_step(config, images, device="cpu"):
+    device = torch.device(device)
+    return TrainingStep(build_system(config, *images.shape[2:], images.shape[1], None, device), config, device)
+
+
+def batches(count, size=8, device="cpu"):
+    """Some batches of the tiny data set, in turn."""
+    images = torch.tensor(tiny_dataset().train.images.transpose(0, 3, 1, 2), device=device)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(len(images)), (count, 1)), axis=1)[:, :size]
+    return [images[torch.tensor(chosen, device=device)] for chosen in order]
+
+
+def curve(step, images):
+    """Each term after each step: float64 (steps, terms)."""
+    rows = []
+    for batch in images:
+        step.ledger.reset()
+        step(batch)
+        rows.append(step.ledger.sums[:-1] / step.ledger.sums[-1])
+    return torch.stack(rows).cpu()
+
+
+def assert_follows(got, expected, relative, window=10):
+    """Means over windows of steps, each term within a share of its own largest value."""
+    got, expected = (c.unfold(0, window, window).mean(-1) for c in (got, expected))
+    for term, (mine, theirs) in enumerate(zip(got.T, expected.T, strict=True)):
+        assert_close(f"term {term}", mine, theirs, relative=relative)
+
+
+@pytest.mark.parametrize(("seed", "system"), list(enumerate(SYSTEMS)))
+def test_bfloat16_follows_float32(system, seed):
+    images = batches(40)
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        step = make_step(tiny_config("unused", system=system, seed=seed, precision=precision), images[0])
+        curves[precision] = curve(step, images)
+        assert {p.dtype for p in step.system.model.parameters()} == {torch.float32}
+    # Activations carry 8 bits, an error of 2⁻⁹ each; the divergences react to it more than the error does.
+    assert_follows(curves["bfloat16"], curves["float32"], 0.1)
+    assert_follows(curves["bfloat16"][:, :2], curves["float32"][:, :2], 0.02)
+    assert not torch.equal(curves["bfloat16"], curves["float32"])
+
+
+def test_compiled_is_eager_to_rounding(monkeypatch):
+    # Traced, differentiated and decomposed as for a GPU, but run by PyTorch's own kernels: generated C++ takes a
+    # minute to compile.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    images = batches(4)
+    steps = [make_step(tiny_config("unused", compile=compiled), images[0]) for compiled in (True, False)]
+    curves = [curve(step, images) for step in steps]
+    assert_follows(*curves, 1e-5, window=1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    for (name, got), expected in zip(
+        steps[0].system.model.named_parameters(), steps[1].system.model.parameters(), strict=True
+    ):
+        # Adam's first steps are as long for a gradient of roundoff as for any other: up to 2 · lr · steps apart.
+        assert (got - expected).abs().mean() < 1e-5, name
+
+
+def test_number_is_what_the_device_counts():
+    images = batches(3)
+    step = make_step(tiny_config("unused"), images[0])
+    for batch in images:
+        step(batch)
+    assert step.number == step.clock.item() == 3
+    again = make_step(tiny_config("unused"), images[0])
+    rate = again.system.optimisers["model"].param_groups[0]["lr"]
+    again.load_state_dict(copy.deepcopy(step.state_dict()) | {"number": 7})
+    assert again.number == again.clock.item() == 7
+    assert again.system.optimisers["model"].param_groups[0]["lr"] is rate
+
+
+def test_learning_rate_on_the_device_is_read_by_every_step():
+    images = batches(2)
+    step = make_step(tiny_config("unused"), images[0])
+    step(images[0])
+    step.system.optimisers["model"].param_groups[0]["lr"].fill_(0.0)
+    before = copy.deepcopy(list(step.system.model.parameters()))
+    step(images[1])
+    for got, expected in zip(step.system.model.parameters(), before, strict=True):
+        assert torch.equal(got, expected)
+
+
+class Duel(System):
+    """Two numbers; one descends a loss that ascends the other's, which must not be formed."""
+
+    terms = ("total", "other")
+
+    def __init__(self, config):
+        numbers = {}
+        for name in ("model", "other"):
+            numbers[name] = torch.nn.Linear(1, 1, bias=False)
+            torch.nn.init.ones_(numbers[name].weight)
+        super().__init__(numbers, config, torch.device("cpu"))
+
+    def update(self, images, labels, temperature, noise):
+        product = self.networks["model"].weight.sum() * self.networks["other"].weight.sum()
+        self.descend("model", product)
+        assert self.networks["other"].weight.grad is None
+        return {"total": product.detach(), "other": product.detach()}
+
+
+def test_a_descent_moves_its_own_network_only():
+    config = tiny_config("unused", learning_rate=0.25)
+    system = Duel(config)
+    TrainingStep(system, config, torch.device("cpu"))(torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
+    assert system.networks["model"].weight.item() == pytest.approx(0.75)
+    assert system.networks["other"].weight.item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("float32", False, False)),
+        ({"precision": "bfloat16"}, ("bfloat16", False, False)),
+        ({"compile": True}, ("float32", True, False)),
+    ],
+)
+def test_choice_on_a_cpu_and_its_reasons(options, expected):
+    execution = choose_execution(TrainingConfig(**options), torch.device("cpu"))
+    assert (execution.precision, execution.compile, execution.graph) == expected
+    assert re.fullmatch(r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no graph without a GPU", execution.reasons)
+
+
+# On a GPU
+
+
+def gpu_curve(images, **options):
+    step = make_step(tiny_config("unused", device="cuda", **options), images[0], "cuda")
+    return step, curve(step, images)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_graph_compiled_and_bfloat16_follow_float32_eager(system, seed):
+    images = batches(300, device="cuda")
+    fast, fast_curve = gpu_curve(images, system=system, seed=seed)
+    assert fast.execution.graph
+    assert fast.execution.compile
+    assert fast.run.graph is not None
+    slow = make_step(
+        tiny_config("unused", device="cuda", system=system, seed=seed, precision="float32", compile=False),
+        images[0],
+        "cuda",
+    )
+    slow.run = slow._run
+    slow_curve = curve(slow, images)
+    assert_follows(fast_curve, slow_curve, 0.15, window=50)
+    assert_follows(fast_curve[:, :2], slow_curve[:, :2], 0.03, window=50)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_float32_with_a_graph_is_float32_without(system):
+    images = batches(30, device="cuda")
+    options = {"system": system, "precision": "float32", "compile": False}
+    graphed, with_graph = gpu_curve(images, **options)
+    assert graphed.run.graph is not None
+    eager = make_step(tiny_config("unused", device="cuda", **options), images[0], "cuda")
+    eager.run = eager._run
+    # The same kernels; cuDNN may choose others for some convolutions, and sums in another order.
+    assert_follows(with_graph, curve(eager, images), 1e-3, window=10)
+    assert graphed.number == graphed.clock.item() == 30
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_graph_takes_up_restored_state():
+    images = batches(20, device="cuda")
+    options = {"precision": "float32", "compile": False}
+    whole, expected = gpu_curve(images, **options)
+    half, _ = gpu_curve(images[:10], **options)
+    state = copy.deepcopy(half.state_dict())
+    whole.load_state_dict(state)  # into a step that has a graph already
+    assert_follows(curve(whole, images[10:]), expected[10:], 1e-3, window=1)
+    assert whole.run.graph is not None
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_learning_rate_is_read_by_the_graph():
+    images = batches(10, device="cuda")
+    step, _ = gpu_curve(images, compile=False)
+    step.system.optimisers["model"].param_groups[0]["lr"].fill_(0.0)
+    before = copy.deepcopy(list(step.system.model.parameters()))
+    step(images[0])
+    for got, expected in zip(step.system.model.parameters(), before, strict=True):
+        assert torch.equal(got, expected)
