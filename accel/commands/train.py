@@ -22,8 +22,8 @@ def run(given: dict) -> None:
     resume = given.pop("resume")
     config = TrainingConfig(**given)
 
-    from accel.training import checkpoint
-    from accel.training.loop import open_run
+    from accel.training import checkpoint, processes
+    from accel.training.loop import choose_device, open_run
 
     if resume:
         folder = config.folder
@@ -33,8 +33,11 @@ def run(given: dict) -> None:
         for name in PATCHVAE_ONLY:
             if name in given:
                 raise ValueError(f"{flag(name)} has no effect on {config.system}")
-    training = open_run(config, resume=resume)
-    training.fit()
+    with processes.joined(choose_device(config.device)):
+        training = open_run(config, resume=resume)
+        training.fit()
+    if not training.writes:
+        return
 
     from accel.evaluation import summary
 

@@ -22,7 +22,7 @@ from torch import nn
 from accel.data import Batches, Dataset, load
 from accel.models.encoder import scale_of
 from accel.models.storage import write_whole
-from accel.training import checkpoint
+from accel.training import checkpoint, processes
 from accel.training.config import CHANGEABLE, TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
@@ -58,7 +58,10 @@ def header(terms: tuple[str, ...]) -> str:
 
 def load_dataset(config: TrainingConfig) -> Dataset:
     """The images that the configuration names; see `accel.data.load` for what is raised."""
-    return load(config.data, image_size=config.image_size, data_dir=config.data_dir, train_images=config.train_images)
+    with processes.first_goes_first():
+        return load(
+            config.data, image_size=config.image_size, data_dir=config.data_dir, train_images=config.train_images
+        )
 
 
 def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> Path:
@@ -90,6 +93,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
     run = Run(config, load_dataset(config) if dataset is None else dataset)
     if state is not None:
         run.restore(state)
+    processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
     return run
 
 
@@ -133,10 +137,10 @@ def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of an option's value; ValueError if this machine has no such GPU."""
+    """The device of an option's value, of several processes each its own; ValueError if there is no such GPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.local_device(torch.device(name))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here")
     return device
@@ -158,7 +162,10 @@ def progress_bar(steps: int, done: int, label: str):
 
 
 class Run:
-    """A run in memory: the model, its training step, and how far it is."""
+    """A run in memory: the model, its training step, and how far it is.
+
+    Several processes hold the same run and take every decision together; the first alone prints and writes.
+    """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
@@ -169,8 +176,18 @@ class Run:
         self.system = build_system(config, *images.shape[1:], num_classes, device)
         self.step = TrainingStep(self.system, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
-        self.batches = Batches(dataset.train, config.batch_size, config.seed, flip, device)
+        self.batches = Batches(
+            dataset.train,
+            config.batch_size,
+            config.seed,
+            flip,
+            device,
+            rank=processes.rank(),
+            world_size=processes.count(),
+        )
+        self.device, self.writes = device, processes.rank() == 0
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
+        self.agree_every = self.check_every if processes.count() > 1 else 1
         self.data = fingerprint(images)
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
@@ -210,11 +227,15 @@ class Run:
             v.isfinite().all() for v in self.system.networks.state_dict().values()
         ):
             raise self.not_finite()
-        checkpoint.write(self.folder, self.state())
+        state = self.state()
+        if self.writes:
+            checkpoint.write(self.folder, state)
         self.saved_at = time.monotonic()
 
     def write_texts(self) -> None:
         """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
+        if not self.writes:
+            return
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         texts = {"config.json": self.config.to_json(), "metrics.jsonl": lines}
         with checkpoint.writing(self.folder / "metrics.jsonl", self.folder):
@@ -222,6 +243,8 @@ class Run:
 
     def write_model(self) -> None:
         """model/, for `load_run` and from_pretrained."""
+        if not self.writes:
+            return
         with checkpoint.writing(self.folder / "model", self.folder):
             self.model.save_pretrained(self.folder / "model")
 
@@ -238,10 +261,11 @@ class Run:
         """What is trained on what, and how; a line each."""
         train, test = self.dataset.train, self.dataset.test
         height, width = train.images.shape[1:3]
+        where = self.device if processes.count() == 1 else f"{processes.count()} processes on {self.device.type}"
         weights = sum(parameter.numel() for parameter in self.system.networks.parameters())
         return (
             f"{self.config.system} with {weights / 1e6:.2f} M weights, {self.dataset.name}: {len(train):,} images of "
-            f"{height}x{width} and {len(test):,} held out, {next(self.model.parameters()).device}, {self.folder}\n"
+            f"{height}x{width} and {len(test):,} held out, {where}, {self.folder}\n"
             f"{self.step.execution.reasons}"
         )
 
@@ -250,45 +274,55 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.save()
         self.write_texts()
-        if self.epoch < self.config.epochs:
+        if self.epoch < self.config.epochs and self.writes:
             print(self.describe(), header(self.system.terms), sep="\n", flush=True)
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
                 self.finish_epoch()
-                self.answer(stop)
+                self.answer(self.agree(stop)[1])
         self.write_model()
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
-        with progress_bar(len(self.batches), self.batch, label) as bar:
+        with progress_bar(len(self.batches), self.batch, label) if self.writes else contextlib.nullcontext() as bar:
             for batch in self.batches.epoch(self.epoch, self.batch):
                 self.step(*batch)
                 self.batch += 1
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
-                if time.monotonic() - self.saved_at >= self.config.checkpoint_every:
-                    self.save()
                 if bar is not None:
                     bar.update()
-                if stop.signal_number is not None and self.batch < len(self.batches):
-                    self.save()
-                    self.answer(stop)
+                if self.batch % self.agree_every == 0 and self.batch < len(self.batches):
+                    due, signal_number = self.agree(stop)
+                    if due or signal_number:
+                        self.save()
+                    self.answer(signal_number)
         if self.step.ledger.problem():  # which waits for the last step
             raise self.not_finite()
         self.seconds = time.monotonic() - began
 
-    def answer(self, stop: StopRequest) -> None:
+    def agree(self, stop: StopRequest) -> tuple[bool, int]:
+        """(Is it time to save?, the signal by which any process was asked to stop, or 0), the same in all of them."""
+        due = time.monotonic() - self.saved_at >= self.config.checkpoint_every
+        said = [due, stop.signal_number or 0]
+        if processes.count() > 1:
+            said = processes.largest(torch.tensor(said, device=self.device)).tolist()
+        return bool(said[0]), said[1]
+
+    def answer(self, signal_number: int) -> None:
         """Stops if somebody asked for it, the state being saved."""
-        if stop.signal_number is not None:
+        if signal_number and not self.writes:
+            raise SystemExit(128 + signal_number)
+        if signal_number:
             raise Stopped(
                 f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} with everything "
                 "saved; continue with: "
                 f"python -m accel train --resume --out {shlex.quote(str(self.folder))}",
-                stop.signal_number,
+                signal_number,
             )
 
     def finish_epoch(self) -> None:
@@ -313,8 +347,9 @@ class Run:
         self.save()
         self.write_texts()
         self.write_model()
-        print(self.report(line), flush=True)
-        self.warn_of_collapse(line)
+        if self.writes:
+            print(self.report(line), flush=True)
+            self.warn_of_collapse(line)
 
     def report(self, line: dict) -> str:
         """One line for the terminal, under the header."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
 from accel.ops.backend import HAS_TRITON
+from accel.training import processes
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
@@ -20,7 +21,10 @@ def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor
 
 
 class LossLedger:
-    """Sums of the loss terms over images, and the first step at which each was not finite, on the device."""
+    """Sums of the loss terms over images, and the first step at which each was not finite, on the device.
+
+    What is read is that of all processes together, so all have to read it.
+    """
 
     def __init__(self, terms: tuple[str, ...], device: torch.device):
         self.terms = terms
@@ -40,15 +44,19 @@ class LossLedger:
 
     def means(self) -> dict[str, float]:
         """Each term, a mean over images."""
-        return dict(zip(self.terms, (self.sums[:-1] / self.sums[-1]).tolist(), strict=True))
+        sums = processes.total(self.sums)
+        return dict(zip(self.terms, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
     @property
     def images(self) -> int:
-        return int(self.sums[-1])
+        """How many there were since the epoch began."""
+        return int(processes.total(self.sums)[-1])
 
     def problem(self) -> tuple[int, str] | None:
         """(step, term) of the first value that was not finite; a part of the loss is named before the total."""
-        bad = [(step, term) for step, term in zip(self.first_bad.tolist(), self.terms, strict=True) if step >= 0]
+        latest = torch.iinfo(torch.int64).max
+        first = -processes.largest(-torch.where(self.first_bad < 0, latest, self.first_bad))
+        bad = [(step, term) for step, term in zip(first.tolist(), self.terms, strict=True) if step < latest]
         return min(bad, key=lambda entry: (entry[0], entry[1] == "total"), default=None)
 
 
@@ -106,6 +114,10 @@ class TrainingStep:
         self.autocast = self.execution.autocast(device)
         self.ledger = LossLedger(system.terms, device)
         self.seed = torch.tensor(config.seed, device=device)
+        processes.synchronise_batch_norm(system.networks)
+        if processes.count() > 1:
+            for optimiser in system.optimisers.values():
+                optimiser.register_step_pre_hook(processes.average_gradients)
         self.clock = torch.zeros((), dtype=torch.int64, device=device)
         self.number = 0
         self.compute = torch.compile(self._compute, dynamic=False) if self.execution.compile else self._compute
@@ -125,7 +137,10 @@ class TrainingStep:
         self.clock.fill_(number)
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """The next step, on the global batch of uint8 images (B, C, H, W) and labels int64 (B,), if there are any."""
+        """The next step: uint8 images (B, C, H, W) and labels int64 (B,), if there are any.
+
+        Of several processes, the one of rank r takes images r · B to (r + 1) · B of the global batch.
+        """
         self.run(images.contiguous(memory_format=torch.channels_last), labels)
         self._number += 1
 
@@ -134,7 +149,7 @@ class TrainingStep:
             self.compute(images, labels)
 
     def _compute(self, images: Tensor, labels: Tensor | None) -> None:
-        noise = Noise(self.seed, self.clock)
+        noise = Noise(self.seed, self.clock, processes.rank() * len(images))
         tau = temperature_at(self.clock, self.config)
         losses = self.system.update(pixels(images, torch.float32), labels, tau, noise)
         self.ledger.add(losses, len(images), self.clock)
@@ -143,7 +158,7 @@ class TrainingStep:
     def state_dict(self) -> dict:
         return {
             "number": self.number,
-            "sums": self.ledger.sums,
+            "sums": processes.total(self.ledger.sums),
             "networks": self.system.networks.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.system.optimisers.items()},
         }
@@ -153,7 +168,7 @@ class TrainingStep:
         self.system.networks.load_state_dict(state["networks"])
         for name, optimiser in self.system.optimisers.items():
             load_optimiser(optimiser, state["optimisers"][name])
-        self.ledger.sums.copy_(state["sums"])
+        self.ledger.sums.copy_(state["sums"] if processes.rank() == 0 else torch.zeros_like(state["sums"]))
         self.number = state["number"]
         if isinstance(self.run, Captured):
             self.run.begin_again()

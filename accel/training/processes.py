@@ -1,0 +1,149 @@
+"""Several processes that train one model, each on its share of every batch: what they tell each other.
+
+`torchrun … -m accel train` starts them. All hold the same weights, and what is computed from all images, which is
+batch norm's statistics, gradients and the sums of the loss, is summed over processes, so that a run learns what one
+process would. The first writes the files. Alone, every function here does nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def count() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This one's place among them, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this process, where `device` leaves open which."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Within this context the processes that torchrun has started know each other; alone, nothing happens.
+
+    Raises ConnectionError where another process has stopped.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        distributed.init_process_group("nccl", device_id=device)
+    else:
+        distributed.init_process_group("gloo")
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise ConnectionError("another process of this run has stopped, its message says why") from error
+        raise
+    distributed.destroy_process_group()  # after an error it might wait for a process that is gone
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process passes before the others enter: what it downloads or caches, they find."""
+    if rank() > 0:
+        wait_for_all()
+    yield
+    if rank() == 0:
+        wait_for_all()
+
+
+def wait_for_all() -> None:
+    if count() > 1:
+        distributed.barrier()
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest of each number over processes, in place."""
+    if count() > 1:
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+    return values
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of each number over processes."""
+    return sum_over_processes(values) if count() > 1 else values
+
+
+@torch.library.custom_op("patchvae::sum_over_processes", mutates_args=())
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of each number over processes, on all of them; differentiable, and one node to torch.compile."""
+    result = values.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(result)
+    return result
+
+
+@sum_over_processes.register_fake
+def _(values):
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+# What every process makes of the sum comes back to every summand.
+sum_over_processes.register_autograd(lambda ctx, gradient: sum_over_processes(gradient))
+
+
+class SynchronisedBatchNorm(_BatchNorm):
+    """Batch norm over the batches of all processes, on CPUs too; its parameters are those of the plain one."""
+
+    def _check_input_dim(self, images: Tensor) -> None:
+        pass  # any: the plain one has checked
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, …) of any floating dtype → the same; statistics are float32 (float64 for float64)."""
+        if not self.training:
+            return super().forward(images)
+        x = images if images.dtype == torch.float64 else images.float()
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        own_variance, own_mean = torch.var_mean(x, axes, correction=0)
+        # Each process fills its own row, so the sum is a table of all.
+        row = torch.arange(count(), device=x.device)[:, None, None] == rank()
+        means, variances = sum_over_processes(row * torch.stack([own_mean, own_variance])).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        with torch.no_grad():
+            number = count() * x.numel() // x.shape[1]
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (number / (number - 1)), self.momentum)
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape)).to(images.dtype)
+
+
+def synchronise_batch_norm(networks: nn.Module) -> None:
+    """Makes every batch norm in it one over all processes; parameters, buffers and names stay."""
+    if count() > 1:
+        for module in networks.modules():
+            if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+                module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
+
+
+def average_gradients(optimiser: torch.optim.Optimizer, *_) -> None:
+    """Replaces the gradients that an optimiser is about to follow by their means over processes.
+
+    A hook of the optimiser, since an adversarial update has several backward passes: only what is followed is sent,
+    in one message, and a CUDA graph may capture it.
+    """
+    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    message = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(message)
+    message /= count()
+    parts = message.split([gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, parts, strict=True):
+        gradient.copy_(mean.view(gradient.shape))

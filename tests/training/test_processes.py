@@ -1,0 +1,145 @@
+"""Several processes with a share of each batch learn what one process does with all of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+
+from accel.training import checkpoint, processes, train
+from accel.training.loop import open_run
+from tests.support import assert_close
+from tests.training.tiny import STEPS, metrics, tiny_config, tiny_dataset
+
+ROOT = Path(__file__).parents[2]
+COUNT = 2
+
+
+def first_steps(out):
+    """What some steps leave behind: gradients, buffers and the means of the loss."""
+    run = open_run(tiny_config(out), tiny_dataset())
+    results = {"gradients": [], "statistics": [], "means": []}
+    for batch in run.batches.epoch(0):
+        run.step.ledger.reset()
+        run.step(*batch)
+        results["gradients"].append({name: p.grad.clone() for name, p in run.model.named_parameters()})
+        results["statistics"].append({name: b.clone() for name, b in run.model.named_buffers()})
+        results["means"].append(run.step.ledger.means())
+    if processes.rank() == processes.count() - 1:
+        run.step.ledger.add(dict.fromkeys(run.system.terms, torch.tensor(torch.nan)), 1, 17)
+    results["problem"] = run.step.ledger.problem()
+    return results
+
+
+def norm_by_itself():
+    """Output and gradients of a synchronised batch norm on this process's share of 6 images, means far from 0."""
+    generator = torch.Generator().manual_seed(0)
+    images, incoming = (torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    images = 100 + images * torch.arange(1, 7).view(6, 1, 1, 1)
+    share = slice(processes.rank() * 6 // processes.count(), (processes.rank() + 1) * 6 // processes.count())
+    norm = nn.Sequential(nn.BatchNorm2d(3).double())
+    nn.init.normal_(norm[0].weight, generator=generator)
+    processes.synchronise_batch_norm(norm)
+    x = images[share].requires_grad_()
+    y = norm(x)
+    y.backward(incoming[share])
+    sums = processes.total(torch.stack([norm[0].weight.grad, norm[0].bias.grad]))
+    return {"y": y.detach(), "d_x": x.grad, "d_parameters": sums, **norm[0].state_dict()}
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=COUNT)
+    torch.save([first_steps(folder / "run"), norm_by_itself()], folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """(what the processes found, what one finds alone)"""
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(worker, (folder,), COUNT)
+    found = [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
+    return found, [first_steps(folder / "alone"), norm_by_itself()]
+
+
+def test_gradients_of_two_halves_are_those_of_the_whole(together):
+    found, (alone, _) = together
+    for rank in range(COUNT):
+        for step, (got, expected) in enumerate(zip(found[rank][0]["gradients"], alone["gradients"], strict=True)):
+            for name, gradient in expected.items():
+                # Sums in another order, then Adam's first steps, as long for a gradient of roundoff as for any other.
+                assert_close(f"{name} step {step}", got[name], gradient, relative=1e-4 if step == 0 else 2e-2)
+            assert all(torch.equal(gradient, found[0][0]["gradients"][step][name]) for name, gradient in got.items())
+
+
+def test_statistics_and_losses_are_those_of_the_whole(together):
+    found, (alone, _) = together
+    for rank in range(COUNT):
+        for got, expected in zip(found[rank][0]["statistics"], alone["statistics"], strict=True):
+            for name, statistic in expected.items():
+                assert_close(name, got[name], statistic, relative=1e-3)
+        for got, expected in zip(found[rank][0]["means"], alone["means"], strict=True):
+            assert got == pytest.approx(expected, rel=1e-4)
+        assert found[rank][0]["means"] == found[0][0]["means"]
+
+
+def test_what_is_not_finite_in_one_process_stops_all(together):
+    assert [results["problem"] for results, _ in together[0]] == [(17, "reconstruction")] * COUNT
+
+
+def test_batch_norm_is_that_of_all_images(together):
+    found, (_, alone) = together
+    for name in ("y", "d_x"):
+        assert_close(name, torch.cat([results[name] for _, results in found]), alone[name], relative=1e-12)
+    for _, results in found:
+        for name in ("d_parameters", "running_mean", "running_var", "num_batches_tracked"):
+            assert_close(name, results[name], alone[name], relative=1e-12)
+
+
+def launch(folder, data, *options):
+    """`torchrun … -m accel train` of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
+    words = ["--encoder", "small", "--num-parts", "3", "--part-dim", "2", "--device", "cpu", "--data", data]
+    words += ["--learning-rate", "1e-3", "--batch-size", "8", "--out", folder, *options]
+    return subprocess.Popen(
+        [*command, "-m", "accel", "train", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_stopped_run_of_two_processes_goes_on_with_one(tmp_path):
+    data, folder = tmp_path / "tiny.npz", tmp_path / "run"
+    dataset = tiny_dataset()
+    np.savez(data, train_images=dataset.train.images, test_images=dataset.test.images)
+    process = launch(folder, data, "--epochs", "2000", "--checkpoint-every", "0")
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists(folder) and checkpoint.read(folder)["epoch"] >= 1:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert err.count("with everything saved; continue with") == 1, err
+    assert out.count("epoch") == 1
+    assert "2 processes on cpu" in out
+
+    done = checkpoint.read(folder)["epoch"] + 1
+    options = {"data": str(data), "epochs": done}
+    train(tiny_config(folder, **options), resume=True)
+    whole = train(tiny_config(tmp_path / "whole", **options))
+    for got, expected in zip(metrics(folder), metrics(whole), strict=True):
+        assert got == pytest.approx(expected, rel=0.02)
+    assert got["step"] == done * STEPS
+    assert json.loads((folder / "config.json").read_text())["epochs"] == done
