@@ -18,7 +18,7 @@ from .divergence import (
     gaussian_divergence,
     gaussian_divergence_gradients,
 )
-from .noise import Noise, appearance_noise, occurrence_noise
+from .noise import Noise, appearance_noise, dropout_noise, occurrence_noise
 from .objective import Elbo, elbo, elbo_gradients
 from .quality import frechet_distance, psnr, ssim
 from .weighted_loss import (
@@ -34,6 +34,7 @@ __all__ = [
     "appearance_noise",
     "bernoulli_divergence",
     "bernoulli_divergence_gradients",
+    "dropout_noise",
     "elbo",
     "elbo_gradients",
     "frechet_distance",

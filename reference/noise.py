@@ -15,6 +15,7 @@ import numpy as np
 
 OCCURRENCE_STREAM = 0
 APPEARANCE_STREAM = 1
+DROPOUT_STREAM = 2
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -90,3 +91,13 @@ def appearance_noise(noise, images, parts, part_dim):
     radius = np.sqrt(-2.0 * np.log(uniform(words[0])))
     angle = 2.0 * np.pi * uniform(words[1])
     return (radius * np.cos(angle)).reshape(images, parts, part_dim)
+
+
+def dropout_noise(noise, images, elements):
+    """Fair coins, bool (images, elements): stream 2, whose 128 bits an element are 128 coins.
+
+    Coin i is bit i mod 32, counted from the lowest, of word (i // 32) mod 4 of element i // 128.
+    """
+    words = np.stack(draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128)), axis=2)
+    i = np.arange(elements)
+    return words[:, i // 128, i // 32 % 4] >> (i % 32).astype(np.uint32) & 1 == 1

@@ -86,11 +86,13 @@ def test_help_and_mistakes_do_not_wait_for_pytorch():
         (["train", "parts"], "unexpected argument 'parts', patchvae train takes options only"),
         (["train", "--epochs"], "--epochs expected one argument"),
         (["train", "--epochs", "many"], "--epochs must be a whole number, got 'many'"),
-        (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["train", "--epochs", "-1"], "--epochs must be at least 0, got -1"),
         (["train", "--learning-rate", "-0.1"], "--learning-rate must be greater than 0, got -0.1"),
         (["train", "--beta-app", "nan"], "--beta-app must be a number, got nan"),
         (["train", "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["train", "--system", "beta-vae", "--beta-occ", "2"], "--beta-occ has no effect on beta-vae"),
+        (["train", "--feature-weight", "2"], "--feature-weight has no effect on patchvae+w"),
+        (["train", "--system", "bigan", "--weights", "a.pth"], "--weights has no effect on bigan"),
     ],
 )
 def test_mistake_is_one_sentence(capsys, arguments, sentence):
@@ -99,7 +101,7 @@ def test_mistake_is_one_sentence(capsys, arguments, sentence):
 
 def test_nearest_value_is_named(capsys):
     sentence = fails(capsys, "train", "--system", "patchvae-w")
-    assert sentence.startswith("--system must be one of patchvae, patchvae+w, beta-vae")
+    assert sentence.startswith("--system must be one of beta-vae, beta-vae+w, beta-vae-gan")
     assert sentence.endswith("got 'patchvae-w' (nearest: patchvae+w)")
 
 

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from accel.training.config import PATCHVAE_ONLY, TrainingConfig
+from accel.training.config import TrainingConfig, without_effect
 from accel.training.options import add_options, flag
 
 HELP = "learn parts from images"
@@ -29,10 +29,9 @@ def run(given: dict) -> None:
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
-    if not config.system.startswith("patchvae"):
-        for name in PATCHVAE_ONLY:
-            if name in given:
-                raise ValueError(f"{flag(name)} has no effect on {config.system}")
+    for name in given:
+        if name in without_effect(config.system):
+            raise ValueError(f"{flag(name)} has no effect on {config.system}")
     with processes.joined(choose_device(config.device)):
         training = open_run(config, resume=resume)
         training.fit()
@@ -51,6 +50,8 @@ def draw(training) -> list[str]:
     """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
 
+    if not hasattr(training.model, "reconstruct"):
+        return []
     try:
         drawn = list(figures.closing_pictures(training.model, training.dataset))
     except ImportError as error:

@@ -51,6 +51,13 @@ class Dataset:
     supervised: np.ndarray | None = None
     flip: bool = True
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the labels of the training images tell apart, None where there are no labels."""
+        if self.train.labels is None:
+            return None
+        return int(self.train.labels.max()) + 1 if self.class_names is None else len(self.class_names)
+
     def labelled_train(self) -> ImageSet:
         """The training images that classifiers are to be trained on."""
         if self.supervised is None or self.supervised.all():

@@ -31,19 +31,22 @@ def reconstruction_quality(model: nn.Module, images: ImageSet) -> dict[str, floa
 
 def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
     """The last epoch's loss terms, the quality of reconstructions and, where it is known, of the parts."""
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    rows = [f"{'nats an image':<28}{'training':>12}{'held out':>12}"]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    rows = [f"{'nats an image':<28}{'training':>12}{'held out':>12}"] if lines else []
     names = {
         "total": "loss",
         "reconstruction": "reconstruction",
         "kl_appearance": "appearance divergence",
         "kl_occurrence": "occurrence divergence",
+        "error": "wrong, %",
     }
     for term in (name.removeprefix("train_") for name in last if name.startswith("train_")):
         name = names.get(term, term.replace("_", " "))
         rows.append(f"{name:<28}{last[f'train_{term}']:12.3f}{last[f'held_out_{term}']:12.3f}")
     units = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3)}
-    for measure, value in reconstruction_quality(model, dataset.test).items():
+    quality = reconstruction_quality(model, dataset.test) if hasattr(model, "reconstruct") else {}
+    for measure, value in quality.items():
         name, digits = units[measure]
         rows.append(f"{name:<40}{value:12.{digits}f}")
     if dataset.test.truth is not None and hasattr(model, "num_parts"):

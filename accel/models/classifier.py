@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.ops import Noise, dropout_noise
+
 from .autoencoder import Backbone, check_positive
 from .encoder import Encoder, pooled, pooled_grid
 from .storage import load_tensors
@@ -43,23 +45,28 @@ class Classifier(Backbone):
         }
         self.num_classes = num_classes
         height, width = pooled_grid(self.grid)
-        self.dropout = nn.Dropout(0.5)
         self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
         self.output = nn.Linear(HIDDEN, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes)."""
-        return self.output(self.penultimate(images))
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes).
 
-    def penultimate(self, images: Tensor) -> Tensor:
+        Features are dropped where `noise` is given, else none.
+        """
+        return self.output(self.penultimate(images, noise))
+
+    def penultimate(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """The 512 numbers an image, (B, 512), that the classifier reads."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
-        return self.represent(pooled(self.features(images)))
+        return self.represent(pooled(self.features(images)), noise)
 
-    def represent(self, features: Tensor) -> Tensor:
+    def represent(self, features: Tensor, noise: Noise | None = None) -> Tensor:
         """What `penultimate` makes of an image's pooled features (B, C · cells)."""
-        return functional.relu(self.hidden(self.dropout(features)))
+        if noise is not None:
+            kept = dropout_noise(noise, *features.shape, device=features.device)
+            features = torch.where(kept, 2 * features, 0)
+        return functional.relu(self.hidden(features))
 
 
 def load_torchvision(encoder: Encoder, path: str | Path) -> None:

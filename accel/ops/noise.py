@@ -11,6 +11,7 @@ from torch import Tensor
 
 OCCURRENCE_STREAM = 0
 APPEARANCE_STREAM = 1
+DROPOUT_STREAM = 2
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -96,3 +97,10 @@ def appearance_noise(noise: Noise, images: int, parts: int, part_dim: int, *, de
     words = _draw_words(noise, APPEARANCE_STREAM, images, parts * part_dim, device)
     radius = torch.sqrt(-2.0 * torch.log(_uniform(words[0], dtype)))
     return (radius * torch.cos(2.0 * math.pi * _uniform(words[1], dtype))).reshape(images, parts, part_dim)
+
+
+def dropout_noise(noise: Noise, images: int, elements: int, *, device=None):
+    """Fair coins, bool (images, elements): coin i is bit i mod 32 of word i // 32 mod 4 at element i // 128."""
+    words = torch.stack(_draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128), device), dim=2)
+    bits = words[..., None] >> torch.arange(32, device=device) & 1
+    return bits.flatten(1)[:, :elements].bool()

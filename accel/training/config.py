@@ -8,7 +8,19 @@ from typing import ClassVar
 
 from accel.training.options import Check, Options, above, at_least, between, option
 
-SYSTEMS = ("patchvae", "patchvae+w", "beta-vae", "beta-vae+w")
+# The rows of the paper's tables, as they are named there; +w weighs errors by gradient energy.
+SYSTEMS = (
+    "beta-vae",
+    "beta-vae+w",
+    "beta-vae-gan",
+    "beta-vae-gan+w",
+    "patchvae",
+    "patchvae+w",
+    "patchvae-gan",
+    "patchvae-gan+w",
+    "bigan",
+    "supervised",
+)
 ENCODERS = ("paper", "release", "resnet18", "small")
 HEADS = ("pooled", "separate", "fused")
 VARIANCES = ("geometric", "arithmetic")
@@ -42,6 +54,23 @@ PATCHVAE_ONLY = (
     "straight_through",
     "detach_weights",
 )
+
+
+def without_effect(system: str) -> set[str]:
+    """The options that a system has no use for."""
+    options = set()
+    if not system.startswith("patchvae"):
+        options |= set(PATCHVAE_ONLY)
+    if "-gan" not in system:
+        options |= {"adversarial_weight", "feature_weight"}
+    if system in ("bigan", "supervised"):
+        options |= {"beta_app"}
+    if system == "supervised":
+        options |= {"num_parts", "part_dim"}
+    else:
+        options |= {"weights"}
+    return options
+
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
 CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
@@ -101,6 +130,9 @@ class TrainingConfig(Options):
         "side of the heads' convolutions",
         check=Check("odd and positive", lambda size: size > 0 and size % 2 == 1),
     )
+    weights: str | None = option(
+        None, "model", "file of torchvision's ResNet-18 that supervised starts from", absent="random weights"
+    )
     variance: str = option("geometric", "model", "how cells' variances are averaged into a part's", choices=VARIANCES)
 
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
@@ -116,9 +148,18 @@ class TrainingConfig(Options):
     )
     detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
 
+    adversarial_weight: float = option(
+        1.0, "adversarial", "weight of taking the discriminator in by reconstructions", check=at_least(0)
+    )
+    feature_weight: float = option(
+        0.1, "adversarial", "weight of the distance of the discriminator's features", check=at_least(0)
+    )
+
     learning_rate: float = option(1e-4, "optimisation", "step size of Adam", check=above(0))
     batch_size: int = option(128, "optimisation", "images a step", check=at_least(1))
-    epochs: int = option(90, "optimisation", "passes over the training images", check=at_least(1))
+    epochs: int = option(
+        90, "optimisation", "passes over the training images; 0 keeps the initial weights", check=at_least(0)
+    )
     seed: int = option(
         0,
         "optimisation",

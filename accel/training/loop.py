@@ -40,6 +40,9 @@ COLUMNS = {
     "reconstruction": ("recon", 10, 2),
     "kl_appearance": ("KL app", 9, 3),
     "kl_occurrence": ("KL occ", 9, 3),
+    "adversarial": ("advers", 8, 3),
+    "feature_distance": ("features", 10, 2),
+    "discriminator": ("discrim", 9, 3),
 }
 
 
@@ -136,6 +139,12 @@ def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
         )
 
 
+def refuse_missing_labels(config: TrainingConfig, dataset: Dataset) -> None:
+    """Raises ValueError for images without labels where a system learns from them."""
+    if config.system == "supervised" and (dataset.train.labels is None or dataset.test.labels is None):
+        raise ValueError(f"{dataset.name} has no labels, which --system supervised learns from")
+
+
 def choose_device(name: str) -> torch.device:
     """The device of an option's value, of several processes each its own; ValueError if there is no such GPU."""
     if name == "auto":
@@ -172,8 +181,8 @@ class Run:
         device = choose_device(config.device)
         images = dataset.train.images
         refuse_sizes(config, dataset)
-        num_classes = None if dataset.class_names is None else len(dataset.class_names)
-        self.system = build_system(config, *images.shape[1:], num_classes, device)
+        refuse_missing_labels(config, dataset)
+        self.system = build_system(config, *images.shape[1:], dataset.num_classes, device)
         self.step = TrainingStep(self.system, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
         self.batches = Batches(
@@ -262,10 +271,15 @@ class Run:
         train, test = self.dataset.train, self.dataset.test
         height, width = train.images.shape[1:3]
         where = self.device if processes.count() == 1 else f"{processes.count()} processes on {self.device.type}"
-        weights = sum(parameter.numel() for parameter in self.system.networks.parameters())
+        millions = {
+            name: sum(parameter.numel() for parameter in network.parameters()) / 1e6
+            for name, network in self.system.networks.items()
+        }
+        others = "".join(f" and a {name} of {millions[name]:.2f} M" for name in millions if name != "model")
         return (
-            f"{self.config.system} with {weights / 1e6:.2f} M weights, {self.dataset.name}: {len(train):,} images of "
-            f"{height}x{width} and {len(test):,} held out, {where}, {self.folder}\n"
+            f"{self.config.system} with {millions['model']:.2f} M weights{others}, {self.dataset.name}: "
+            f"{len(train):,} images of {height}x{width} and {len(test):,} held out, "
+            f"{where}, {self.folder}\n"
             f"{self.step.execution.reasons}"
         )
 

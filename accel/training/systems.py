@@ -2,10 +2,14 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from accel.models import BetaVAE, PatchVAE, elbo
+from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, elbo
+from accel.models.classifier import load_torchvision
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
+
+GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
 
 
 class System:
@@ -14,12 +18,14 @@ class System:
     terms: what `losses` and `update` give, "total" first; metrics.jsonl has each as train_TERM and held_out_TERM.
     model: the network that is saved, measured and pictured. networks: all that are trained, `model` among them.
     optimisers: one for each network that learns, under the same name.
+    descended: the terms whose sum is descended, each of which reaches the parameters of one network alone.
 
     In `losses` and `update`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; temperature
     and the fields of noise are numbers or 0-d tensors on the images' device. Neither may wait for the device.
     """
 
     terms: tuple[str, ...]
+    descended: tuple[str, ...] = ("total",)
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
         # Channels last makes a step a tenth faster on a CPU, too.
@@ -38,17 +44,18 @@ class System:
     def update(self, images: Tensor, labels: Tensor | None, temperature, noise: Noise) -> dict[str, Tensor]:
         """One step of every optimiser; gives the terms at the weights before it, detached."""
         _, losses = self.losses(images, labels, temperature, noise)
-        self.descend("model", losses["total"])
+        self.descend(sum(losses[term] for term in self.descended))
         return {term: value.detach() for term, value in losses.items()}
 
     @torch.compiler.disable
-    def descend(self, name: str, loss: Tensor) -> None:
-        """One step of a network's optimiser down the gradient of `loss`; other networks' gradients are not formed."""
-        optimiser = self.optimisers[name]
-        optimiser.zero_grad(set_to_none=True)
+    def descend(self, loss: Tensor) -> None:
+        """One step of every optimiser down the gradient of `loss`."""
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
         with torch.autocast(loss.device.type, enabled=False):  # each product in the precision of its forward pass
-            loss.backward(inputs=[parameter for group in optimiser.param_groups for parameter in group["params"]])
-        optimiser.step()
+            loss.backward()
+        for optimiser in self.optimisers.values():
+            optimiser.step()
 
 
 def adam(network: nn.Module, learning_rate: float, **options) -> torch.optim.Adam:
@@ -66,21 +73,121 @@ class AutoencoderSystem(System):
     def losses(self, images, labels, temperature, noise):
         out = self.model(images, temperature=temperature, noise=noise)
         loss = elbo(out, images, self.config.beta_app, self.config.beta_occ, self.config.weighted)
-        return out, {term: getattr(loss, term) for term in self.terms}
+        return out, {term: getattr(loss, term) for term in AutoencoderSystem.terms}
 
 
-def model_class(system: str) -> type[PatchVAE] | type[BetaVAE]:
+class TwoPlayerSystem(System):
+    """A model and a discriminator that are trained against each other, on one forward pass of the model.
+
+    What the model made is judged twice: by weights that no gradient reaches, for the model, and without a gradient
+    to the model, for the discriminator. So one backward pass gives each network the gradient of its own loss, at the
+    weights before either moves; and as the discriminator has no state but its weights, judging moves nothing.
+    """
+
+    descended = ("total", "discriminator")
+
+    def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
+        super().__init__(networks, config, device)
+        self.optimisers["discriminator"] = adam(networks["discriminator"], config.learning_rate, betas=GAN_BETAS)
+
+    def judged(self, *images_and_code: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) by the discriminator; gradients reach its weights, and nothing else."""
+        return self.networks["discriminator"](*(tensor.detach() for tensor in images_and_code))
+
+    def judged_by_constants(self, *images_and_code: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) by the discriminator; gradients reach what is judged, and none of its weights."""
+        discriminator = self.networks["discriminator"]
+        constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        return torch.func.functional_call(discriminator, constants, images_and_code)
+
+
+class AdversarialSystem(AutoencoderSystem, TwoPlayerSystem):
+    """An autoencoder and a discriminator of its reconstructions (Larsen et al. 2016; paper, section 3.4).
+
+    The model descends  elbo + w_a · softplus(−D(x̂)) + w_f · |f(x) − f(x̂)|²,  f being the discriminator's features,
+    the discriminator  softplus(−D(x)) + softplus(D(x̂)), both losses in nats.
+    """
+
+    terms = (*AutoencoderSystem.terms, "adversarial", "feature_distance", "discriminator")
+
+    def losses(self, images, labels, temperature, noise):
+        out, losses = super().losses(images, labels, temperature, noise)
+        (real, features), (fake, _) = self.judged(images), self.judged(out.reconstruction)
+        passing, reconstructed = self.judged_by_constants(out.reconstruction)
+        adversarial = functional.softplus(-passing).mean()
+        difference = features.detach().float() - reconstructed.float()
+        feature_distance = difference.square().sum((1, 2, 3)).mean()
+        losses["total"] = (
+            losses["total"]
+            + self.config.adversarial_weight * adversarial
+            + self.config.feature_weight * feature_distance
+        )
+        losses["adversarial"], losses["feature_distance"] = adversarial, feature_distance
+        losses["discriminator"] = (functional.softplus(-real) + functional.softplus(fake)).mean()
+        return out, losses
+
+
+class BiganSystem(TwoPlayerSystem):
+    """A generator and an encoder against a joint discriminator of (x, E(x)) and (G(z), z) (Donahue et al. 2016).
+
+    The discriminator descends  softplus(−D(x, E(x))) + softplus(D(G(z), z)), the other two the same with the
+    labels exchanged,  encoder + generator = softplus(D(x, E(x))) + softplus(−D(G(z), z)),  in nats.
+    """
+
+    terms = ("total", "encoder", "generator", "discriminator")
+
+    def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
+        super().__init__(networks, config, device)
+        self.optimisers["model"] = adam(networks["model"], config.learning_rate, betas=GAN_BETAS)
+
+    def losses(self, images, labels, temperature, noise):
+        out = self.model(images, noise=noise)
+        (real, _), (fake, _) = self.judged(images, out.code), self.judged(out.generated, out.prior)
+        encoded, _ = self.judged_by_constants(images, out.code)
+        generated, _ = self.judged_by_constants(out.generated, out.prior)
+        encoder, generator = functional.softplus(encoded).mean(), functional.softplus(-generated).mean()
+        discriminator = (functional.softplus(-real) + functional.softplus(fake)).mean()
+        terms = (encoder + generator, encoder, generator, discriminator)
+        return out, dict(zip(self.terms, terms, strict=True))
+
+
+class SupervisedSystem(System):
+    """The encoder and a classifier, trained end to end on the labels. total: cross-entropy in nats; error: in %."""
+
+    terms = ("total", "error")
+
+    def losses(self, images, labels, temperature, noise):
+        logits = self.model(images, noise=noise if self.model.training else None).float()
+        error = (logits.argmax(1) != labels).float().mean() * 100
+        return None, {"total": functional.cross_entropy(logits, labels), "error": error}
+
+
+def system_class(system: str) -> type[System]:
+    """How a system is trained."""
+    if system == "bigan":
+        return BiganSystem
+    if system == "supervised":
+        return SupervisedSystem
+    return AdversarialSystem if "-gan" in system else AutoencoderSystem
+
+
+def model_class(system: str) -> type[nn.Module]:
     """The class that a system's model is made of."""
-    return BetaVAE if system.startswith("beta-vae") else PatchVAE
+    if system.startswith("patchvae"):
+        return PatchVAE
+    return {"bigan": Bigan, "supervised": Classifier}.get(system, BetaVAE)
 
 
-def build_model(config: TrainingConfig, height: int, width: int, channels: int) -> PatchVAE | BetaVAE:
-    """A new model for images of this size; its weights are a function of config.seed alone.
+def build_model(
+    config: TrainingConfig, height: int, width: int, channels: int, num_classes: int | None = None
+) -> nn.Module:
+    """A new model for images of this size; its weights are a function of config.seed alone, or config.weights.
 
     Raises ValueError if the encoder's scale does not divide height and width, or options contradict each other.
     """
     arguments = {"image_size": (height, width), "channels": channels, "encoder": config.encoder}
-    if model_class(config.system) is PatchVAE:
+    kind = model_class(config.system)
+    if kind is PatchVAE:
         arguments |= {
             "num_parts": config.num_parts,
             "part_dim": config.part_dim,
@@ -91,11 +198,25 @@ def build_model(config: TrainingConfig, height: int, width: int, channels: int) 
             "straight_through": config.straight_through,
             "detach_weights": config.detach_weights,
         }
+    elif kind is Classifier:
+        arguments["num_classes"] = num_classes
     else:
         arguments["latent_dim"] = config.num_parts * config.part_dim  # a code of PatchVAE's size
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return model_class(config.system)(**arguments)
+        model = kind(**arguments)
+    if config.weights is not None:
+        load_torchvision(model.encoder, config.weights)
+    return model
+
+
+def build_discriminator(config: TrainingConfig, model: nn.Module) -> Discriminator:
+    """A new discriminator of the images of a model, or of a Bigan's images and codes, on the seed alone."""
+    joint = {"latent_dim": model.latent_dim} if isinstance(model, Bigan) else {}
+    channels = model.encoder.conv1.in_channels
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return Discriminator(image_size=model.image_size, channels=channels, encoder=config.encoder, **joint)
 
 
 def build_system(
@@ -105,4 +226,8 @@ def build_system(
 
     num_classes: of the data's labels, None where it has none. Raises ValueError as `build_model` does.
     """
-    return AutoencoderSystem({"model": build_model(config, height, width, channels)}, config, device)
+    networks = {"model": build_model(config, height, width, channels, num_classes)}
+    kind = system_class(config.system)
+    if issubclass(kind, TwoPlayerSystem):
+        networks["discriminator"] = build_discriminator(config, networks["model"])
+    return kind(networks, config, device)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from accel.ops import Noise, appearance_noise, occurrence_noise
+from accel.ops import Noise, appearance_noise, dropout_noise, occurrence_noise
 
 addresses = st.fixed_dictionaries(
     {
@@ -35,6 +35,12 @@ def test_normals_are_the_references_to_rounding(address, shape):
     # In float32 the angle, up to 2π, is off by 2π·2⁻²⁴ and the radius, up to 5.8, multiplies that.
     got = appearance_noise(Noise(**address), *shape, dtype=torch.float32)
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=4 * 2 * np.pi * 2**-24 * 5.8)
+
+
+@given(addresses, st.integers(1, 3), st.integers(1, 300))
+def test_coins_are_the_references(address, images, elements):
+    expected = reference.dropout_noise(reference.Noise(**address), images, elements)
+    np.testing.assert_array_equal(dropout_noise(Noise(**address), images, elements).numpy(), expected)
 
 
 @given(addresses)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import Noise, appearance_noise, occurrence_noise
+from reference import Noise, appearance_noise, dropout_noise, occurrence_noise
 from reference.bottleneck import sample_appearance, sample_occurrence
 from reference.divergence import log_sigmoid, sigmoid
 from reference.noise import philox, uniform
@@ -130,3 +130,15 @@ def test_sampled_appearance_has_the_posteriors_moments():
 def test_log_sigmoid_is_exact_far_out():
     x = np.array([-1e4, -800.0, 800.0, 1e4])
     np.testing.assert_array_equal(log_sigmoid(x), [-1e4, -800.0, -0.0, -0.0])
+
+
+def test_coins_are_fair_and_independent_of_each_other():
+    coins = dropout_noise(Noise(3, 1), 2000, 150)
+    words = philox((1, 1999, 2, 1), (3, 0))
+    assert coins[1999, 128 + 21] == bool(words[0] >> np.uint32(21) & 1)
+    signs = 2.0 * coins - 1
+    # Means and correlations of n fair signs have deviation n^-½; five of them, over every coin and pair of coins.
+    assert np.abs(signs.mean(0)).max() < 5 * 2000**-0.5
+    correlations = signs.T @ signs / 2000 - np.eye(150)
+    assert np.abs(correlations).max() < 5 * 2000**-0.5
+    assert abs(signs.mean()) < 5 * signs.size**-0.5

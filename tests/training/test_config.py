@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accel.models.encoder import PRESETS
 from accel.training import TrainingConfig
-from accel.training.config import CHANGEABLE, ENCODERS, PARTS_RECIPE, PATCHVAE_ONLY
+from accel.training.config import CHANGEABLE, ENCODERS, PARTS_RECIPE, SYSTEMS, without_effect
 from accel.training.options import add_options, flag, nearest
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
@@ -36,7 +36,7 @@ def test_recipe_fills_only_what_is_not_set():
 
 
 def test_named_sets_of_options_exist():
-    assert {*PARTS_RECIPE, *CHANGEABLE, *PATCHVAE_ONLY} <= FIELDS.keys()
+    assert {*PARTS_RECIPE, *CHANGEABLE}.union(*map(without_effect, SYSTEMS)) <= FIELDS.keys()
     assert set(ENCODERS) == set(PRESETS)
 
 
@@ -71,7 +71,7 @@ def test_json_round_trip(values):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epochs", 0),
+        ("epochs", -1),
         ("epochs", 2.0),
         ("epochs", "3"),
         ("epochs", True),
@@ -104,8 +104,8 @@ def test_nearest_choice_and_key_are_named(tmp_path):
         TrainingConfig(system="betavae+w")
     with pytest.raises(ValueError, match=r"config\.json: unknown option 'lr_rate' \(nearest: learning_rate\)"):
         TrainingConfig.from_dict({"lr_rate": 1e-4}, "config.json")
-    with pytest.raises(ValueError, match=r"config\.json: epochs must be at least 1"):
-        TrainingConfig.from_dict({"epochs": 0}, "config.json")
+    with pytest.raises(ValueError, match=r"config\.json: epochs must be at least 0"):
+        TrainingConfig.from_dict({"epochs": -1}, "config.json")
     path = tmp_path / "config.json"
     for text in ("{", "[1]", "\x00"):
         path.write_text(text)

@@ -10,7 +10,7 @@ import torch
 
 from accel.training import TrainingConfig
 from accel.training.step import TrainingStep, choose_execution
-from accel.training.systems import System, build_system
+from accel.training.systems import build_system
 from tests.support import assert_close
 from tests.training.tiny import tiny_config, tiny_dataset
 
@@ -100,33 +100,6 @@ def test_learning_rate_on_the_device_is_read_by_every_step():
     step(images[1])
     for got, expected in zip(step.system.model.parameters(), before, strict=True):
         assert torch.equal(got, expected)
-
-
-class Duel(System):
-    """Two numbers; one descends a loss that ascends the other's, which must not be formed."""
-
-    terms = ("total", "other")
-
-    def __init__(self, config):
-        numbers = {}
-        for name in ("model", "other"):
-            numbers[name] = torch.nn.Linear(1, 1, bias=False)
-            torch.nn.init.ones_(numbers[name].weight)
-        super().__init__(numbers, config, torch.device("cpu"))
-
-    def update(self, images, labels, temperature, noise):
-        product = self.networks["model"].weight.sum() * self.networks["other"].weight.sum()
-        self.descend("model", product)
-        assert self.networks["other"].weight.grad is None
-        return {"total": product.detach(), "other": product.detach()}
-
-
-def test_a_descent_moves_its_own_network_only():
-    config = tiny_config("unused", learning_rate=0.25)
-    system = Duel(config)
-    TrainingStep(system, config, torch.device("cpu"))(torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
-    assert system.networks["model"].weight.item() == pytest.approx(0.75)
-    assert system.networks["other"].weight.item() == 1.0
 
 
 @pytest.mark.parametrize(
