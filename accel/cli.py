@@ -9,10 +9,10 @@ import os
 import re
 import sys
 
-from accel.commands import figures, pack, train
+from accel.commands import figures, measure, pack, train
 from accel.training.options import nearest
 
-COMMANDS = {"train": train, "figures": figures, "pack": pack}  # in the order of the overview
+COMMANDS = {"train": train, "measure": measure, "figures": figures, "pack": pack}  # in the order of the overview
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes

@@ -147,6 +147,32 @@ def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path, monke
     assert abs(mean - np.mean([float(row[3]) for row in rows])) < 1e-3
 
 
+def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
+    pytest.importorskip("matplotlib")
+    run, moved = tmp_path / "run", tmp_path / "moved.npz"
+    copy = tmp_path / "images.npz"
+    copy.write_bytes(images.read_bytes())
+    options = ["--data", str(copy), "--epochs", "1", "--batch-size", "32", *SMALL]
+    assert cli.main(["train", *options, "--out", str(run)]) == 0
+    copy.rename(moved)
+    assert "images.npz" in fails(capsys_after(capsys), "measure", run)
+    assert cli.main(["measure", str(run), "--data", str(moved)]) == 0
+    text = capsys.readouterr().out
+    measures = json.loads((run / "measures.json").read_text())
+    assert measures["images"] == {"data": str(moved), "split": "held out", "count": 10, "size": "16x16"}
+    psnr = float(re.search(r"^PSNR, dB +([\d.]+)  10 images in \[0, 1\], resize none$", text, re.MULTILINE)[1])
+    assert psnr == round(measures["reconstructions"][0]["value"], 3)
+    assert "FID" not in text
+    assert cli.main(["figures", str(run), "--data", str(moved), "--patch-size", "10"]) == 0
+    index = json.loads((run / "figures" / "index.json").read_text())
+    assert {"parts.png", "gallery.png", "swaps.png", "samples.png", "training.png"} <= {one["file"] for one in index}
+    assert all((run / "figures" / one["file"]).stat().st_size > 1000 for one in index)
+    assert "10 × 10 pixels" in next(one["text"] for one in index if one["file"] == "gallery.png")
+    assert "config.json" in fails(capsys_after(capsys), "figures", tmp_path)
+    sentence = fails(capsys, "measure", run, "--data", moved, "--inception", run / "model" / "weights.pt")
+    assert "not the weights of FID's Inception network" in sentence
+
+
 def test_without_matplotlib_training_works_and_says_how_to_get_pictures(capsys, tmp_path, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ["--data", str(images), "--epochs", "1", "--batch-size", "32", *SMALL]

@@ -45,3 +45,16 @@ def test_equal_images():
 def test_small_images_are_refused():
     with pytest.raises(ValueError, match="at least 11x11 pixels, got 16x8"):
         ssim(torch.zeros(1, 3, 16, 8), torch.zeros(1, 3, 16, 8))
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image():
+    """Golden values of scikit-image 0.26.0: peak_signal_noise_ratio, and structural_similarity with gaussian_weights,
+    sigma 1.5, use_sample_covariance=False and data_range 1, whose map was averaged where the whole window is inside."""
+    rng = np.random.default_rng(3)
+    images = rng.uniform(0, 1, (2, 20, 24, 3))
+    images[1] = np.linspace(0, 1, 24)[None, :, None]
+    reconstruction = np.clip(images + 0.2 * rng.normal(size=images.shape), 0, 1)
+    images, reconstruction = (torch.tensor(x * 2 - 1).permute(0, 3, 1, 2) for x in (images, reconstruction))
+    # The two windows differ by where the Gaussian ends: 3.5 deviations there, 11 pixels here, which is the same.
+    assert_close("psnr", psnr(reconstruction, images), [15.093949461659022, 15.237383529318883], relative=1e-12)
+    assert_close("ssim", ssim(reconstruction, images), [0.8385027566402108, 0.21029276118394644], relative=1e-12)

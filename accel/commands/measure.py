@@ -1,0 +1,66 @@
+"""`measure`: how good a run's reconstructions are, and its parts."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from accel.commands.finished import FinishedRun, Opened, add_run_arguments, open_run
+from accel.training.options import option
+
+HELP = "measure a run's reconstructions and parts on held-out images"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureOptions(FinishedRun):
+    """The options of `measure`."""
+
+    inception: str | None = option(
+        None, "Fréchet distance", "weights of FID's Inception network, pytorch-fid's state dict", absent="no FID"
+    )
+    classifier: str | None = option(
+        None,
+        "Fréchet distance",
+        "model folder of a classifier, the same for runs that are to be compared",
+        absent="the run's own from transfer, if there is one",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, MeasureOptions)
+
+
+def run(given: dict) -> None:
+    """Measures, prints, and writes RUN/measures.json."""
+    folder = Path(given.pop("run"))
+    options = MeasureOptions(**given)
+    opened = open_run(folder, options)
+
+    from accel.evaluation.measures import report
+
+    measures = measure_run(opened, options)
+    print(report(measures))
+    print()
+    print(f"{folder}: measures.json")
+
+
+def measure_run(opened: Opened, options: MeasureOptions) -> dict:
+    """Measures an opened run and writes its measures.json; returns what that holds."""
+    from accel.evaluation import frechet, measures
+    from accel.models.storage import write_whole
+    from accel.training.checkpoint import writing
+
+    device = next(opened.model.parameters()).device
+    features = []
+    if options.inception is not None:
+        features.append(frechet.inception_features(Path(options.inception), device))
+    chosen = Path(options.classifier) if options.classifier else measures.classifier_folder(opened.folder)
+    if chosen is not None:
+        features.append(frechet.classifier_features(chosen, device))
+    if not features:
+        features.append(frechet.encoder_features(opened.model))
+    result = measures.measure(opened.model, opened.dataset, features)
+    path = opened.folder / "measures.json"
+    with writing(path, opened.folder):
+        write_whole({path: (json.dumps(result, indent=2) + "\n").encode()})
+    return result

@@ -1,0 +1,171 @@
+"""The Inception network whose features define FID (Szegedy et al. 2016, Heusel et al. 2017).
+
+It is Inception-v3 as trained in TensorFlow in 2015, whose average pools leave out the padding and whose last block
+pools by the maximum; names and shapes are those of the state dict that pytorch-fid distributes.
+"""
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from accel.models.storage import load_tensors
+
+
+class Unit(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, padding=0):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.bn(self.conv(x)), inplace=True)
+
+
+WIDE, HIGH = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+FLAT, TALL = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
+
+
+def average(x: Tensor) -> Tensor:
+    """Over 3 × 3 neighbours inside the image."""
+    return functional.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False)
+
+
+def largest(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 3, 1, padding=1)
+
+
+def halve(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 3, 2)
+
+
+class Block(nn.Module):
+    """Branches side by side, each a chain of units by the names that end in _1, _2, …; their outputs one after another.
+
+    units: name → arguments of Unit without the inputs, in order. A name may fork its chain's end: `_2a` and `_2b` both
+    read what came before. pool: what the branch `branch_pool` reads, or, without such a unit, is.
+    """
+
+    def __init__(self, inputs: int, units: dict[str, tuple], pool):
+        super().__init__()
+        self.pool, self.chains = pool, {}
+        ends = {}
+        for name, arguments in units.items():
+            options = arguments[-1] if isinstance(arguments[-1], dict) else {"kernel": 1}
+            stem = name if name in ("branch1x1", "branch_pool", "branch3x3") else name.rpartition("_")[0]
+            self.add_module(name, Unit(ends.get(stem, inputs), arguments[0], **options))
+            self.chains.setdefault(stem, []).append(name)
+            if not name.endswith(("a", "b")):
+                ends[stem] = arguments[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for stem, names in self.chains.items():
+            y = self.pool(x) if stem == "branch_pool" else x
+            forks = [name for name in names if name.endswith(("a", "b"))]
+            for name in names:
+                if name not in forks:
+                    y = getattr(self, name)(y)
+            outputs += [getattr(self, name)(y) for name in forks] or [y]
+        if "branch_pool" not in self.chains:
+            outputs.append(self.pool(x))
+        return torch.cat(outputs, 1)
+
+
+def block_a(inputs: int, pooled: int) -> Block:
+    three, five = {"kernel": 3, "padding": 1}, {"kernel": 5, "padding": 2}
+    units = {"branch1x1": (64,), "branch5x5_1": (48,), "branch5x5_2": (64, five)}
+    units |= {"branch3x3dbl_1": (64,), "branch3x3dbl_2": (96, three), "branch3x3dbl_3": (96, three)}
+    return Block(inputs, units | {"branch_pool": (pooled,)}, average)
+
+
+def block_b(inputs: int) -> Block:
+    units = {"branch3x3": (384, {"kernel": 3, "stride": 2})}
+    units |= {"branch3x3dbl_1": (64,), "branch3x3dbl_2": (96, {"kernel": 3, "padding": 1})}
+    return Block(inputs, units | {"branch3x3dbl_3": (96, {"kernel": 3, "stride": 2})}, halve)
+
+
+def block_c(width: int) -> Block:
+    units = {"branch1x1": (192,), "branch7x7_1": (width,), "branch7x7_2": (width, WIDE), "branch7x7_3": (192, HIGH)}
+    units |= {"branch7x7dbl_1": (width,), "branch7x7dbl_2": (width, HIGH), "branch7x7dbl_3": (width, WIDE)}
+    units |= {"branch7x7dbl_4": (width, HIGH), "branch7x7dbl_5": (192, WIDE)}
+    return Block(768, units | {"branch_pool": (192,)}, average)
+
+
+def block_d(inputs: int) -> Block:
+    half = {"kernel": 3, "stride": 2}
+    units = {"branch3x3_1": (192,), "branch3x3_2": (320, half), "branch7x7x3_1": (192,)}
+    units |= {"branch7x7x3_2": (192, WIDE), "branch7x7x3_3": (192, HIGH), "branch7x7x3_4": (192, half)}
+    return Block(inputs, units, halve)
+
+
+def block_e(inputs: int, pool) -> Block:
+    units = {"branch1x1": (320,), "branch3x3_1": (384,), "branch3x3_2a": (384, FLAT), "branch3x3_2b": (384, TALL)}
+    units |= {"branch3x3dbl_1": (448,), "branch3x3dbl_2": (384, {"kernel": 3, "padding": 1})}
+    units |= {"branch3x3dbl_3a": (384, FLAT), "branch3x3dbl_3b": (384, TALL), "branch_pool": (192,)}
+    return Block(inputs, units, pool)
+
+
+class Inception(nn.Module):
+    """Images (B, 3, 299, 299) in [−1, 1] → the 2048 numbers of the last average pool."""
+
+    IMAGE_SIZE = 299
+
+    def __init__(self):
+        super().__init__()
+        self.Conv2d_1a_3x3 = Unit(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = Unit(32, 32, 3)
+        self.Conv2d_2b_3x3 = Unit(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = Unit(64, 80, 1)
+        self.Conv2d_4a_3x3 = Unit(80, 192, 3)
+        self.Mixed_5b = block_a(192, 32)
+        self.Mixed_5c = block_a(256, 64)
+        self.Mixed_5d = block_a(288, 64)
+        self.Mixed_6a = block_b(288)
+        self.Mixed_6b = block_c(128)
+        self.Mixed_6c = block_c(160)
+        self.Mixed_6d = block_c(160)
+        self.Mixed_6e = block_c(192)
+        self.Mixed_7a = block_d(768)
+        self.Mixed_7b = block_e(1280, average)
+        self.Mixed_7c = block_e(2048, largest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for name, layer in self.named_children():
+            images = layer(images)
+            if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+                images = halve(images)
+        return images.mean((2, 3))
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Inception":
+        """The network with the weights of a state dict; those of the classes and of the auxiliary head are not read.
+
+        Raises FileNotFoundError, or ValueError when the file holds anything else than such a state dict.
+        """
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    raise ValueError(
+                        f"{path} is a TorchScript archive, and to open it would be to run the code in it; expected the "
+                        "state dict that pytorch-fid distributes"
+                    )
+        state = load_tensors(path)
+        network = cls()
+        wanted = network.state_dict()
+        if not isinstance(state, dict):
+            raise ValueError(f"{path}: expected one dictionary of tensors")
+        # Files of before 2018 do not count batches, which nothing reads.
+        counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
+        state = counters | {name: value for name, value in state.items() if name in wanted}
+        for name, value in wanted.items():
+            if name not in state or tuple(getattr(state[name], "shape", ())) != tuple(value.shape):
+                raise ValueError(
+                    f"{path}: not the weights of FID's Inception network, {name!r} is missing or misshapen"
+                )
+        network.load_state_dict(state)
+        return network

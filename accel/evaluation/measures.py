@@ -1,0 +1,208 @@
+"""All figures of a run on held-out images, each with what it was measured on, as plain numbers and words for a file."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from accel.data import Dataset
+from accel.evaluation.discovery import Discovery, discover, discover_by_clustering, untrained
+from accel.evaluation.frechet import Features, Moments, frechet_distance
+from accel.evaluation.occurrences import BATCH_SIZE, consistency, find_occurrences
+from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
+from accel.models.autoencoder import pixels
+from accel.training.held_out import evaluating, in_order
+
+SUREST = 50  # occurrences of a part, at most one an image, that its consistency is measured on
+
+
+def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequence[Features]) -> list[dict]:
+    """PSNR, SSIM and Fréchet distances of deterministic reconstructions, one pass over uint8 images (n, H, W, C).
+
+    Each is a dictionary of name, value, unit, count (of images), range (of the pixels) and resize, and Fréchet
+    distances of network and dimensions, too. No SSIM of images smaller than its window, no distance for one image.
+    """
+    quality = {"psnr": psnr}
+    if min(images.shape[1:3]) >= WINDOW_SIZE:
+        quality["ssim"] = ssim
+    values = {name: [] for name in quality}
+    moments = [(Moments(), Moments()) for _ in features]
+    with evaluating(model) as device:
+        for batch in in_order(images, BATCH_SIZE, device):
+            original = pixels(batch, torch.float32)
+            reconstruction = model.reconstruct(batch)
+            for name, measure in quality.items():
+                values[name].append(measure(reconstruction, original).double().cpu())
+            for network, (real, made) in zip(features, moments, strict=True):
+                real.add(network.extract(original))
+                made.add(network.extract(reconstruction))
+    units = {"psnr": "dB", "ssim": ""}
+    measured = [
+        {"name": name, "value": torch.cat(all_values).mean().item(), "unit": units[name]}
+        | {"count": len(images), "range": "[0, 1]", "resize": "none"}
+        for name, all_values in values.items()
+    ]
+    if len(images) > 1:
+        for network, (real, made) in zip(features, moments, strict=True):
+            measured.append(
+                {"name": network.name, "value": frechet_distance(real, made), "unit": ""}
+                | {"count": len(images), "range": network.range, "resize": network.resize}
+                | {"network": network.network, "dimensions": len(real.mean)}
+            )
+    return measured
+
+
+def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
+    """What can be said of parts without truth, on uint8 images (n, H, W, C): totals, and a dictionary a part."""
+    found = find_occurrences(model, images, SUREST)
+    alike = consistency(model, images, found, side=2 * model.scale)
+    others = found.overlap - np.eye(len(found.overlap)) * found.overlap
+    return {
+        "images": len(images),
+        "occurrences_an_image": found.an_image.sum(),
+        "entropy_bits": found.entropy(),
+        "effective_parts": 2 ** found.entropy(),
+        "mean_overlap": others.sum() / max(1, others.size - len(others)),
+        "consistency_pixels": alike["pixels"],
+        "consistency_features": alike["features"],
+        "dead": int(found.dead.sum()),
+        "saturated": int(found.saturated.sum()),
+        "parts": [
+            {
+                "part": part,
+                "occurrences_an_image": found.an_image[part],
+                "occupied": found.occupied[part],
+                "information_bits": found.information[part],
+                "largest_overlap": others[part].max(),
+                "overlaps_most": int(others[part].argmax()),
+                "state": "dead" if found.dead[part] else "saturated" if found.saturated[part] else "live",
+            }
+            for part in range(len(found.an_image))
+        ],
+    }
+
+
+def measure_discovery(model: nn.Module, dataset: Dataset) -> dict:
+    """How well true types are found, by the model and by two simpler means: means, a dictionary a type, purities."""
+    found = {
+        "model": discover(model, dataset),
+        "k_means": discover_by_clustering(dataset, model.num_parts, model.scale),
+        "untrained": discover(untrained(model).to(next(model.parameters()).device), dataset),
+    }
+    own: Discovery = found["model"]
+    names = dataset.part_names or [f"type {index}" for index in range(len(own.part))]
+    return {
+        "discovery": {name: one.summary() | {"marked": one.marked} for name, one in found.items()},
+        "chance": own.chance.mean(),
+        "types": [
+            {
+                "name": name,
+                "part": int(own.part[kind]),
+                "average_precision": own.average_precision[kind],
+                "localisation_error": own.localisation_error[kind],
+                "coverage": own.coverage[kind],
+                "k_means": found["k_means"].average_precision[kind],
+                "untrained": found["untrained"].average_precision[kind],
+                "chance": own.chance[kind],
+            }
+            for kind, name in enumerate(names)
+        ],
+        "purity": [
+            {"part": part, "purity": own.purity[part], "type": names[own.purest[part]]}
+            for part in range(len(own.purity))
+        ],
+    }
+
+
+def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) -> dict:
+    """Everything that is measured of a model on held-out images: what measures.json holds.
+
+    features: of the Fréchet distances. What is not a number is None. A model that does not reconstruct, or has no
+    parts, is measured as far as it goes.
+    """
+    height, width = dataset.test.images.shape[1:3]
+    result = {
+        "images": {"data": dataset.name, "split": "held out", "count": len(dataset.test), "size": f"{height}x{width}"}
+    }
+    if hasattr(model, "reconstruct"):
+        result["reconstructions"] = measure_reconstructions(model, dataset.test.images, features)
+    if hasattr(model, "num_parts"):
+        result["parts"] = measure_parts(model, dataset.test.images)
+        if dataset.train.truth is not None and dataset.test.truth is not None:
+            result |= measure_discovery(model, dataset)
+    return _plain(result)
+
+
+def classifier_folder(run: Path) -> Path | None:
+    """The classifier that `transfer` left in a run's folder, of the most layers frozen if there are several."""
+    folders = [run / "transfer" / protocol / "model" for protocol in ("conv5", "conv3", "conv1")]
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _plain(value):
+    """NumPy's numbers as Python's, and None for what JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def report(measures: dict) -> str:
+    """What measures.json holds, as tables for the terminal."""
+    images = measures["images"]
+    rows = [f"{images['count']:,} held-out images of {images['data']}, {images['size']}"]
+
+    def number(value, digits: int = 3) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    for one in measures.get("reconstructions", ()):
+        title = f"{TITLES[one['name']]}{', ' + one['unit'] if one['unit'] else ''}"
+        said = f"{one['count']:,} images in {one['range']}, resize {one['resize']}"
+        if "network" in one:
+            said += f"; {one['dimensions']} features: {one['network']}"
+        rows.append(f"{title:<28}{number(one['value']):>12}  {said}")
+    if "parts" in measures:
+        parts = measures["parts"]
+        rows.append("")
+        rows += [f"{title:<28}{number(parts[name]):>12}" for name, title in PART_TITLES.items()]
+        rows += [
+            f"{title:<28}{parts[name]:>12}" for name, title in (("dead", "dead parts"), ("saturated", "saturated"))
+        ]
+    if "types" in measures:
+        head = ("best part", "AP", "off by", "covered", "k-means", "untrained", "chance")
+        rows += ["", f"{'true part type':<28}" + "".join(f"{word:>11}" for word in head)]
+        keys = ("average_precision", "localisation_error", "coverage", "k_means", "untrained", "chance")
+        for one in measures["types"]:
+            numbers = "".join(f"{number(one[key]):>11}" for key in keys)
+            rows.append(f"{one['name']:<28}{one['part']:>11}{numbers}")
+        own = measures["discovery"]["model"]
+        means = [own[key] for key in keys[:3]]
+        means += [measures["discovery"][name]["average_precision"] for name in ("k_means", "untrained")]
+        rows.append(f"{'mean':<39}" + "".join(f"{number(mean):>11}" for mean in [*means, measures["chance"]]))
+        rows.append(f"{'purity of parts':<39}{number(own['purity']):>11}")
+        rows.append(
+            "off by: cells from the surest cell to the nearest true one; covered: by any part that is not saturated"
+        )
+    return "\n".join(rows)
+
+
+TITLES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "fid": "FID",
+    "frechet_classifier": "Fréchet, classifier",
+    "frechet_encoder": "Fréchet, own encoder",
+}
+PART_TITLES = {
+    "occurrences_an_image": "occurrences an image",
+    "effective_parts": "parts in even use",
+    "mean_overlap": "overlap of two parts",
+    "consistency_pixels": "alike, in pixels",
+    "consistency_features": "alike, in features",
+}
