@@ -179,14 +179,16 @@ class Run:
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
-        images = dataset.train.images
+        # A data set may say which of its labels are for learning; without labels, all images are.
+        self.train_set = dataset.labelled_train() if config.system == "supervised" else dataset.train
+        images = self.train_set.images
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)
         self.system = build_system(config, *images.shape[1:], dataset.num_classes, device)
         self.step = TrainingStep(self.system, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
         self.batches = Batches(
-            dataset.train,
+            self.train_set,
             config.batch_size,
             config.seed,
             flip,
@@ -268,7 +270,7 @@ class Run:
 
     def describe(self) -> str:
         """What is trained on what, and how; a line each."""
-        train, test = self.dataset.train, self.dataset.test
+        train, test = self.train_set, self.dataset.test
         height, width = train.images.shape[1:3]
         where = self.device if processes.count() == 1 else f"{processes.count()} processes on {self.device.type}"
         millions = {

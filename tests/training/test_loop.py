@@ -345,6 +345,20 @@ def test_other_systems_and_shapes_train(tmp_path):
     assert model.reconstruct(torch.zeros(1, 1, 16, 24)).shape == (1, 1, 16, 24)
 
 
+def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
+    """As Indoor67 does: without labels all images are trained on, with labels those of its list."""
+    tiny = tiny_dataset()
+    labelled = np.arange(len(tiny.train)) % 3 > 0
+    marked = ImageSet(tiny.train.images, np.where(labelled, np.arange(len(tiny.train)) % 2, 2))
+    test = ImageSet(tiny.test.images, np.arange(len(tiny.test)) % 2)
+    dataset = Dataset("tiny", marked, test, ("a", "b", "unlisted"), supervised=labelled)
+    seen = {}
+    for system in ("supervised", "beta-vae"):
+        run = loop.Run(tiny_config(tmp_path, system=system), dataset)
+        seen[system] = torch.cat([batch.labels for batch in run.batches.epoch(0)]).unique().tolist()
+    assert seen == {"supervised": [0, 1], "beta-vae": [0, 1, 2]}
+
+
 def test_collapse_is_said_once(tmp_path, capsys):
     run = loop.open_run(tiny_config(tmp_path / "run", epochs=9), tiny_dataset())
     line = {"step": 500, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
