@@ -9,15 +9,23 @@ import os
 import re
 import sys
 
-from accel.commands import figures, measure, pack, train
+from accel.commands import figures, measure, pack, train, transfer
 from accel.training.options import nearest
 
-COMMANDS = {"train": train, "measure": measure, "figures": figures, "pack": pack}  # in the order of the overview
+# In the order of the overview.
+COMMANDS = {
+    "train": train,
+    "transfer": transfer,
+    "measure": measure,
+    "figures": figures,
+    "pack": pack,
+}
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
   python -m accel train --data cifar10                     the paper's recipe on photographs
   python -m accel train --data FOLDER --image-size 64      your own images
+  python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
   python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
   python -m accel train --resume --out runs/cifar10-patchvae+w
 """

@@ -48,6 +48,7 @@ class Batches:
         flip: whether each image is mirrored left to right in half of the epochs.
         device: where the batches go.
         rank, world_size: this process gets images [r·B/W, (r + 1)·B/W) of each batch of B.
+        indices: which images of the set to show, all by default.
         resident: whether a GPU holds the set; by default if it takes a quarter of the memory that is free, at most.
 
     Raises ValueError for an empty set, a batch size below 1, or one that world_size does not divide.
@@ -63,13 +64,15 @@ class Batches:
         *,
         rank: int = 0,
         world_size: int = 1,
+        indices: np.ndarray | None = None,
         resident: bool | None = None,
     ):
-        if len(image_set) == 0:
+        self.indices = np.arange(len(image_set)) if indices is None else indices
+        if len(self.indices) == 0:
             raise ValueError("batches need at least one image, got none")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size = min(batch_size, len(image_set))
+        self.batch_size = min(batch_size, len(self.indices))
         if self.batch_size % world_size:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {world_size} processes")
         self.images, self.labels = image_set.images, image_set.labels
@@ -87,19 +90,20 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self.images) // self.batch_size
+        return len(self.indices) // self.batch_size
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start_batch` on."""
-        count = len(self.images)
+        count = len(self.indices)
         order = epoch_order(count, seed=self.seed, epoch=epoch)[: len(self) * self.batch_size]
-        chosen = order.reshape(len(self), self.batch_size)[start_batch:, self.own]
+        places = order.reshape(len(self), self.batch_size)[start_batch:, self.own]
+        chosen = self.indices[places]
         # One copy an epoch: a copy for each batch would make the host wait for the device.
         indices = self._uploaded(chosen)
         labels = None if self.labels is None else self._uploaded(self.labels[chosen])
         mirrored = None
         if self.flip:
-            mirrored = self._uploaded(epoch_flips(count, seed=self.seed, epoch=epoch)[chosen])
+            mirrored = self._uploaded(epoch_flips(count, seed=self.seed, epoch=epoch)[places])
 
         gathered = self._streamed(chosen) if self.resident is None else map(self._gathered, indices)
         for number, images in enumerate(gathered):

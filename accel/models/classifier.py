@@ -1,6 +1,7 @@
 """Recognition: the encoder, a fully connected layer of 512 and a classifier (paper, section 4)."""
 
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,25 @@ class Classifier(Backbone):
         height, width = pooled_grid(self.grid)
         self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
         self.output = nn.Linear(HIDDEN, num_classes)
+        self.still: list[nn.Module] = []  # frozen modules whose batch-norm statistics stay
+
+    def freeze(self, stages: int, keep_statistics: bool = True) -> None:
+        """Keeps the first so many of `encoder.stages()` from learning, and their batch-norm statistics from moving.
+
+        keep_statistics=False lets the statistics move in training mode, as gradients alone being off would.
+        """
+        frozen = [module for stage in self.encoder.stages()[:stages] for module in stage]
+        for module in frozen:
+            module.requires_grad_(False)
+        self.still = frozen if keep_statistics else []
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; what `freeze` keeps as it is stays in evaluation mode."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes).

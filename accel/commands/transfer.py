@@ -1,0 +1,61 @@
+"""`transfer`: measure how well a run's encoder recognises."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from accel.training.options import add_options, flag, option
+from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
+
+HELP = "train classifiers on a run's encoder and test them"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferOptions(TransferConfig):
+    """The options of `transfer`."""
+
+    freeze: str | None = option(
+        None,
+        "protocol",
+        "how much of the encoder stays as it is: a column of the paper's tables",
+        choices=tuple(FREEZES),
+        absent="all three, one after another, without --probe",
+    )
+    probe: str | None = option(
+        None, "protocol", "neighbours or a linear classifier on the encoder as it is", choices=PROBES, absent="none"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
+    add_options(parser, TransferOptions)
+
+
+def run(given: dict) -> None:
+    """Prints what each protocol gives, and where it is recorded."""
+    folder = Path(given.pop("run"))
+    options = TransferOptions(**given)
+    protocols = [name for name in (options.freeze, options.probe) if name] or list(FREEZES)
+    for name in given:
+        if all(name in without_effect(protocol) for protocol in protocols):
+            raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+
+    from accel.evaluation import transfer
+
+    for protocol in protocols:
+        print(describe(transfer.transfer(folder, protocol, options)), flush=True)
+    print(f"{folder / transfer.NAME}: recorded")
+
+
+def describe(entry: dict) -> str:
+    """A result for the terminal, with everything that it depends on."""
+    text = f"{entry['protocol']} on {entry['data']}: top-1 {entry['last_top1']:.2f} %"
+    if entry["epochs"]:
+        text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"
+        text += ", which did best on the held-out tenth of the training images"
+    if "top5" in entry:
+        text += f"; top-5 {entry['top5']:.2f} %"
+    parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())
+    return f"{text}\n  {parameters}, seed {entry['seed']}, {entry['seconds']:.1f} s"

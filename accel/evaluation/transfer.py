@@ -1,0 +1,434 @@
+"""How well a run's encoder recognises: the paper's transfer protocol (section 4.1), and two probes.
+
+The test images are looked at twice, once training is over: with the weights of the last epoch, and with those of
+the epoch that did best on a tenth of the training images, which nothing is trained on.
+"""
+
+import dataclasses
+import json
+import math
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from accel.data import Batches, Dataset, ImageSet, epoch_flips, epoch_order, load
+from accel.data.images import held_out
+from accel.models import Classifier
+from accel.models.autoencoder import pixels
+from accel.models.encoder import pooled
+from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
+from accel.ops import Noise
+from accel.training.capture import Captured
+from accel.training.config import TrainingConfig
+from accel.training.held_out import evaluating
+from accel.training.interrupt import Stopped, StopRequest
+from accel.training.loop import choose_device, load_dataset, load_run, progress_bar
+from accel.training.protocols import FREEZES, PROBES, TransferConfig
+from accel.training.step import load_optimiser
+
+NAME = "transfer.json"
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
+BATCH = 500  # images at once where nothing is learned
+CACHE = 4 << 30  # bytes that an encoder's features may take in memory
+SAVE_EVERY = 30  # seconds
+
+Examples = Iterator[tuple[Tensor, Tensor]]  # (inputs, labels) a batch
+
+
+def results(folder: str | Path) -> list[dict]:
+    """What `transfer` has recorded in a run folder, the oldest first."""
+    path = Path(folder) / NAME
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text())["results"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a run's transfers ({error})") from None
+
+
+def transfer(
+    folder: str | Path, protocol: str, config: TransferConfig | None = None, dataset: Dataset | None = None
+) -> dict:
+    """Measures the run's encoder by a protocol, records what comes out in transfer.json, and returns it.
+
+    protocol: "conv1", "conv3" or "conv5", which leave the columns Conv1, Conv[1-3] and Conv[1-5] of the paper's tables
+    as they are and fine-tune the rest, or "knn" or "linear". dataset: instead of the one that config.data names.
+    The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer goes on after the
+    last epoch that it has saved when it is asked for again.
+
+    Raises ValueError or OSError with a sentence for data without labels or of another size than the run's, and Stopped
+    after Ctrl-C, once the state is saved.
+    """
+    folder, config = Path(folder), config or TransferConfig()
+    if protocol not in (*FREEZES, *PROBES):
+        raise ValueError(f"protocol must be one of {', '.join((*FREEZES, *PROBES))}, got {protocol!r}")
+    model, run = load_run(folder)
+    dataset = dataset or transfer_data(config, run, model)
+    refuse_unfit(dataset, model)
+    device = choose_device(config.device)
+    if protocol == "knn":
+        entry = vote(model.encoder.to(device), config, dataset)
+    else:
+        entry = Fit(model, folder, protocol, config, dataset, device).run()
+    record(folder, entry)
+    return entry
+
+
+def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module) -> Dataset:
+    """The images that the options name: the run's own, or others at the size that its model takes."""
+    changed = {"data_dir": config.data_dir, "train_images": config.train_images}
+    if config.data in (None, run.data):
+        return load_dataset(dataclasses.replace(run, **{name: v for name, v in changed.items() if v is not None}))
+    return load(config.data, image_size=model.image_size[0], **changed)
+
+
+def refuse_unfit(dataset: Dataset, model: nn.Module) -> None:
+    """Raises ValueError for data without labels, or images that the model does not take."""
+    if dataset.train.labels is None or dataset.test.labels is None:
+        which = "training" if dataset.train.labels is None else "test"
+        raise ValueError(
+            f"the {which} images of {dataset.name} have no labels, which a transfer needs: give labelled ones by --data"
+        )
+    channels, size = model.encoder.conv1.in_channels, tuple(model.image_size)
+    shape = dataset.train.images.shape[1:]
+    if shape != (*size, channels):
+        raise ValueError(
+            f"{dataset.name}: images are {shape[0]}x{shape[1]} with {shape[2]} channels, the run's model takes "
+            f"{size[0]}x{size[1]} with {channels}"
+        )
+
+
+def record(folder: Path, entry: dict) -> None:
+    """Adds an entry to transfer.json, in place of one of the same protocol, data, seed, length and parameters."""
+    same = ("protocol", "data", "seed", "epochs", "parameters")
+    kept = [old for old in results(folder) if any(old.get(name) != entry[name] for name in same)]
+    text = json.dumps({"results": [*kept, entry]}, indent=2) + "\n"
+    write_whole({folder / NAME: text.encode()})
+
+
+def top_accuracies(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(top-1, top-5) in % of batches of scores (B, classes) and labels (B,)."""
+    count, hits = 0, [0, 0]
+    for scores, labels in batches:
+        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+        hits[0] += best[:, 0].sum()
+        hits[1] += best.any(1).sum()
+        count += len(labels)
+    return tuple(100 * int(hit) / count for hit in hits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some images of a set, which may be too many to be copied."""
+
+    images: ImageSet
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.images.labels[self.indices]
+
+    def batches(self, device: torch.device) -> Examples:
+        """uint8 images (B, C, H, W), channels last in memory, and their labels, in order."""
+        for start in range(0, len(self), BATCH):
+            some = self.indices[start : start + BATCH]
+            images = torch.tensor(self.images.images[some], device=device).permute(0, 3, 1, 2)
+            yield images, torch.as_tensor(self.images.labels[some], device=device)
+
+
+def split(dataset: Dataset) -> dict[str, Chosen]:
+    """What to train on, a tenth of that to choose an epoch by, both of them, and what to test on."""
+    train, test = dataset.train, dataset.test
+    labelled = np.arange(len(train)) if dataset.supervised is None else np.flatnonzero(dataset.supervised)
+    most, tenth = held_out(dataset.name, len(labelled))
+    indices = {"train": labelled[most], "validation": labelled[tenth], "both": labelled}
+    return {name: Chosen(train, some) for name, some in indices.items()} | {"test": Chosen(test, np.arange(len(test)))}
+
+
+def extract(
+    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
+) -> Tensor:
+    """pool(φ(x)) of every image, (n, F) on the device, in evaluation mode; of mirrored ones with `mirror`."""
+    encoder.to(device, memory_format=torch.channels_last)
+    parts = []
+    with evaluating(encoder):
+        for images, _ in chosen.batches(device):
+            images = pixels(images, torch.float32)
+            parts.append(pool(encoder(images.flip(3) if mirror else images)))
+    return torch.cat(parts)
+
+
+def cell_mean(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) averaged over cells, (B, C): what the probes read."""
+    return features.mean((2, 3))
+
+
+def knn(
+    encoder: nn.Module, train: Chosen, test: Chosen, num_classes: int, config: TransferConfig
+) -> tuple[float, float]:
+    """(top-1, top-5) in % of the weighted vote of the k nearest training images by cosine (Wu et al. 2018)."""
+    device = next(encoder.parameters()).device
+    bank, queries = (functional.normalize(extract(encoder, cell_mean, images, device)) for images in (train, test))
+    labels = torch.as_tensor(train.labels, device=device)
+    answers = torch.as_tensor(test.labels, device=device)
+
+    def votes():
+        for start in range(0, len(queries), BATCH):
+            near = (queries[start : start + BATCH] @ bank.T).topk(min(config.neighbours, len(bank)), dim=1)
+            weights = (near.values / config.knn_temperature).exp()
+            votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[near.indices], weights)
+            yield votes, answers[start : start + BATCH]
+
+    return top_accuracies(votes())
+
+
+def vote(encoder: nn.Module, config: TransferConfig, dataset: Dataset) -> dict:
+    """The entry of transfer.json for "knn", whose bank is all of the training images: nothing is chosen by them."""
+    began, sets = time.monotonic(), split(dataset)
+    top1, top5 = knn(encoder, sets["both"], sets["test"], dataset.num_classes, config)
+    parameters = {"k": config.neighbours, "T": config.knn_temperature}
+    parameters |= {"features": "mean over cells", "train_images": len(sets["both"])}
+    entry = {"protocol": "knn", "data": dataset.name, "seed": config.seed, "epochs": 0, "parameters": parameters}
+    entry |= {"last_top1": top1, "selected_top1": top1, "selected_epoch": 0}
+    entry |= {"top5": top5} if dataset.num_classes > 5 else {}
+    return entry | {"seconds": time.monotonic() - began}
+
+
+class Fit:
+    """One classifier, trained by stochastic gradient descent on cross-entropy.
+
+    Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
+    memory; what is learned is the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        protocol: str,
+        config: TransferConfig,
+        dataset: Dataset,
+        device: torch.device,
+    ):
+        self.folder, self.protocol, self.config = folder / "transfer" / protocol, protocol, config
+        self.run_folder, self.dataset, self.device = folder, dataset, device
+        preset = model.config["encoder"]
+        linear = protocol == "linear"
+        self.epochs = config.epochs or (30 if preset == "resnet18" and not linear else 90)
+        self.batch_size = config.batch_size or (256 if linear else 128)
+        self.learning_rate = config.learning_rate or (0.1 * self.batch_size / 256 if linear else 0.01)
+        self.sets = split(dataset)
+        self.train = self.sets["train"]
+        self.network = self.build(model, preset)
+        self.learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        # On the device, where a captured step reads it.
+        self.rate = torch.tensor(self.learning_rate, device=device)
+        decay = 0.0 if linear else WEIGHT_DECAY
+        self.optimiser = torch.optim.SGD(self.learned, self.rate, MOMENTUM, weight_decay=decay, fused=True)
+        self.parameters = {
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "schedule": "cosine" if linear else "divided by 10 after each third",
+            "momentum": MOMENTUM,
+            "weight_decay": decay,
+            "train_images": len(self.train),
+            "validation_images": len(self.sets["validation"]),
+            "flip": dataset.flip,
+        }
+        if linear:
+            self.parameters["features"] = "mean over cells"
+        else:
+            self.parameters |= {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": config.frozen_bn_stats}
+        self.seed, self.clock = torch.tensor(config.seed, device=device), torch.tensor(0, device=device)
+        self.loss = torch.zeros((), device=device)
+        self.step = Captured(self.update, device) if device.type == "cuda" else self.update
+        if self.features is None:
+            indices = self.train.indices
+            self.image_batches = Batches(
+                dataset.train, self.batch_size, config.seed, dataset.flip, device, indices=indices
+            )
+        self.epoch, self.seconds = 0, 0.0
+        self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
+
+    def build(self, model: nn.Module, preset: str) -> nn.Module:
+        """The network whose parameters are learned; says where its inputs come from."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            channels, classes = model.encoder.conv1.in_channels, self.dataset.num_classes
+            if self.protocol == "linear":
+                network = nn.Linear(model.encoder.out_channels, classes)
+                nn.init.normal_(network.weight, std=0.01)
+                nn.init.zeros_(network.bias)
+            else:
+                network = Classifier(
+                    image_size=model.image_size, channels=channels, num_classes=classes, encoder=preset
+                )
+                network.encoder.load_state_dict(model.encoder.state_dict())
+                network.freeze(FREEZES[self.protocol], keep_statistics=self.config.frozen_bn_stats == "keep")
+        network = network.to(self.device, memory_format=torch.channels_last)
+        encoder, pool = (model.encoder, cell_mean) if self.protocol == "linear" else (network.encoder, pooled)
+        self.features = self.extract_all(encoder, pool) if self.nothing_moves(encoder) else None
+        return network
+
+    def nothing_moves(self, encoder: nn.Module) -> bool:
+        """Whether an image's features are the same in every epoch, and those of all images fit into memory."""
+        if self.protocol == "linear":
+            return True
+        frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
+        cells = 16 * encoder.out_channels
+        return frozen and 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
+
+    def extract_all(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Features (n, F) of each set, and of the mirrored training images if they are to be seen."""
+        names = ("train", "validation", "test")
+        features = {name: extract(encoder, pool, self.sets[name], self.device) for name in names}
+        if self.dataset.flip:
+            features["mirrored"] = extract(encoder, pool, self.train, self.device, mirror=True)
+        return features
+
+    def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
+        """Of images, or of their features where those are kept."""
+        if self.protocol == "linear":
+            return self.network(inputs)
+        if self.features is not None:
+            return self.network.output(self.network.represent(inputs, noise))
+        return self.network(inputs, noise)
+
+    def update(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of SGD."""
+        logits = self.logits(inputs, Noise(self.seed, self.clock)).float()
+        loss = functional.cross_entropy(logits, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.loss += loss.detach()
+        self.clock += 1
+
+    def batches(self, epoch: int) -> Examples:
+        """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
+        if self.features is None:
+            yield from self.image_batches.epoch(epoch)
+            return
+        count, size = len(self.train), min(self.batch_size, len(self.train))
+        order = epoch_order(count, seed=self.config.seed, epoch=epoch)[: count // size * size].reshape(-1, size)
+        labels = torch.as_tensor(self.train.labels[order], device=self.device)
+        mirrored = None
+        if self.dataset.flip:
+            mirrored = epoch_flips(count, seed=self.config.seed, epoch=epoch)[order]
+            mirrored = torch.as_tensor(mirrored, device=self.device)[..., None]
+        for number, indices in enumerate(torch.as_tensor(order, device=self.device)):
+            inputs = self.features["train"][indices]
+            if mirrored is not None:
+                inputs = torch.where(mirrored[number], self.features["mirrored"][indices], inputs)
+            yield inputs, labels[number]
+
+    def accuracies(self, name: str) -> tuple[float, float]:
+        """(top-1, top-5) in % on the validation or test images."""
+        with evaluating(self.network):
+            if self.features is None:
+                examples = self.sets[name].batches(self.device)
+            else:
+                labels = torch.as_tensor(self.sets[name].labels, device=self.device)
+                examples = zip(self.features[name].split(BATCH), labels.split(BATCH), strict=True)
+            return top_accuracies((self.logits(inputs), labels) for inputs, labels in examples)
+
+    def rate_of(self, epoch: int) -> float:
+        """The step size of an epoch."""
+        if self.protocol == "linear":
+            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
+
+    def run(self) -> dict:
+        """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        self.resume()
+        saved_at = time.monotonic()
+        with progress_bar(self.epochs, self.epoch, self.protocol) as bar, StopRequest() as stop:
+            while self.epoch < self.epochs:
+                self.train_epoch()
+                if bar is not None:
+                    bar.update()
+                if time.monotonic() - saved_at >= SAVE_EVERY or stop.signal_number is not None:
+                    self.save()
+                    saved_at = time.monotonic()
+                if stop.signal_number is not None:
+                    raise Stopped(
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} with everything saved; "
+                        f"the same command on {shlex.quote(str(self.run_folder))} continues",
+                        stop.signal_number,
+                    )
+        began = time.monotonic()
+        last = self.accuracies("test")
+        if isinstance(self.network, Classifier):
+            self.network.save_pretrained(self.folder / "model")
+        self.network.load_state_dict(self.best[2])
+        selected = self.accuracies("test")
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        outcome = {"last_top1": last[0], "selected_top1": selected[0], "selected_epoch": self.best[1]}
+        if self.dataset.num_classes > 5:
+            outcome |= {"top5": last[1], "selected_top5": selected[1]}
+        return self.identity() | outcome | {"seconds": self.seconds + time.monotonic() - began}
+
+    def train_epoch(self) -> None:
+        """One pass over the training images, and a look at the validation images."""
+        began = time.monotonic()
+        self.network.train()
+        self.rate.fill_(self.rate_of(self.epoch))
+        self.loss.zero_()
+        for inputs, labels in self.batches(self.epoch):
+            self.step(inputs, labels)
+        if not math.isfinite(self.loss.item()):
+            raise FloatingPointError(
+                f"{self.protocol}: the loss is not finite in epoch {self.epoch + 1}; a smaller --learning-rate may help"
+            )
+        self.epoch += 1
+        accuracy, _ = self.accuracies("validation")
+        if accuracy > self.best[0]:
+            weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.best = (accuracy, self.epoch, weights)
+        self.seconds += time.monotonic() - began
+
+    def identity(self) -> dict:
+        """What tells one transfer from another."""
+        return {
+            "protocol": self.protocol,
+            "data": self.dataset.name,
+            "seed": self.config.seed,
+            "epochs": self.epochs,
+            "parameters": self.parameters,
+        }
+
+    def save(self) -> None:
+        """Replaces the state of the unfinished transfer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "identity": self.identity(),
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "clock": self.clock,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        write_whole({self.folder / "checkpoint.pt": tensors_to_bytes(state)})
+
+    def resume(self) -> None:
+        """Takes up the state of the same transfer, if one was interrupted."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = load_tensors(path)
+        if state["identity"] != self.identity():
+            return
+        self.network.load_state_dict(state["network"])
+        load_optimiser(self.optimiser, state["optimiser"])
+        self.clock.copy_(state["clock"])
+        self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

@@ -1,0 +1,74 @@
+"""How recognition is measured on what a run has learned, and the options of each way."""
+
+import dataclasses
+import re
+
+from accel.training.options import Check, Options, above, at_least, option
+
+# The columns of the paper's tables, and how many of the encoder's stages they freeze (section 4.1).
+FREEZES = {"conv1": 1, "conv3": 2, "conv5": 3}
+PROBES = ("knn", "linear")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferConfig(Options):
+    """The options of a transfer; None stands for the default.
+
+    The defaults are the paper's for what is fine-tuned (section 4.1), and for the probes those that libraries of
+    self-supervised learning report. Raises ValueError that names the option if a value is of the wrong type or range.
+    """
+
+    data: str | None = option(None, "data", "labelled images: what train --data takes", absent="the run's own")
+    data_dir: str | None = option(
+        None, "data", "folder of the sets that are not drawn", absent="as in the run, or data"
+    )
+    train_images: int | None = option(
+        None, "data", "use only so many training images", check=at_least(1), absent="as in the run, or all"
+    )
+
+    epochs: int | None = option(
+        None, "optimisation", "passes over the training images", check=at_least(1), absent="90, 30 for resnet18"
+    )
+    batch_size: int | None = option(
+        None, "optimisation", "images a step", check=at_least(1), absent="128, 256 for linear"
+    )
+    learning_rate: float | None = option(
+        None,
+        "optimisation",
+        "step size of SGD at the start",
+        check=above(0),
+        absent="0.01, 0.1 × batch size / 256 for linear",
+    )
+    frozen_bn_stats: str = option(
+        "keep",
+        "optimisation",
+        "statistics of frozen batch norms: keep them, or update them as the authors' code does",
+        choices=("keep", "update"),
+    )
+    seed: int = option(
+        0,
+        "optimisation",
+        "of the new weights, the order of the images and dropout",
+        check=Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63),
+    )
+    neighbours: int = option(200, "knn", "k, training images that vote", check=at_least(1))
+    knn_temperature: float = option(0.1, "knn", "T, votes weigh exp(cosine / T)", check=above(0))
+
+    device: str = option(
+        "auto",
+        "run",
+        "auto (a GPU if there is one), cpu, cuda or cuda:N",
+        check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
+    )
+
+
+def without_effect(protocol: str) -> set[str]:
+    """The options of a transfer that a protocol has no use for."""
+    options = set()
+    if protocol == "knn":
+        options |= {"epochs", "batch_size", "learning_rate", "seed"}
+    else:
+        options |= {"neighbours", "knn_temperature"}
+    if protocol in PROBES:
+        options |= {"frozen_bn_stats"}
+    return options
