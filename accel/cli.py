@@ -9,17 +9,17 @@ import os
 import re
 import sys
 
-from accel.commands import figures, measure, pack, train, transfer
+from accel.commands import figures, measure, pack, reproduce, train, transfer
 from accel.training.options import nearest
 
-# In the order of the overview.
 COMMANDS = {
     "train": train,
     "transfer": transfer,
     "measure": measure,
     "figures": figures,
+    "reproduce": reproduce,
     "pack": pack,
-}
+}  # in the order of the overview
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
   python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
   python -m accel train --resume --out runs/cifar10-patchvae+w
+  python -m accel reproduce table1 --data cifar10          the paper's table, the paper's figures beside it
 """
 
 

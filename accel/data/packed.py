@@ -182,15 +182,19 @@ def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, list[int |
     return b"".join(pixels), outcomes
 
 
-def _begin_process() -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent is gone, which a pool's processes do not by themselves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def end_with_parent() -> None:
+    """Lets this process end once its parent is gone, which the processes of a pool do not by themselves."""
 
     def follow() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _begin_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes what is in hand
+    end_with_parent()
 
 
 def _images(outcomes: list[int | str]) -> int:

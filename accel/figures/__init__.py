@@ -1,7 +1,7 @@
 """Pictures of what a model does, as matplotlib Figures; they need the extra `images`."""
 
 from accel.figures.appearances import interpolations, swap_appearance, swaps, traversals, vary_appearance
-from accel.figures.curves import discovery_bars, training_curves, transfer_bars
+from accel.figures.curves import discovery_bars, reproduction_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.pictures import closing_pictures, pictures, write_pictures
 from accel.figures.reconstructions import aggregated_samples, reconstructions, samples, weight_masks
@@ -16,6 +16,7 @@ __all__ = [
     "parts",
     "pictures",
     "reconstructions",
+    "reproduction_bars",
     "samples",
     "swap_appearance",
     "swaps",

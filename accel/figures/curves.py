@@ -94,6 +94,40 @@ def transfer_bars(results: Sequence[Mapping]):
     )
 
 
+def reproduction_bars(result: Mapping):
+    """A Figure of a table of accuracies, as `evaluation.reproduce.collect` gives it: a group of bars for each row.
+
+    A bar is the mean over seeds after the last epoch, its whisker the standard deviation, and a black mark the paper's
+    figure. Raises ImportError if matplotlib is missing.
+    """
+    rows, columns = result["rows"], list(result["rows"][0]["cells"])
+    cells = {column: [row["cells"][column] for row in rows] for column in columns}
+
+    def numbers(column: str, read) -> np.ndarray:
+        return np.array([np.nan if read(cell) is None else read(cell) for cell in cells[column]], float)
+
+    means = {column: numbers(column, lambda cell: cell["last"]["mean"]) for column in columns}
+    deviations = {column: numbers(column, lambda cell: cell["last"]["deviation"]) for column in columns}
+    papers = {column: numbers(column, lambda cell: cell["paper"]) for column in columns}
+    longest = np.nanmax([1.0, *(v for part in (means, papers) for values in part.values() for v in values)])
+    figure = _bars(
+        means,
+        [row["name"] for row in rows],
+        title=f"{result['caption']}: {result['data']}",
+        text=f"Mean accuracy in per cent after the last epoch, over {result['seeds']} seed(s); whiskers show the "
+        "standard deviation, black marks the paper's figures.",
+        form="{:.1f}",
+        limit=min(100.0, 1.2 * longest),
+    )
+    axis = figure.axes[0]
+    height = 0.8 / len(columns)
+    for index, column in enumerate(columns):
+        at = np.arange(len(rows)) + (index - (len(columns) - 1) / 2) * height
+        axis.errorbar(means[column], at, xerr=deviations[column], fmt="none", ecolor="#555555", linewidth=1)
+        axis.vlines(papers[column], at - 0.45 * height, at + 0.45 * height, color="black", linewidth=2)
+    return figure
+
+
 def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text, form, limit, line=None):
     """Horizontal bars: a group for each name, in it a bar for each of `groups`, with its value at its end."""
     rows = len(names) * len(groups)

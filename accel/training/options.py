@@ -6,7 +6,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, ClassVar, NamedTuple, Self
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -156,10 +156,13 @@ def _defaults(field: dataclasses.Field, options: type[Options]) -> str:
     return ", ".join(defaults)
 
 
-def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Adds one command line option for each field; what the user leaves out stays out of the namespace."""
+def add_options(parser: argparse.ArgumentParser, options: type[Options], names: Container[str] | None = None) -> None:
+    """Adds one command line option for each field, or for those named; what the user leaves out stays out of the
+    namespace."""
     groups = {}
     for field in dataclasses.fields(options):
+        if names is not None and field.name not in names:
+            continue
         kind, _ = _kind(field.type)
         choices, title = field.metadata["choices"], field.metadata["group"]
         arguments: dict[str, Any] = {"default": argparse.SUPPRESS}

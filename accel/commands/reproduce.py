@@ -1,0 +1,123 @@
+"""`reproduce`: a table of the paper, on this machine, with the paper's figures beside it."""
+
+import argparse
+import dataclasses
+import functools
+import io
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from accel.training.config import TrainingConfig
+from accel.training.options import Options, add_options, at_least, flag, nearest, option
+
+HELP = "make one of the paper's tables again"
+TABLES = tuple(f"table{number}" for number in range(1, 7))
+TRAINING = ("data_dir", "image_size", "train_images", "encoder", "weights", "device", "precision", "compile")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(Options):
+    """The options of `reproduce` besides those of training."""
+
+    data: str | None = option(
+        None, "table", "data set of the table, as for train", absent="cifar100, imagenet for table2"
+    )
+    systems: str | None = option(
+        None,
+        "table",
+        "rows of table1 and table2, or what the others vary, with commas between",
+        absent="all rows, patchvae",
+    )
+    seeds: int = option(3, "table", "runs of each row, with the seeds 0, 1, …", check=at_least(1))
+    epochs: int | None = option(
+        None, "table", "epochs of training and of each transfer", check=at_least(1), absent="the paper's"
+    )
+    parallel: int = option(1, "table", "runs at once on each GPU, or on the CPU", check=at_least(1))
+    out: str | None = option(None, "table", "folder of the runs and of the table", absent="runs/TABLE-DATA")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
+    add_options(parser, ReproduceOptions)
+    add_options(parser, TrainingConfig, TRAINING)
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, estimate the time, and do nothing")
+
+
+def run(given: dict) -> None:
+    """Trains and transfers whatever is missing, then prints the table and writes it as Markdown, JSON and a plot."""
+    name, dry_run = given.pop("table"), given.pop("dry_run")
+    if name not in TABLES:
+        raise ValueError(f"no such table: {name} (nearest: {nearest(name, TABLES)})")
+    words = shlex.join(["python", "-m", "accel", "reproduce", name, *_words(given)])
+    training = {key: given.pop(key) for key in TRAINING if key in given}
+    options = ReproduceOptions(**given)
+
+    from accel.evaluation import reproduce
+    from accel.evaluation.tables import TABLES as tables
+    from accel.models.storage import write_whole
+
+    table = tables[name]
+    data = options.data or table.data
+    out = Path(options.out or f"runs/{name}-{Path(data).stem}")
+    systems = tuple(options.systems.split(",")) if options.systems else ()
+    jobs = reproduce.plan(
+        table, out, systems=systems, seeds=options.seeds, epochs=options.epochs, data=data, **training
+    )
+    devices = reproduce.devices_of(training.get("device", "auto")) * options.parallel
+    if dry_run:
+        for job in jobs:
+            print(f"{job.name}: {', '.join(job.missing()) or 'done'}   {job.config.folder}")
+        seconds = reproduce.estimate(jobs, devices)
+        print(f"{len(jobs)} runs, at most about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
+        return
+
+    out.mkdir(parents=True, exist_ok=True)
+    say = functools.partial(print, file=sys.stdout, flush=True)  # where it leads now; runs write into their own logs
+    try:
+        for failures in reproduce.perform_all(jobs, devices, say):
+            result = {"command": words, **reproduce.collect(table, jobs, failures)}
+            text = reproduce.markdown(result)
+            plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+            write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
+    except KeyboardInterrupt as stop:
+        stop.args = ("stopped with everything saved; the same command goes on from there",)
+        raise
+    print(f"\n{text}")
+    print(f"{out}: {', '.join([f'{name}.md', f'{name}.json', *_plot(result, out)])}")
+    if failures:
+        first, problem = next(iter(failures.items()))
+        raise ValueError(f"{len(failures)} of {len(jobs)} runs failed; {first}: {problem}")
+
+
+def _plot(result: dict, out: Path) -> list[str]:
+    """Writes the table as bars and returns the file's name; says so if matplotlib is missing."""
+    from accel import figures
+    from accel.models.storage import write_whole
+
+    try:
+        picture = io.BytesIO()
+        figures.reproduction_bars(result).savefig(picture, format="png")
+    except ImportError as error:
+        print(f"no plot was drawn, since {error}")
+        return []
+    write_whole({out / f"{result['table']}.png": picture.getvalue()})
+    return [f"{result['table']}.png"]
+
+
+def _words(given: dict) -> list[str]:
+    """The options as they were written, for the record."""
+    words = []
+    for name, value in given.items():
+        if isinstance(value, bool):
+            words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+        else:
+            words += [flag(name), str(value)]
+    return words
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
