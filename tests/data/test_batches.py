@@ -134,3 +134,12 @@ def test_refuses_nothing_to_batch_and_uneven_shares():
         Batches(ImageSet(numbered(3)), 0, 0, True, "cpu")
     with pytest.raises(ValueError, match="batch_size 3 must be a multiple of the 2 processes"):
         Batches(ImageSet(numbered(3)), 4, 0, True, "cpu", world_size=2)
+
+
+def test_a_choice_of_images_is_shown_as_a_set_of_those_would_be():
+    images, indices = numbered(20), np.array([3, 4, 9, 11, 17, 19])
+    some = Batches(images, 2, 5, True, "cpu", indices=indices)
+    alone = Batches(images.chosen(indices), 2, 5, True, "cpu")
+    assert len(some) == 3
+    for got, expected in zip(some.epoch(2), alone.epoch(2), strict=True):
+        assert torch.equal(got.images, expected.images)
