@@ -137,7 +137,7 @@ def test_refuses_nothing_to_batch_and_uneven_shares():
 
 
 def test_a_choice_of_images_is_shown_as_a_set_of_those_would_be():
-    images, indices = numbered(20), np.array([3, 4, 9, 11, 17, 19])
+    images, indices = ImageSet(numbered(20)), np.array([3, 4, 9, 11, 17, 19])
     some = Batches(images, 2, 5, True, "cpu", indices=indices)
     alone = Batches(images.chosen(indices), 2, 5, True, "cpu")
     assert len(some) == 3
