@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from accel.commands import figures, measure, pack, reproduce, train, transfer
+from accel.commands import figures, measure, pack, report, reproduce, train, transfer
 from accel.training.options import nearest
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "transfer": transfer,
     "measure": measure,
     "figures": figures,
+    "report": report,
     "reproduce": reproduce,
     "pack": pack,
 }  # in the order of the overview
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   python -m accel train --data FOLDER --image-size 64      your own images
   python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
   python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
+  python -m accel report runs/parts-patchvae+w             figures and pictures in one HTML file
   python -m accel train --resume --out runs/cifar10-patchvae+w
   python -m accel reproduce table1 --data cifar10          the paper's table, the paper's figures beside it
 """

@@ -169,6 +169,12 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     assert all((run / "figures" / one["file"]).stat().st_size > 1000 for one in index)
     assert "10 × 10 pixels" in next(one["text"] for one in index if one["file"] == "gallery.png")
     assert "config.json" in fails(capsys_after(capsys), "figures", tmp_path)
+    page = tmp_path / "report.html"
+    assert cli.main(["report", str(run), "--data", str(moved), "--out", str(page)]) == 0
+    assert "drawing" not in capsys.readouterr().out  # nothing has changed since the pictures were drawn
+    text = page.read_text()
+    assert text.count("<img ") == len(index)
+    assert f'data-value="{measures["reconstructions"][0]["value"]!r}"' in text
     sentence = fails(capsys, "measure", run, "--data", moved, "--inception", run / "model" / "weights.pt")
     assert "not the weights of FID's Inception network" in sentence
 

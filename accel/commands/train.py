@@ -57,4 +57,4 @@ def draw(training) -> list[str]:
     except ImportError as error:
         print(f"no pictures were drawn, since {error}")
         return []
-    return figures.write_pictures(training.folder, drawn)
+    return figures.write_pictures(training.folder, drawn, all_of_run=False)

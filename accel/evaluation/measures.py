@@ -111,7 +111,7 @@ def measure_discovery(model: nn.Module, dataset: Dataset) -> dict:
             for kind, name in enumerate(names)
         ],
         "purity": [
-            {"part": part, "purity": own.purity[part], "type": names[own.purest[part]]}
+            {"part": part, "purity": own.purity[part], "type": names[own.purest[part]] if own.purity[part] else None}
             for part in range(len(own.purity))
         ],
     }

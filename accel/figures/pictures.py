@@ -81,15 +81,16 @@ def pictures(
         yield "transfer", transfer_bars(transfer)
 
 
-def write_pictures(run: Path, drawn: Iterable[tuple[str, object]]) -> list[str]:
-    """Writes pictures into the run's folder `figures`, NAME.png each, and index.json with what they show.
+def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run: bool = True) -> list[str]:
+    """Writes pictures into the run's folder `figures`, NAME.png each; returns their files' names within the run.
 
-    The index lists these pictures alone: what an earlier call left does not belong to them. Returns the files' names
-    within the run. Raises OSError with a sentence.
+    all_of_run: whether these are all of its pictures, which index.json then lists with what they show, in order.
+    Without, an index of earlier pictures goes, because they show an earlier state. Raises OSError with a sentence.
     """
     folder = run / FOLDER
     with writing(folder, run):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
     index = []
     for name, figure in drawn:
         path = folder / f"{name}.png"
@@ -98,6 +99,7 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]]) -> list[str]:
         with writing(path, run):
             write_whole({path: buffer.getvalue()})
         index.append({"file": path.name, "title": title, "text": text})
-    with writing(folder / INDEX, run):
-        write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
+    if all_of_run:
+        with writing(folder / INDEX, run):
+            write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
     return [f"{FOLDER}/{entry['file']}" for entry in index]

@@ -215,6 +215,8 @@ def test_pictures_are_files_with_an_index_of_what_one_sees(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     drawn = [(name, charts(1, title=name.upper(), text=f"See {name}.")[0]) for name in ("one", "two")]
     assert write_pictures(tmp_path, drawn) == ["figures/one.png", "figures/two.png"]
+    assert write_pictures(tmp_path, drawn[:1], all_of_run=False) == ["figures/one.png"]
+    assert not (tmp_path / "figures" / "index.json").exists()  # what it listed shows an earlier state
     assert write_pictures(tmp_path, drawn[:1]) == ["figures/one.png"]
     index = json.loads((tmp_path / "figures" / "index.json").read_text())
     assert index == [{"file": "one.png", "title": "ONE", "text": "See one."}]  # of this call alone

@@ -1,0 +1,77 @@
+"""`report`: runs side by side, in one HTML file."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from accel.commands import figures, measure
+from accel.commands.finished import FinishedRun, open_run, read_history, read_json
+from accel.training.options import add_options, option
+
+HELP = "write everything known of runs, side by side, into one HTML file"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(FinishedRun):
+    """The options of `report`."""
+
+    out: str | None = option(
+        None, "report", "the file to write", absent="report.html in the run's folder, or here for several runs"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, as train leaves them")
+    add_options(parser, ReportOptions)
+
+
+def run(given: dict) -> None:
+    """Measures and draws what is missing or older than the model, then writes the report."""
+    folders = [Path(name) for name in given.pop("runs")]
+    options = ReportOptions(**given)
+    out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+
+    from accel.figures import report
+    from accel.models.storage import write_whole
+
+    shared = {name: getattr(options, name) for name in ("device", "data", "data_dir")}
+    for folder in folders:
+        weights = folder / "model" / "weights.pt"
+        if older(folder / "measures.json", weights):
+            print(f"measuring {folder}", flush=True)
+            settings = measure.MeasureOptions(**shared)
+            measure.measure_run(open_run(folder, settings), settings)
+        sources = weights, folder / "measures.json", folder / "transfer.json"
+        if older(folder / "figures" / "index.json", *sources):
+            print(f"drawing {folder}", flush=True)
+            figures.draw(folder, figures.FigureOptions(**shared))
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    text = report.report([record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole({out: text.encode()})
+    print(f"{out}: {len(text) / 1e6:.1f} MB")
+
+
+def older(made: Path, *sources: Path) -> bool:
+    """Whether a file is missing, or older than one that it was made of."""
+    if not made.is_file():
+        return True
+    return any(source.is_file() and source.stat().st_mtime > made.stat().st_mtime for source in sources)
+
+
+def record(folder: Path, name: str):
+    """What a run's folder holds, for the report."""
+    from accel.figures.report import Picture, RunRecord
+
+    drawn = read_json(folder / "figures" / "index.json", ())
+    return RunRecord(
+        name=name,
+        config=json.loads((folder / "config.json").read_text()),
+        history=read_history(folder),
+        measures=read_json(folder / "measures.json", None),
+        transfer=read_json(folder / "transfer.json", {}).get("results", ()),
+        pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
+    )

@@ -1,0 +1,344 @@
+"""Runs as one HTML file that needs nothing else: tables, pictures as data URIs, a style and a script of its own."""
+
+import base64
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+from typing import Any
+
+from accel.evaluation.measures import PART_TITLES, TITLES
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file's bytes, and what one sees in it."""
+
+    file: str  # its name, by which pictures of several runs are put side by side
+    title: str
+    text: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder holds, as far as a report shows it; what is not there is empty."""
+
+    name: str
+    config: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]] = ()  # the lines of metrics.jsonl
+    measures: Mapping[str, Any] | None = None  # of measures.json
+    transfer: Sequence[Mapping[str, Any]] = ()  # the results of transfer.json
+    pictures: Sequence[Picture] = ()
+
+
+def report(runs: Sequence[RunRecord]) -> str:
+    """The HTML text of a report on runs side by side. The same runs give the same text."""
+    sections = [
+        ("summary", "Summary", _summary(runs)),
+        ("measures", "Measures", _measures(runs)),
+        ("ledger", "Loss ledger", _ledger(runs)),
+        ("parts", "Parts", _parts(runs)),
+        ("transfer", "Transfer", _transfer(runs)),
+        ("pictures", "Pictures", _pictures(runs)),
+        ("configuration", "Configuration", _configuration(runs)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
+    body = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
+        for key, title, content in sections
+    )
+    title = "PatchVAE: " + ", ".join(run.name for run in runs)
+    return PAGE.substitute(title=escape(title), links=links, body=body, style=STYLE, script=SCRIPT)
+
+
+# Numbers, words and tables.
+
+
+def _words(value: Any) -> str:
+    """A value for people: numbers with about four digits, – for what there is none of."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value != round(value, 3) and abs(value) < 0.01:
+        return f"{value:.2g}"
+    if isinstance(value, float):
+        return f"{value:,.{0 if abs(value) >= 1000 else 2 if abs(value) >= 10 else 3}f}"
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f'<td class="number" data-value="{value!r}">{_words(value)}</td>'
+    return f"<td>{escape(_words(value))}</td>"
+
+
+def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], marked: Iterable[bool] = ()) -> str:
+    """A table that can be sorted by each column; the first cell of a row is its header. marked: rows to point out."""
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{escape(title)}</button></th>' for title in header
+    )
+    marks = iter(marked)
+    lines = []
+    for first, *rest in rows:
+        mark = ' class="marked"' if next(marks, False) else ""
+        lines.append(
+            f'<tr{mark}><th scope="row">{escape(_words(first))}</th>{"".join(_cell(value) for value in rest)}</tr>'
+        )
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+# What each section holds; nothing where there is nothing to show.
+
+
+def _reconstructions(run: RunRecord) -> dict[str, Mapping]:
+    return {one["name"]: one for one in (run.measures or {}).get("reconstructions", ())}
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def _names(lists: Iterable[Iterable[str]]) -> list[str]:
+    """Every name once, in the order of first appearance."""
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _summary(runs: Sequence[RunRecord]) -> str:
+    columns: dict[str, list] = {"run": [run.name for run in runs]}
+    for option in ("system", "data"):
+        columns[option] = [run.config.get(option) for run in runs]
+    last = [run.history[-1] if run.history else {} for run in runs]
+    columns["epochs"] = [line.get("epoch") for line in last]
+    columns["held-out loss"] = [line.get("held_out_total") for line in last]
+    for name in _names(_reconstructions(run) for run in runs):
+        columns[_title(name)] = [_reconstructions(run).get(name, {}).get("value") for run in runs]
+    for title, finder, key in (
+        ("average precision of best parts", "model", "average_precision"),
+        ("that of k-means", "k_means", "average_precision"),
+        ("purity of parts", "model", "purity"),
+    ):
+        columns[title] = [(run.measures or {}).get("discovery", {}).get(finder, {}).get(key) for run in runs]
+    columns["dead parts"] = [(run.measures or {}).get("parts", {}).get("dead") for run in runs]
+    for protocol in _names((result["protocol"] for result in run.transfer) for run in runs):
+        columns[f"{protocol}, top-1 %"] = [
+            next((one["last_top1"] for one in reversed(run.transfer) if one["protocol"] == protocol), None)
+            for run in runs
+        ]
+    known = {title: values for title, values in columns.items() if any(value is not None for value in values)}
+    return _table("Runs, one a row", list(known), zip(*known.values(), strict=True))
+
+
+def _measures(runs: Sequence[RunRecord]) -> str:
+    rows = []
+    for run in runs:
+        for one in _reconstructions(run).values():
+            network = f"{one['network']}, {one['dimensions']} numbers" if "network" in one else ""
+            title = _title(one["name"]) + (f", {one['unit']}" if one["unit"] else "")
+            rows.append([title, run.name, one["value"], one["count"], one["range"], one["resize"], network])
+    header = ["measure", "run", "value", "images", "range", "resize", "features"]
+    if not rows:
+        return ""
+    note = "<p>Reconstructions of held-out images from the means of their codes."
+    if any(row[0] == TITLES["frechet_encoder"] for row in rows):
+        note += " A distance of a run's own features says nothing beside another run's."
+    return note + "</p>" + _table("Quality of reconstructions, with what each was measured on", header, rows)
+
+
+def _ledger(runs: Sequence[RunRecord]) -> str:
+    kinds = {"train_": "training", "held_out_": "held out"}
+
+    def terms(line: Mapping) -> list[str]:
+        return [key.removeprefix(kind) for kind in kinds for key in line if key.startswith(kind)]
+
+    trained = [run for run in runs if run.history]
+    if not trained:
+        return ""
+    header = ["nats an image, but for psnr (dB) and counts"]
+    header += [f"{run.name}, {kind}" for run in trained for kind in kinds.values()]
+    rows = [
+        [term.replace("_", " ")] + [run.history[-1].get(kind + term) for run in trained for kind in kinds]
+        for term in _names(terms(run.history[-1]) for run in trained)
+    ]
+    content = _table("Terms of the loss in the last epoch", header, rows)
+    for run in trained:
+        columns = _names(run.history)
+        every = _table(
+            f"Every epoch of {run.name}",
+            [column.replace("_", " ") for column in columns],
+            [[line.get(column) for column in columns] for line in run.history],
+        )
+        content += f"<details><summary>Every epoch of {escape(run.name)}</summary>{every}</details>"
+    return content
+
+
+def _parts(runs: Sequence[RunRecord]) -> str:
+    content = ""
+    found = [run for run in runs if run.measures and "parts" in run.measures]
+    if found:
+        rows = [
+            [title] + [run.measures["parts"][name] for run in found]
+            for name, title in (PART_TITLES | {"dead": "dead parts", "saturated": "saturated parts"}).items()
+        ]
+        content += _table(
+            "Parts on held-out images, without their truth", ["measure", *[run.name for run in found]], rows
+        )
+    header = {
+        "name": "true type",
+        "part": "best part",
+        "average_precision": "average precision",
+        "k_means": "k-means",
+        "untrained": "untrained",
+        "chance": "chance",
+        "localisation_error": "off by, cells",
+        "coverage": "covered",
+    }
+    for run in found:
+        if "types" in run.measures:
+            rows = [[one[key] for key in header] for one in run.measures["types"]]
+            content += _table(f"True part types, {run.name}", list(header.values()), rows)
+        purity = {one["part"]: one for one in run.measures.get("purity", ())}
+        columns = ["part", "state", "occurrences an image", "bits a cell", "largest overlap", "with part"]
+        rows = []
+        for one in run.measures["parts"]["parts"]:
+            row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
+            row += [one["largest_overlap"], one["overlaps_most"]]
+            if purity:
+                row += [purity[one["part"]]["purity"], purity[one["part"]]["type"]]
+            rows.append(row)
+        content += _table(f"Learned parts, {run.name}", columns + (["purity", "mostly on"] if purity else []), rows)
+    return content
+
+
+def _transfer(runs: Sequence[RunRecord]) -> str:
+    header = {
+        "protocol": "protocol",
+        "data": "data",
+        "seed": "seed",
+        "epochs": "epochs",
+        "last_top1": "top-1 %, last",
+        "selected_top1": "top-1 %, selected",
+        "selected_epoch": "epoch",
+    }
+    rows = [[run.name] + [one.get(key) for key in header] for run in runs for one in run.transfer]
+    return _table("Recognition with the run's encoder", ["run", *header.values()], rows) if rows else ""
+
+
+def _pictures(runs: Sequence[RunRecord]) -> str:
+    content = ""
+    for file in _names((picture.file for picture in run.pictures) for run in runs):
+        shown = [(run, picture) for run in runs for picture in run.pictures if picture.file == file]
+        figures = "".join(_picture(run, picture) for run, picture in shown)
+        content += f'<h3>{escape(shown[0][1].title)}</h3><div class="side">{figures}</div>'
+    return content
+
+
+def _picture(run: RunRecord, picture: Picture) -> str:
+    width, height = struct.unpack(">II", picture.png[16:24])  # of a PNG file's first chunk
+    data = base64.b64encode(picture.png).decode()
+    title, text, name = (escape(words) for words in (picture.title, picture.text, run.name))
+    alternative = f"{title}, {name}: {text}"
+    return (
+        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{title}, {name}">'
+        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alternative}"></div>'
+        f"<figcaption><strong>{name}</strong> {text}</figcaption></figure>"
+    )
+
+
+def _configuration(runs: Sequence[RunRecord]) -> str:
+    rows = [[name] + [run.config.get(name) for run in runs] for name in _names(run.config for run in runs)]
+    differs = [len({str(value) for value in row[1:]}) > 1 for row in rows]
+    rows = [[f"≠ {row[0]}" if mark else row[0], *row[1:]] for row, mark in zip(rows, differs, strict=True)]
+    caption = "Options in force" + ("; ≠ marks those that differ" if any(differs) else "")
+    return _table(caption, ["option", *[run.name for run in runs]], rows, differs)
+
+
+STYLE = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --quiet: #5a5a5a; --line: #d5d5d5; --soft: #f4f4f2;
+  --link: #00558b; --mark: #fff2cc; }
+@media (prefers-color-scheme: dark) { :root { --page: #16181b; --ink: #ececec; --quiet: #a8adb3; --line: #3a3f45;
+  --soft: #202428; --link: #7cc4f5; --mark: #4a3d12; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
+header, main { max-width: 90rem; margin: 0 auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.75rem 0 .25rem; }
+a { color: var(--link); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+.skip { position: absolute; left: -99rem; }
+.skip:focus { left: 1rem; top: .5rem; background: var(--page); padding: .5rem; }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+.scroll { overflow-x: auto; max-width: 100%; }
+table { border-collapse: collapse; margin: .75rem 0; font-size: .9rem; }
+caption { text-align: left; color: var(--quiet); padding-bottom: .25rem; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+thead th { background: var(--soft); }
+tbody th { font-weight: 500; white-space: nowrap; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.marked { background: var(--mark); }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .2rem 0;
+  text-align: left; cursor: pointer; }
+th button::after { content: " \\2195"; color: var(--quiet); }
+th[aria-sort="ascending"] button::after { content: " \\2191"; color: inherit; }
+th[aria-sort="descending"] button::after { content: " \\2193"; color: inherit; }
+.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem;
+  align-items: start; }
+figure { margin: 0; min-width: 0; }
+figure .scroll { background: #fff; border: 1px solid var(--line); border-radius: .4rem; padding: .4rem; }
+img { display: block; max-width: 100%; height: auto; }
+figcaption { color: var(--quiet); font-size: .9rem; padding: .25rem 0; overflow-wrap: anywhere; }
+figcaption strong { color: var(--ink); }
+summary { cursor: pointer; padding: .25rem 0; }
+@media (max-width: 40rem) { figure img { max-width: none; width: 42rem; } }
+"""
+
+SCRIPT = """
+document.addEventListener("click", event => {
+  const button = event.target.closest("th button");
+  if (!button) return;
+  const header = button.parentElement, table = header.closest("table"), column = header.cellIndex;
+  const descending = header.getAttribute("aria-sort") === "ascending";
+  for (const other of header.parentElement.children) other.setAttribute("aria-sort", "none");
+  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const value = row => {
+    const cell = row.cells[column];
+    return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
+  };
+  const missing = one => one === "\\u2013";
+  const order = (a, b) => {
+    const x = value(a), y = value(b);
+    if (missing(x) || missing(y)) return missing(x) - missing(y);
+    const sign = descending ? -1 : 1;
+    if (typeof x === "number" && typeof y === "number") return sign * (x - y);
+    return sign * String(x).localeCompare(String(y), undefined, {numeric: true});
+  };
+  const body = table.tBodies[0];
+  body.append(...[...body.rows].sort(order));
+});
+"""
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header><h1>$title</h1><nav aria-label="Sections">$links</nav></header>
+<main id="content">$body</main>
+<script>$script</script>
+</body>
+</html>
+""")

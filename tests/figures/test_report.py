@@ -1,0 +1,177 @@
+"""The report as its reader has it: one file, whole tables and pictures, and a browser that sorts without complaint."""
+
+import re
+import shutil
+import struct
+import subprocess
+import threading
+import zlib
+from html.parser import HTMLParser
+
+import pytest
+
+from accel.figures.report import Picture, RunRecord, report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def png(width, height):
+    """A white picture of that size, as a PNG file's bytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress((b"\0" + b"\xff" * width) * height)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def run_record(name, system="patchvae", loss=300.0, **fields):
+    """A small run of which everything is known."""
+    values = {
+        "config": {"system": system, "data": "parts", "seed": 0, "epochs": 2},
+        "history": [
+            {"epoch": 1, "step": 5, "train_total": 400.0, "held_out_total": 410.0, "held_out_psnr": 15.0},
+            {"epoch": 2, "step": 10, "train_total": 290.0, "held_out_total": loss, "held_out_psnr": 18.0},
+        ],
+        "measures": {
+            "reconstructions": [
+                {"name": "psnr", "value": 18.25, "unit": "dB", "count": 2000, "range": "[0, 1]", "resize": "none"},
+                {"name": "fid", "value": 12.5, "unit": "", "count": 2000, "range": "[-1, 1]", "resize": "to 299×299"}
+                | {"network": "Inception, weights.pth", "dimensions": 2048},
+            ],
+            "discovery": {"model": {"average_precision": 0.75, "purity": 0.5}},
+        },
+        "transfer": [{"protocol": "conv5", "data": "cifar10", "seed": 0, "epochs": 90, "last_top1": 55.5}],
+        "pictures": [Picture("parts.png", "Where each part occurs", "A part a row & more.", png(40, 30))],
+    }
+    return RunRecord(name, **values | fields)
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and text, in order; fails on a tag that is closed where it was not open."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append({"tag": tag, "text": "", **dict(attributes)})
+        if tag not in VOID:
+            self.open.append((tag, self.elements[-1]))
+
+    def handle_data(self, data):
+        for _, element in self.open:
+            element["text"] += data
+
+    def handle_endtag(self, tag):
+        opened, _ = self.open.pop()
+        assert opened == tag
+
+    def all(self, tag):
+        return [element for element in self.elements if element["tag"] == tag]
+
+
+def test_everything_is_in_the_one_file():
+    text = report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
+    page = Page(text)
+    sources = [value for element in page.elements for key in ("src", "href") if (value := element.get(key))]
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"https?:|url\(|@import|fetch\(", text)
+    identifiers = {element["id"] for element in page.elements if "id" in element}
+    assert {link["href"][1:] for link in page.all("a")} <= identifiers
+    assert report([run_record("one")]) == report([run_record("one")])
+
+
+def test_pictures_stand_side_by_side_with_their_words():
+    page = Page(report([run_record("one"), run_record("two")]))
+    one, two = page.all("img")
+    assert one["alt"] == "Where each part occurs, one: A part a row & more."
+    assert two["alt"].startswith("Where each part occurs, two")
+    assert (one["width"], one["height"]) == ("40", "30")
+    assert len([title for title in page.all("h3") if title["text"] == "Where each part occurs"]) == 1
+
+
+def test_tables_hold_the_numbers_and_can_be_sorted_by_key():
+    page = Page(report([run_record("one"), run_record("two", loss=250.0)]))
+    cells = {cell.get("data-value") for cell in page.all("td")}
+    assert {"300.0", "250.0", "290.0", "18.25", "12.5", "0.75", "55.5"} <= cells
+    headers = [header for header in page.all("th") if header.get("scope") == "col"]
+    assert len(headers) == len(page.all("button"))
+    assert all(header["aria-sort"] == "none" for header in headers)
+    assert all(button["text"] for button in page.all("button"))
+    assert all(table["text"] for table in page.all("caption"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    scrolled = [element for element in page.all("div") if element.get("class") == "scroll"]
+    assert all(element["tabindex"] == "0" and element["aria-label"] for element in scrolled)
+    words = " ".join(cell["text"] for cell in page.all("td"))
+    assert "Inception, weights.pth, 2048 numbers" in words
+    assert "to 299×299" in words
+
+
+def test_options_that_differ_are_marked_by_more_than_a_colour():
+    page = Page(report([run_record("one"), run_record("two", "beta-vae")]))
+    rows = [header["text"] for header in page.all("th") if header.get("scope") == "row"]
+    assert "≠ system" in rows
+    assert "data" in rows
+    assert not [row for row in Page(report([run_record("one")])).all("th") if row["text"].startswith("≠")]
+
+
+def test_names_and_words_are_not_taken_for_html():
+    picture = Picture("a.png", "<i>title</i>", '"quoted" <script>', png(2, 2))
+    record = run_record("<b>run</b>", config={"data": "<img src=x onerror=alert(1)>"}, pictures=[picture])
+    page = Page(report([record]))
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 1
+    assert not page.all("b") + page.all("i")
+    assert page.all("img")[0]["alt"] == '<i>title</i>, <b>run</b>: "quoted" <script>'
+
+
+def test_what_is_not_there_leaves_its_section_out():
+    bare = RunRecord("bare", {"system": "beta-vae"})
+    assert [title["text"] for title in Page(report([bare])).all("h2")] == ["Summary", "Configuration"]
+    page = Page(report([bare, run_record("full")]))
+    assert "–" in [cell["text"] for cell in page.all("td")]
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed here")
+def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
+    """Clicks of an added script, which says what it found on the console, where complaints would be, too."""
+    check = """<script>addEventListener("load", () => {
+      const table = document.querySelector("table"), names = [...table.querySelectorAll("thead button")];
+      const runs = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join(",");
+      const loss = names.find(name => name.textContent === "held-out loss");
+      const seen = [runs()];
+      loss.click(); seen.push(runs(), loss.parentElement.ariaSort);
+      loss.focus(); loss.click(); seen.push(runs(), loss.parentElement.ariaSort, document.activeElement === loss);
+      names[0].click(); seen.push(runs(), loss.parentElement.ariaSort);
+      seen.push([...document.images].every(image => image.complete && image.naturalWidth > 0));
+      seen.push(document.documentElement.scrollWidth <= innerWidth);
+      console.log("found " + seen.join(" ") + " end");
+    })</script></body>"""
+    names = ("b", "a", "c")
+    runs = [run_record(name, loss=loss) for name, loss in zip(names, (1000.5, None, 90.25), strict=True)]
+    path = tmp_path / "report.html"
+    path.write_text(report(runs).replace("</body>", check))
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=500,800"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    process = subprocess.Popen([browser, *options, path.as_uri()], stderr=subprocess.PIPE, text=True)
+    limit = threading.Timer(120, process.kill)
+    limit.start()
+    console = []
+    for line in process.stderr:
+        if "CONSOLE" in line:
+            console.append(line)
+        if "found" in line:
+            break
+    limit.cancel()
+    process.kill()
+    process.communicate()
+    assert len(console) == 1, console
+    seen = re.search(r"found (.*?) end", console[0])[1]
+    assert seen == "b,a,c c,b,a ascending b,c,a descending true a,b,c none true true"
