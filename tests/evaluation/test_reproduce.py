@@ -159,6 +159,19 @@ def test_two_systems_make_a_table_and_the_same_one_again(tmp_path, options, caps
     assert numbers(other) == before
 
 
+def test_every_row_of_table_1(tmp_path, options, capsys):
+    """All ten systems train, and transfer by all three columns."""
+    assert cli.main(["reproduce", "table1", *options, "--seeds", "1", "--out", str(tmp_path)]) == 0
+    cells = numbers(tmp_path)
+    assert list(cells) == [row.name for row in TABLES["table1"].rows]
+    for row in cells.values():
+        assert list(row) == ["Conv1", "Conv[1-3]", "Conv[1-5]"]
+        assert all(len(values) == 1 for pair in row.values() for values in pair)
+    rows = re.findall(r"^\| [a-z].* \|$", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 2 * len(cells)
+    assert not any("–" in row for row in rows)
+
+
 def test_table_2_has_the_supervised_network_itself(tmp_path, options):
     arguments = ["reproduce", "table2", *options, "--systems", "supervised,beta-vae", "--seeds", "1"]
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0

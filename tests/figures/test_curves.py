@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accel.figures import discovery_bars, training_curves, transfer_bars
+from accel.figures import discovery_bars, reproduction_bars, training_curves, transfer_bars
 
 pytest.importorskip("matplotlib")
 
@@ -40,3 +40,26 @@ def test_discovery_bars_compare_means_type_by_type():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.9, 0.0, 0.5, 0.25]
     assert "model 0.90, k-means 0.38; chance 0.03" in figure.get_label()
     assert "none" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_reproduction_bars_stand_beside_the_papers_marks():
+    def cell(mean, deviation, paper):
+        return {"last": {"mean": mean, "deviation": deviation}, "paper": paper}
+
+    rows = [
+        {"name": "beta-vae", "cells": {"Conv1": cell(60.0, 1.5, 44.12), "Conv[1-5]": cell(40.0, None, None)}},
+        {"name": "patchvae", "cells": {"Conv1": cell(None, None, 43.07), "Conv[1-5]": cell(50.0, 2.0, 28.72)}},
+    ]
+    figure = reproduction_bars({"caption": "Top-1", "data": "cifar100", "seeds": 3, "rows": rows})
+    axis = figure.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [60.0, 0.0, 40.0, 50.0]  # column by column
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["beta-vae", "patchvae"]
+    lines = [line for group in axis.collections for line in group.get_segments() if len(line) == 2]
+    whiskers = [line for line in lines if line[0, 1] == line[-1, 1]]
+    assert [np.ptp(line[:, 0]) for line in whiskers] == pytest.approx([3.0, 4.0])
+    places = {round(line[0, 0], 2): line[:, 1].mean() for line in lines if line[0, 0] == line[-1, 0]}
+    bars = {(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in axis.patches}
+    assert sorted(places) == [28.72, 43.07, 44.12]
+    for paper, mean in ((28.72, 50.0), (43.07, 0.0), (44.12, 60.0)):
+        assert any(width == mean and abs(y - places[paper]) < 1e-9 for width, y in bars)
+    assert "none" in [text.get_text() for text in axis.texts]
