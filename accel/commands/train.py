@@ -22,6 +22,7 @@ def run(given: dict) -> None:
     resume = given.pop("resume")
     config = TrainingConfig(**given)
 
+    from accel.evaluation import observe, summary
     from accel.training import checkpoint, processes
     from accel.training.loop import choose_device, open_run
 
@@ -34,11 +35,9 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     with processes.joined(choose_device(config.device)):
         training = open_run(config, resume=resume)
-        training.fit()
+        training.fit(observe)
     if not training.writes:
         return
-
-    from accel.evaluation import summary
 
     print()
     print(summary(training.folder, training.model, training.dataset))

@@ -1,6 +1,7 @@
 """How good a trained model is: its reconstructions, and the parts that it has found."""
 
 from accel.evaluation.discovery import Discovery, discover, discover_by_clustering, part_average_precision, untrained
+from accel.evaluation.measures import measure, observe
 from accel.evaluation.occurrences import (
     Occurrences,
     consistency,
@@ -20,6 +21,8 @@ __all__ = [
     "discover",
     "discover_by_clustering",
     "find_occurrences",
+    "measure",
+    "observe",
     "occurrence_maps",
     "part_average_precision",
     "psnr",

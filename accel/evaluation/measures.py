@@ -1,5 +1,6 @@
 """All figures of a run on held-out images, each with what it was measured on, as plain numbers and words for a file."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
 from accel.models.autoencoder import pixels
 from accel.training.held_out import evaluating, in_order
 
+OBSERVE_EVERY = 2  # epochs
+OBSERVED = 1000  # training and held-out images
 SUREST = 50  # occurrences of a part, at most one an image, that its consistency is measured on
 
 
@@ -115,6 +118,22 @@ def measure_discovery(model: nn.Module, dataset: Dataset) -> dict:
             for part in range(len(own.purity))
         ],
     }
+
+
+def observe(model: nn.Module, dataset: Dataset, epoch: int) -> dict[str, float]:
+    """What training logs of a model's parts after every OBSERVE_EVERY-th epoch, on the first OBSERVED images.
+
+    The means of `Discovery` where the data set tells the truth, occurrences an image, and how many equally frequent
+    parts would be in use as evenly. Nothing after other epochs, or of a model without parts.
+    """
+    if epoch % OBSERVE_EVERY or not hasattr(model, "num_parts"):
+        return {}
+    train, test = (images.chosen(np.arange(min(OBSERVED, len(images)))) for images in (dataset.train, dataset.test))
+    found = find_occurrences(model, test.images, 1)
+    seen = {"occurrences": float(found.an_image.sum()), "effective_parts": 2 ** found.entropy()}
+    if train.truth is not None and test.truth is not None:
+        seen |= discover(model, dataclasses.replace(dataset, train=train, test=test, supervised=None)).summary()
+    return {f"held_out_{name}": value for name, value in seen.items()}
 
 
 def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) -> dict:

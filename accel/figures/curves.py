@@ -14,6 +14,11 @@ NAMES = {
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images a second",
+    "occurrences": "occurrences an image",
+    "effective_parts": "parts in even use",
+    "average_precision": "average precision of best parts",
+    "localisation_error": "off by, cells",
+    "purity": "purity of parts",
 }
 PREFIXES = {"train_": "training", "held_out_": "held out"}
 

@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ from accel.training.systems import build_system, model_class
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
 COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
 STEPS_TO_JUDGE = 500  # before which a code may still be empty
+
+# What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
+# resumed run logs what it would have logged.
+Observer = Callable[[nn.Module, Dataset, int], dict[str, float]]
 
 # How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
 COLUMNS = {
@@ -285,8 +290,8 @@ class Run:
             f"{self.step.execution.reasons}"
         )
 
-    def fit(self) -> None:
-        """Trains to the last epoch."""
+    def fit(self, observe: Observer | None = None) -> None:
+        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.save()
         self.write_texts()
@@ -295,7 +300,7 @@ class Run:
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
-                self.finish_epoch()
+                self.finish_epoch(observe)
                 self.answer(self.agree(stop)[1])
         self.write_model()
 
@@ -341,7 +346,7 @@ class Run:
                 signal_number,
             )
 
-    def finish_epoch(self) -> None:
+    def finish_epoch(self, observe: Observer | None) -> None:
         """Measures, reports and saves a finished epoch."""
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
@@ -352,6 +357,8 @@ class Run:
         line = {"epoch": self.epoch + 1, "step": self.step.number}
         line |= {f"train_{term}": value for term, value in ledger.means().items()}
         line |= {f"held_out_{name}": value for name, value in held_out.items()}
+        if observe is not None:
+            line |= observe(self.model, self.dataset, self.epoch + 1)
         line |= {
             "temperature": temperature_at(number, config),
             "seconds": self.seconds,

@@ -9,7 +9,7 @@ import torch
 from accel.data import Dataset, ImageSet, draw_parts
 from accel.evaluation import discover, reconstruction_quality
 from accel.evaluation.frechet import Moments, encoder_features, frechet_distance
-from accel.evaluation.measures import classifier_folder, measure, measure_reconstructions, report
+from accel.evaluation.measures import OBSERVED, classifier_folder, measure, measure_reconstructions, observe, report
 from accel.models import BetaVAE, Classifier, PatchVAE
 
 
@@ -84,3 +84,15 @@ def test_classifier_of_most_frozen_layers_is_taken(tmp_path):
         folder = tmp_path / "transfer" / protocol / "model"
         Classifier(image_size=16, encoder="small").save_pretrained(folder)
     assert classifier_folder(tmp_path) == tmp_path / "transfer" / "conv5" / "model"
+
+
+def test_training_logs_parts_every_other_epoch(model, dataset):
+    assert observe(model, dataset, 1) == {}
+    assert observe(BetaVAE(latent_dim=4, encoder="small"), dataset, 2) == {}
+    seen = observe(model, dataset, 2)
+    assert len(dataset.train) <= OBSERVED  # so that all images were seen
+    expected = discover(model, dataset).summary()
+    assert {name: seen[f"held_out_{name}"] for name in expected} == expected
+    assert 1 <= seen["held_out_effective_parts"] <= 4
+    plain = Dataset("photos", ImageSet(dataset.train.images), ImageSet(dataset.test.images))
+    assert set(observe(model, plain, 4)) == {"held_out_occurrences", "held_out_effective_parts"}

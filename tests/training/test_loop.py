@@ -374,3 +374,17 @@ def test_collapse_is_said_once(tmp_path, capsys):
 def test_missing_gpu_is_named(tmp_path):
     with pytest.raises(ValueError, match="device cuda: PyTorch sees 0 CUDA devices"):
         train(tiny_config(tmp_path / "run", device="cuda"), tiny_dataset())
+
+
+def test_observer_adds_to_the_log(tmp_path):
+    run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
+
+    def observe(model, dataset, epoch):
+        assert model is run.model
+        assert dataset is run.dataset
+        return {"held_out_height": 10.0 * epoch} if epoch == 2 else {}
+
+    run.fit(observe)
+    first, second = metrics(tmp_path / "run")
+    assert "held_out_height" not in first
+    assert second["held_out_height"] == 20.0
