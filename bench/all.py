@@ -1,9 +1,10 @@
-"""Everything that needs a GPU, in one go: the kernels' tests, both benchmarks with their sweeps, files and plots.
+"""Everything that needs a GPU, in one go: its tests, all benchmarks with their sweeps, files and plots.
 
-    python bench/all.py [--output FOLDER]
+    python bench/all.py [--quick] [--output FOLDER]
 
-Where compute-sanitizer is installed, some of the tests run under its memcheck and racecheck as well. What fails is
-named at the end, with exit status 1; the rest still runs.
+--quick stays under ten minutes: short timings, few shapes. Otherwise, and where compute-sanitizer is installed, some of
+the tests run under its memcheck and racecheck as well. What fails is named at the end, with exit status 1; the rest
+still runs.
 """
 
 import argparse
@@ -18,19 +19,25 @@ ROOT = Path(__file__).parents[1]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
-    output = parser.parse_args().output
+    parser.add_argument("--quick", action="store_true", help="under ten minutes")
+    options = parser.parse_args()
+    output, quick = options.output, options.quick
     output.mkdir(parents=True, exist_ok=True)
     tests = [sys.executable, "-m", "pytest"]
-    commands = [[*tests, "tests/kernels", "tests/ops", "-s"]]
-    if sanitizer := shutil.which("compute-sanitizer"):
+    commands = [[*tests, "tests/kernels", "tests/ops", "tests/training", "-s"]]
+    if (sanitizer := shutil.which("compute-sanitizer")) and not quick:
         odd_shapes = [*tests, "tests/kernels", "-k", "limits or strides or rounding"]
         commands += [
             [sanitizer, "--tool", tool, "--error-exitcode", "1", *odd_shapes] for tool in ("memcheck", "racecheck")
         ]
     for name in ("bottleneck", "weighted_loss"):
         files = ["--output", str(output / f"{name}.json"), "--plot", str(output / f"{name}.png")]
-        commands.append([sys.executable, f"bench/{name}.py", "--sweep", *files])
-    commands += [[sys.executable, "bench/overhead.py"], [sys.executable, "bench/blocks.py"]]
+        commands.append([sys.executable, f"bench/{name}.py", "--quick" if quick else "--sweep", *files])
+    training = [sys.executable, "bench/training.py", "--output", str(output / "training.json")]
+    commands.append([*training, "--quick"] if quick else [*training, "--profile", str(output)])
+    commands.append([sys.executable, "bench/overhead.py"])
+    if not quick:
+        commands.append([sys.executable, "bench/blocks.py"])
     failed = []
     for command in commands:
         line = " ".join(map(str, command))

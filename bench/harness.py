@@ -261,21 +261,26 @@ def run(description, cases, providers, options, reason):
     for row in slow:
         print(f"under 70 %: {row['case']}: {100 * row['of_copy']:.0f} %, {reason(row)}")
     if options.output:
-        document = {
-            "description": description,
-            "command": " ".join(["python", *sys.argv]),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **machine(),
-            "copy_bytes_a_second": bandwidth,
-            "results": rows,
-        }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.output, description, rows, copy_bytes_a_second=bandwidth)
     if options.plot:
         plot(rows, options.plot, description)
     failures = [row for row in rows if "failure" in row]
     if failures:
         sys.exit(f"{len(failures)} of {len(rows)} measurements failed")
+
+
+def write(path, description, rows, **facts):
+    """The results as JSON, with what they belong to."""
+    document = {
+        "description": description,
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **machine(),
+        **facts,
+        "results": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def plot(rows, path, title):

@@ -160,15 +160,27 @@ def pooled_patch_bottleneck(
         logits = occurrence_logits.to(dtype).flatten(2)
         weights = _occurrence_weights(logits, detach_weights).reshape(images, parts, height, width)
         # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
-        # lists w_{l+δ}, so its offsets are read backwards.
-        shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts, kernel**2, -1).flip(2)
-        pooled = torch.einsum("bnkl,bel->bnke", shifted, features.to(dtype).flatten(2))
-        kernels = weight.to(dtype).reshape(2, parts, -1, channels, kernel**2)
-        mean, log_variance = torch.einsum("rndek,bnke->rbnd", kernels, pooled) + bias.to(dtype).reshape(2, 1, parts, -1)
+        # lists w_{l+δ}, so the kernel's offsets are read backwards.
+        shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, -1)
+        pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, -1))
+        mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
         return _sample_and_place(
             logits, mean, log_variance, (height, width), features,
             temperature, noise, occurrence_prior, straight_through, sample,
         )  # fmt: skip
+
+
+def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """m and log v, (2, B, N, D), of features that were pooled under every shift, (B, N, k², E).
+
+    A product for each part, in whose layout the pooled features, by far the largest, are read as they are.
+    """
+    _, parts, shifts, channels = pooled.shape
+    kernels = (
+        weight.reshape(2, parts, -1, channels, shifts).permute(1, 0, 2, 4, 3).reshape(parts, -1, shifts * channels)
+    )
+    projected = torch.bmm(kernels, pooled.flatten(2).permute(1, 2, 0)).unflatten(1, (2, -1))
+    return projected.permute(1, 3, 0, 2) + bias.reshape(2, 1, parts, -1)
 
 
 def _check_logits(function, logits):

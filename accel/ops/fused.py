@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import bottleneck, pooled, weighted_loss
-from .bottleneck import memory_format
+from .bottleneck import memory_format, project_pooled
 from .noise import Noise
 from .registration import define, define_launch, differentiate
 
@@ -227,13 +227,9 @@ def pooled_patch_bottleneck(
     sample: bool,
 ):
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
-    parts = logits.shape[1]
-    _, channels, kernel_size, _ = weight.shape
     with torch.autocast(features.device.type, enabled=False):
-        pooled_features = _pool_features(features, logits, kernel_size, detach_weights)
-        kernels = weight.float().reshape(2, parts, -1, channels, kernel_size**2)
-        projected = torch.einsum("rndek,bnke->rbnd", kernels, pooled_features)
-        mean, log_variance = (projected + bias.float().reshape(2, 1, parts, -1)).contiguous().unbind()
+        pooled_features = _pool_features(features, logits, weight.shape[-1], detach_weights)
+        mean, log_variance = project_pooled(pooled_features, weight.float(), bias.float()).contiguous().unbind()
     sampling = _sampling(temperature, noise, sample)
     options = prior, "pooled", straight_through, True, features.dtype, memory_format(features)
     return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]

@@ -120,7 +120,10 @@ class TrainingStep:
                 optimiser.register_step_pre_hook(processes.average_gradients)
         self.clock = torch.zeros((), dtype=torch.int64, device=device)
         self.number = 0
-        self.compute = torch.compile(self._compute, dynamic=False) if self.execution.compile else self._compute
+        self.compute = self._compute
+        if self.execution.compile:
+            torch.compiler.reset()  # it gives up on a method of which several runs in one process have left variants
+            self.compute = torch.compile(self._compute, dynamic=False)
         self.run = self._run
         if self.execution.graph:
             torch.backends.cudnn.benchmark = True  # shapes are the same in every step
@@ -149,7 +152,7 @@ class TrainingStep:
             self.compute(images, labels)
 
     def _compute(self, images: Tensor, labels: Tensor | None) -> None:
-        noise = Noise(self.seed, self.clock, processes.rank() * len(images))
+        noise = Noise(self.seed, self.clock, torch.full_like(self.clock, processes.rank() * len(images)))
         tau = temperature_at(self.clock, self.config)
         losses = self.system.update(pixels(images, torch.float32), labels, tau, noise)
         self.ledger.add(losses, len(images), self.clock)

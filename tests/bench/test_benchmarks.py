@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import bottleneck, harness, weighted_loss
+from bench import bottleneck, harness, training, weighted_loss
 
 ROOT = Path(__file__).parents[2]
 FORMATS = torch.contiguous_format, torch.channels_last
@@ -62,3 +62,62 @@ def test_the_command_runs_on_a_cpu_and_writes_its_results(name, tmp_path):
     assert {"device", "torch", "commit", "date", "command", "copy_bytes_a_second"} <= document.keys()
     assert len({row["provider"] for row in document["results"]}) == 3
     assert all(row["both"][0] > 0 for row in document["results"])
+
+
+TINY = training.Configuration(16, 4, 3, 2, "small")
+
+
+@pytest.mark.parametrize("formulation", ["plain", "release"])
+@pytest.mark.parametrize("tuned", [False, True])
+def test_plain_steps_begin_with_the_loss_of_patchvae(formulation, tuned, monkeypatch):
+    # A tuned step without its compiler and its graph, which need a GPU, still has its precision and memory format.
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(training, "Captured", lambda function, device: function)
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **options: torch.optim.SGD(parameters, lr=lr))
+    step, images = training.PlainStep(TINY, formulation, tuned), TINY.images(4)
+    training.check_plain(step, images)
+    before = step.model.encoder.conv1.weight.detach().clone()
+    step(images)
+    assert not torch.equal(step.model.encoder.conv1.weight, before)
+
+
+def test_a_training_step_with_another_loss_fails():
+    class Other(training.PlainStep):
+        def losses(self, images, **draws):
+            return 1.1 * super().losses(images, **draws)
+
+    def make():
+        return Other(TINY, "plain", False)
+
+    row = training.measure(TINY, "other", make, training.check_plain, 0.0)
+    assert "the first loss is" in row["failure"]
+    assert "FAIL" in training.describe(row, None)
+
+
+def test_limits_count_a_convolution_by_hand():
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    images = torch.randn(2, 3, 4, 4)
+    operations = 2 * (2 * 16) * 8 * 3 * 9
+    inside = (3 * images.numel() + 3 * 2 * 8 * 16 + 3 * layer.weight.numel()) * 4
+    assert training.layers_of(layer, lambda: layer(images), first=False) == ((3 * operations, inside),)
+    transposed = torch.nn.ConvTranspose2d(8, 3, 4, 2, padding=1, bias=False)
+    ((operations, _),) = training.layers_of(transposed, lambda: transposed(torch.randn(2, 8, 4, 4)), first=True)
+    assert operations == 2 * 2 * (2 * 16) * 8 * 3 * 16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes minutes on a GPU, where the table is larger")
+def test_training_steps_on_a_cpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "SMALL", [TINY])
+    output = tmp_path / "training.json"
+    monkeypatch.setattr(sys, "argv", ["training.py", "--quick", "--output", str(output), "--profile", str(tmp_path)])
+    training.main()
+    assert "sum " in capsys.readouterr().out
+    document = json.loads(output.read_text())
+    assert {"ours", "plain", "release", "ours, beta-vae"} <= {row["provider"] for row in document["results"]}
+    assert all(row["images_a_second"] > 0 for row in document["results"])
+    parts = document["parts"][TINY.name]
+    assert [row["part"] for row in parts] == [
+        "data", "encoder", "head", "bottleneck", "decoder", "loss", "optimiser",
+    ]  # fmt: skip
+    assert all(row["milliseconds"] > 0 and row["limit"] > 0 for row in parts)
+    assert len(list(tmp_path.glob("16-px*.json"))) == 1
