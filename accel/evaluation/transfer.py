@@ -4,6 +4,7 @@ The test images are looked at twice, once training is over: with the weights of 
 the epoch that did best on a tenth of the training images, which nothing is trained on.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -30,7 +31,7 @@ from accel.training.held_out import evaluating
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.loop import choose_device, load_dataset, load_run, progress_bar
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
-from accel.training.step import load_optimiser
+from accel.training.step import Execution, choose_execution, load_optimiser
 
 NAME = "transfer.json"
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
@@ -75,7 +76,8 @@ def transfer(
     if protocol == "knn":
         entry = vote(model.encoder.to(device), config, dataset)
     else:
-        entry = Fit(model, folder, protocol, config, dataset, device).run()
+        execution = choose_execution(run, device)
+        entry = Fit(model, folder, protocol, config, dataset, device, execution).run()
     record(folder, entry)
     return entry
 
@@ -84,7 +86,8 @@ def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module)
     """The images that the options name: the run's own, or others at the size that its model takes."""
     changed = {"data_dir": config.data_dir, "train_images": config.train_images}
     if config.data in (None, run.data):
-        return load_dataset(dataclasses.replace(run, **{name: v for name, v in changed.items() if v is not None}))
+        own = load_dataset(dataclasses.replace(run, **{name: v for name, v in changed.items() if v is not None}))
+        return own if run.flip == "auto" else dataclasses.replace(own, flip=run.flip == "yes")
     return load(config.data, image_size=model.image_size[0], **changed)
 
 
@@ -206,6 +209,8 @@ def vote(encoder: nn.Module, config: TransferConfig, dataset: Dataset) -> dict:
 class Fit:
     """One classifier, trained by stochastic gradient descent on cross-entropy.
 
+    Images are learned from in the precision that `execution` says, as in the run, and tested in float32.
+
     Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
     memory; what is learned is the same.
     """
@@ -218,6 +223,7 @@ class Fit:
         config: TransferConfig,
         dataset: Dataset,
         device: torch.device,
+        execution: Execution,
     ):
         self.folder, self.protocol, self.config = folder / "transfer" / protocol, protocol, config
         self.run_folder, self.dataset, self.device = folder, dataset, device
@@ -243,11 +249,13 @@ class Fit:
             "train_images": len(self.train),
             "validation_images": len(self.sets["validation"]),
             "flip": dataset.flip,
+            "precision": "float32" if self.features is not None else execution.precision,
         }
         if linear:
             self.parameters["features"] = "mean over cells"
         else:
             self.parameters |= {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": config.frozen_bn_stats}
+        self.autocast = execution.autocast(device)
         self.seed, self.clock = torch.tensor(config.seed, device=device), torch.tensor(0, device=device)
         self.loss = torch.zeros((), device=device)
         self.step = Captured(self.update, device) if device.type == "cuda" else self.update
@@ -305,7 +313,8 @@ class Fit:
 
     def update(self, inputs: Tensor, labels: Tensor) -> None:
         """One step of SGD."""
-        logits = self.logits(inputs, Noise(self.seed, self.clock)).float()
+        with self.autocast if self.features is None else contextlib.nullcontext():
+            logits = self.logits(inputs, Noise(self.seed, self.clock)).float()
         loss = functional.cross_entropy(logits, labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -16,6 +16,7 @@ from accel.models import Classifier
 from accel.training import load_run, train
 from accel.training.interrupt import Stopped
 from accel.training.protocols import FREEZES, TransferConfig
+from accel.training.step import choose_execution
 from tests.support import assert_close
 from tests.training.tiny import tiny_config, tiny_dataset
 
@@ -145,9 +146,9 @@ def test_sets_do_not_overlap_and_take_only_what_is_for_learning():
 
 def test_step_sizes_fall_by_ten_after_each_third(run):
     def rates(protocol, **options):
-        fit = Fit(
-            load_run(run)[0], run, protocol, TransferConfig(device="cpu", **options), coloured(), torch.device("cpu")
-        )
+        model, trained_with = load_run(run)
+        cpu, options = torch.device("cpu"), TransferConfig(device="cpu", **options)
+        fit = Fit(model, run, protocol, options, coloured(), cpu, choose_execution(trained_with, cpu))
         return [fit.rate_of(epoch) for epoch in range(fit.epochs)]
 
     paper = rates("conv5")
