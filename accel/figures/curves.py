@@ -1,6 +1,7 @@
 """How training went, and figures as bars."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -114,22 +115,26 @@ def reproduction_bars(result: Mapping):
     means = {column: numbers(column, lambda cell: cell["last"]["mean"]) for column in columns}
     deviations = {column: numbers(column, lambda cell: cell["last"]["deviation"]) for column in columns}
     papers = {column: numbers(column, lambda cell: cell["paper"]) for column in columns}
-    longest = np.nanmax([1.0, *(v for part in (means, papers) for values in part.values() for v in values)])
+    limit = min(100.0, 1.2 * np.nanmax([1.0, *np.concatenate([*means.values(), *papers.values()])]))
+    seeds = f"{result['seeds']} seed" + ("s" if result["seeds"] > 1 else "")
     figure = _bars(
         means,
         [row["name"] for row in rows],
-        title=f"{result['caption']}: {result['data']}",
-        text=f"Mean accuracy in per cent after the last epoch, over {result['seeds']} seed(s); whiskers show the "
-        "standard deviation, black marks the paper's figures.",
+        title=f"{result['caption']}: {Path(result['data']).stem}",
+        text=f"Mean accuracy in per cent after the last epoch, over {seeds}; whiskers show the standard deviation, "
+        "black marks the paper's figures.",
         form="{:.1f}",
-        limit=min(100.0, 1.2 * longest),
+        limit=limit,
     )
     axis = figure.axes[0]
     height = 0.8 / len(columns)
     for index, column in enumerate(columns):
         at = np.arange(len(rows)) + (index - (len(columns) - 1) / 2) * height
-        axis.errorbar(means[column], at, xerr=deviations[column], fmt="none", ecolor="#555555", linewidth=1)
+        axis.errorbar(means[column], at, xerr=deviations[column], fmt="none", ecolor="#333333", linewidth=1, capsize=2)
         axis.vlines(papers[column], at - 0.45 * height, at + 0.45 * height, color="black", linewidth=2)
+    for text, mean in zip(axis.texts, np.concatenate(list(means.values())), strict=True):
+        if mean > limit / 10:  # within the bar, where neither whisker nor mark is
+            text.set(x=limit / 100, color="white")
     return figure
 
 
