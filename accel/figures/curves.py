@@ -54,6 +54,7 @@ def training_curves(history: Sequence[Mapping]):
             axis.plot(np.array(epochs)[known], values[known], color=colour, marker=marker, markersize=3, label=label)
         axis.set_title(NAMES.get(name, name.replace("_", " ")), fontsize=points(12), loc="left")
         axis.set_xlabel("epoch", fontsize=points(11))
+        axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.ticklabel_format(axis="y", useOffset=False)
     return figure
@@ -85,7 +86,7 @@ def transfer_bars(results: Sequence[Mapping]):
     """
     accuracies: dict[str, list[float]] = {}
     for result in results:
-        accuracies.setdefault(f"{result['protocol']}\n{result['data']}", []).append(result["last_top1"])
+        accuracies.setdefault(f"{result['protocol']}\n{Path(result['data']).name}", []).append(result["last_top1"])
     names = list(accuracies)
     return _bars(
         {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},

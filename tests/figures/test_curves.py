@@ -27,12 +27,12 @@ def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
     results = [
         {"protocol": "conv1", "data": "cifar10", "last_top1": 70.0},
         {"protocol": "conv1", "data": "cifar10", "last_top1": 72.0},
-        {"protocol": "knn", "data": "cifar10", "last_top1": 40.0},
+        {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 40.0},
     ]
     figure = transfer_bars(results)
     assert [bar.get_width() for bar in figure.axes[0].patches] == [71.0, 40.0]
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["conv1\ncifar10", "knn\ncifar10"]
-    assert "conv1 on cifar10 (2), knn on cifar10 (1)" in figure.get_label()
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["conv1\ncifar10", "knn\nphotos.npz"]
+    assert "conv1 on cifar10 (2), knn on photos.npz (1)" in figure.get_label()
 
 
 def test_discovery_bars_compare_means_type_by_type():
