@@ -134,13 +134,12 @@ class Batches:
     def _read(self, indices: np.ndarray) -> tuple[Tensor, torch.cuda.Event | None]:
         """One batch, on its way to the device, and what tells when it is there."""
         shape = (len(indices), *self.images.shape[1:])
-        host = torch.empty(shape, dtype=torch.uint8, pin_memory=self.copies is not None)
-        # Unlike indexing, this needs neither a second copy nor, with "clip", a buffer.
-        np.take(self.images, indices, axis=0, out=host.numpy(), mode="clip")
-        if self.copies is None:
-            return host.to(self.device), None
-        with torch.cuda.stream(self.copies):
-            return host.to(self.device, non_blocking=True), self.copies.record_event()
+        with torch.cuda.stream(self.copies):  # and its device, on which the thread would else not be; nothing on a CPU
+            host = torch.empty(shape, dtype=torch.uint8, pin_memory=self.copies is not None)
+            # Unlike indexing, this needs neither a second copy nor, with "clip", a buffer.
+            np.take(self.images, indices, axis=0, out=host.numpy(), mode="clip")
+            images = host.to(self.device, non_blocking=True)
+            return images, None if self.copies is None else self.copies.record_event()
 
     def _arrived(self, images: Tensor, copied: torch.cuda.Event | None) -> Tensor:
         if copied is not None:

@@ -1,5 +1,6 @@
 """Images in folders: which files they are, and what they are called."""
 
+import os
 import re
 from pathlib import Path
 
@@ -22,70 +23,73 @@ def list_folder(folder: Path) -> Listing:
 
     Raises ValueError that names a file or folder which is not where it should be.
     """
-    folders, files = _entries(folder)
-    names = {entry.name for entry in folders}
-    if not names or not names <= {TRAIN, *HELD_OUT}:
-        train_folder, test_folder = folder, None
+    names, files = _entries(folder)
+    if not names or not {*names} <= {TRAIN, *HELD_OUT}:
+        train, test = ".", None
     elif TRAIN not in names or len(names) > 2 or files:
-        found = ", ".join([f"{entry.name}/" for entry in folders] + [entry.name for entry in files[:1]])
+        found = ", ".join([f"{name}/" for name in names] + files[:1])
         raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
     else:
-        train_folder = folder / TRAIN
-        test_folder = next((folder / name for name in HELD_OUT if name in names), None)
+        train, test = TRAIN, next((name for name in HELD_OUT if name in names), None)
 
-    train_files, train_classes = _listing(train_folder)
-    test_files, test_classes = _listing(test_folder) if test_folder else ([], train_classes and [])
+    train_files, train_classes = _listing(folder, train)
+    test_files, test_classes = _listing(folder, test) if test else ([], train_classes and [])
     if (train_classes is None) != (test_classes is None):
-        raise ValueError(f"one of {train_folder} and {test_folder} has class folders, expected both or neither")
+        raise ValueError(f"one of {folder / train} and {folder / test} has class folders, expected both or neither")
     class_names = None if train_classes is None else tuple(dict.fromkeys(train_classes))
     unknown = set(test_classes or ()) - set(class_names or ())
     if unknown:
-        raise ValueError(f"{test_folder} has the class folder {min(unknown)}, which {train_folder} has not")
+        raise ValueError(f"{folder / test} has the class folder {min(unknown)}, which {folder / train} has not")
 
-    files = [*train_files, *test_files]
     return Listing(
         str(folder),
         folder,
-        [str(file.relative_to(folder)) for file in files],
+        [*train_files, *test_files],
         num_train=len(train_files),
         labels=None if class_names is None else _labels([*train_classes, *test_classes], class_names),
         class_names=class_names,
     )
 
 
-def _natural(path: Path) -> tuple:
-    runs = re.split(r"([0-9]+)", path.name)
-    return [int(run) if i % 2 else run for i, run in enumerate(runs)], path.name
+def _natural(name: str) -> tuple:
+    runs = re.split(r"([0-9]+)", name)
+    return [int(run) if i % 2 else run for i, run in enumerate(runs)], name
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files of a folder, in natural order, without those that are ignored."""
-    shown = [e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in DEPOSITS]
-    shown.sort(key=_natural)
-    return [e for e in shown if e.is_dir()], [e for e in shown if not e.is_dir()]
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of folders and of files in a folder, in natural order, without those that are ignored."""
+    folders, files = [], []
+    with os.scandir(folder) as entries:  # which knows, for most files without asking the disk, what they are
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower() not in DEPOSITS:
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders, key=_natural), sorted(files, key=_natural)
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[str] | None]:
-    """The files of one split, and the class of each; None where there are no class folders."""
+def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
+    """The files of one split, by their paths from the root, and the class of each; None without class folders."""
+    folder, prefix = root / split, "" if split == "." else f"{split}/"
     folders, files = _entries(folder)
     if folders and files:
         raise ValueError(
-            f"{folder} holds files ({files[0].name}) beside folders ({folders[0].name}), "
+            f"{folder} holds files ({files[0]}) beside folders ({folders[0]}), "
             "expected images alone or one folder a class"
         )
     if not folders and not files:
         raise ValueError(f"{folder} holds no images")
     if not folders:
-        return files, None
-    classes = []
-    for class_folder in folders:
-        deeper, inside = _entries(class_folder)
+        return [prefix + name for name in files], None
+    files, classes = [], []
+    for name in folders:
+        deeper, inside = _entries(folder / name)
         if deeper:
-            raise ValueError(f"{deeper[0]} is a folder, expected images alone in the class folder {class_folder}")
+            raise ValueError(
+                f"{folder / name / deeper[0]} is a folder, expected images alone in the class folder {folder / name}"
+            )
         if not inside:
-            raise ValueError(f"{class_folder} holds no images, expected those of its class")
-        files += inside
-        classes += [class_folder.name] * len(inside)
+            raise ValueError(f"{folder / name} holds no images, expected those of its class")
+        files += [f"{prefix}{name}/{file}" for file in inside]
+        classes += [name] * len(inside)
     return files, classes
 
 
