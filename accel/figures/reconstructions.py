@@ -110,6 +110,8 @@ def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 
         tiles,
         labels,
         title="What the model draws by itself",
-        text="Codes drawn from the prior, where parts occur anywhere, and from the posteriors of images taken at "
-        "random, where parts occur as they do in images; each decoded.",
+        text="Decoded codes, drawn from the prior and from the posteriors of images taken at random."
+        + (
+            " By the prior parts occur anywhere, by the posteriors as in images." if hasattr(model, "num_parts") else ""
+        ),
     )
