@@ -251,6 +251,8 @@ _device: str  # of this process, where there are several
 def _take_device(queue) -> None:
     global _device
     _device = queue.get()
+    if _device != "cpu":
+        torch.cuda.set_device(torch.device(_device).index or 0)  # where kernels are launched, too
     end_with_parent()
 
 
