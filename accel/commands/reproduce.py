@@ -61,7 +61,7 @@ def run(given: dict) -> None:
     table = tables[name]
     data = options.data or table.data
     out = Path(options.out or f"runs/{name}-{Path(data).stem}")
-    systems = tuple(options.systems.split(",")) if options.systems else ()
+    systems = tuple(dict.fromkeys(options.systems.replace(" ", "").split(","))) if options.systems else ()
     jobs = reproduce.plan(
         table, out, systems=systems, seeds=options.seeds, epochs=options.epochs, data=data, **training
     )

@@ -111,8 +111,9 @@ def plan(
                 row = dataclasses.replace(row, paper={})
             else:
                 own |= {"weights": weights, "epochs": 0}
+        varied = [str(value) for option, value in row.options.items() if option != "system"]
         for seed in range(seeds):
-            name = f"{row.name.replace(' ', '-')}-epochs-{own['epochs']}-{transfer_epochs}-seed-{seed}"
+            name = "-".join([own["system"], *varied, f"epochs-{own['epochs']}-{transfer_epochs}-seed-{seed}"])
             config = TrainingConfig(**own, seed=seed, out=str(out / name))
             jobs.append(Job(row, config, (END_TO_END,) if row.end_to_end else table.protocols, transfer_epochs))
     return jobs

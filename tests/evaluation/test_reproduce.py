@@ -170,6 +170,9 @@ def test_every_row_of_table_1(tmp_path, options, capsys):
     rows = re.findall(r"^\| [a-z].* \|$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 2 * len(cells)
     assert not any("–" in row for row in rows)
+    for entry in transfer.results(tmp_path / "bigan-epochs-1-1-seed-0"):
+        column = {"conv1": "Conv1", "conv3": "Conv[1-3]", "conv5": "Conv[1-5]"}[entry["protocol"]]
+        assert cells["bigan"][column] == ([entry["last_top1"]], [entry["selected_top1"]])
 
 
 def test_table_2_has_the_supervised_network_itself(tmp_path, options):
@@ -180,6 +183,27 @@ def test_table_2_has_the_supervised_network_itself(tmp_path, options):
     assert cells["supervised"]["Top-1"][0] == [pytest.approx(100 - metrics["held_out_error"])]
     assert cells["supervised"]["Top-1"][1] == []
     assert len(cells["beta-vae"]["Top-1"][0]) == len(cells["beta-vae"]["Top-1"][1]) == 1
+
+
+def test_only_results_of_the_same_transfer_count(tmp_path):
+    (job,) = reproduce.plan(TABLES["table1"], tmp_path, systems=("bigan",), seeds=1, epochs=5)
+    job.config.folder.mkdir(parents=True)
+    entry = {"data": "cifar100", "seed": 0, "epochs": 5, "last_top1": 50.0, "selected_top1": 40.0, "seconds": 2.0}
+    foreign = [
+        {"protocol": "conv1", **entry, name: value}
+        for name, value in (("data", "cifar10"), ("seed", 1), ("epochs", 90))
+    ]
+    for results, missing in (
+        ([*foreign, {"protocol": "knn", **entry}], ["training", "conv1", "conv3", "conv5"]),
+        ([*foreign, {"protocol": "conv1", **entry}], ["training", "conv3", "conv5"]),
+        ([{"protocol": name, **entry} for name in ("conv5", "conv3", "conv1")], []),
+    ):
+        (job.config.folder / transfer.NAME).write_text(json.dumps({"results": results}))
+        assert job.missing() == missing
+    (row,) = reproduce.collect(TABLES["table1"], [job], {})["rows"]
+    assert row["seconds"] == 6.0
+    assert [cell["last"]["mean"] for cell in row["cells"].values()] == [50.0] * 3
+    assert [cell["selected"]["mean"] for cell in row["cells"].values()] == [40.0] * 3
 
 
 def test_what_was_interrupted_goes_on(tmp_path, options, capsys, monkeypatch):
