@@ -133,16 +133,25 @@ def copy_bandwidth():
     return 2 * source.nbytes / (1e-3 * median)
 
 
-def peak_memory(run):
-    """Megabytes allocated at most while run() runs, everything that was there before included."""
-    if not CUDA:
-        return None
-    run()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 1e6
+def memory(case: Case, provider: Provider, leaves: list[Tensor]):
+    """Megabytes that both passes must hold at once, and on a GPU, those allocated at most while they run.
+
+    When the backward pass ends, the inputs, the outputs and the gradients of both are all there. What is allocated
+    beyond them was kept between the passes, or is a copy.
+    """
+    outputs = provider.run(leaves)
+    incoming = case.incoming(outputs)
+    tensors = *leaves, *outputs, *backward(outputs, leaves, incoming), *(g for g in incoming if g is not None)
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    row = {"needed_megabytes": sum(storages.values()) / 1e6}
+    del outputs, tensors
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        both(provider, leaves, incoming)
+        torch.cuda.synchronize()
+        row["peak_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
+    return row
 
 
 def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
@@ -152,7 +161,7 @@ def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
     try:
         check(case, provider)
         first = case.inputs(0)
-        row["peak_megabytes"] = peak_memory(lambda: both(case, provider, first))
+        row |= memory(case, provider, first)
         size = sum(x.nbytes for x in first)
         count = min(16, 1 + 2 * CACHE_BYTES // size) if CUDA else 1
         row |= timings(case, provider, [first, *(case.inputs(seed) for seed in range(1, count))], bandwidth, budget)
@@ -161,9 +170,10 @@ def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
     return row
 
 
-def both(case, provider, leaves):
+def both(provider, leaves, incoming):
+    """Outputs and gradients, all there when it returns."""
     outputs = provider.run(leaves)
-    return backward(outputs, leaves, case.incoming(outputs))
+    return outputs, backward(outputs, leaves, incoming)
 
 
 def timings(case, provider, sets, bandwidth, budget):
@@ -174,7 +184,7 @@ def timings(case, provider, sets, bandwidth, budget):
         lambda y=y, x=x, g=g: backward(y, x, g, retain_graph=True)
         for y, x, g in zip(recorded, sets, incoming, strict=True)
     ]
-    wholes = [lambda x=x, g=g: backward(provider.run(x), x, g) for x, g in zip(sets, incoming, strict=True)]
+    wholes = [lambda x=x, g=g: both(provider, x, g) for x, g in zip(sets, incoming, strict=True)]
     times = {"forward": time_calls(forwards, budget), "backward": time_calls(backwards, budget)}
     times["both"] = time_calls(wholes, budget)
     limit = 1e3 * (case.forward_bytes + case.backward_bytes) / bandwidth
@@ -194,17 +204,18 @@ def describe(row):
         return f"{row[name][0]:8.4f}" if name in row else f"{'':8}"
 
     median, low, high = row["both"]
-    peak = f"{row['peak_megabytes']:7.0f}" if row["peak_megabytes"] else f"{'':7}"
+    peak = f"{row['peak_megabytes']:7.0f}" if "peak_megabytes" in row else f"{'':7}"
     ratio = f"{row['times_ours']:6.2f}" if "times_ours" in row else f"{'':6}"
     return (
         f"{head} {times('forward')} {times('backward')} {median:8.4f} ({low:.4f} to {high:.4f}) {times('graph')} "
-        f"{row['limit']:8.4f} {100 * row['of_copy']:5.1f} {1e-9 * row['bytes_a_second']:7.1f} {ratio} {peak}"
+        f"{row['limit']:8.4f} {100 * row['of_copy']:5.1f} {1e-9 * row['bytes_a_second']:7.1f} {ratio} "
+        f"{row['needed_megabytes']:9.0f} {peak}"
     )
 
 
 HEAD = (
     f"{'':46} {'':10} forward  backward both (20 % to 80 %)           in graph    limit  % copy    GB/s  ×ours "
-    "peak MB\n(milliseconds, medians)"
+    "needed MB peak MB\n(milliseconds, medians; needed: inputs, outputs and the gradients of both, all there at last)"
 )
 
 

@@ -51,6 +51,16 @@ def test_bytes_are_counted_as_the_mathematics_must_move_them():
     assert (case.forward_bytes + case.backward_bytes) / 3.0e12 == pytest.approx(0.257e-3, rel=0.01)
 
 
+def test_needed_memory_is_the_inputs_the_outputs_and_the_gradients_of_both():
+    case = bottleneck.make_case((8, 4, 3, 16), torch.float32, torch.contiguous_format, "geometric")
+    provider = next(bottleneck.make_providers(case, False, False))
+    logits, maps, numbers = (4 * 8 * size for size in (4 * 256, 12 * 256, 12))
+    # a and its gradient; μ, s, the code and their gradients; m and v; divergences and theirs are a few numbers.
+    expected = 2 * logits + 6 * maps + 2 * numbers
+    needed = 1e6 * harness.memory(case, provider, case.inputs(0))["needed_megabytes"]
+    assert expected <= needed < expected + 200
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes minutes on a GPU, where the table is larger")
 @pytest.mark.parametrize("name", ["bottleneck", "weighted_loss"])
 def test_the_command_runs_on_a_cpu_and_writes_its_results(name, tmp_path):
