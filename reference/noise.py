@@ -71,7 +71,7 @@ def uniform(word):
 def draw_words(noise, stream, images, elements):
     """The four Philox words of every (image, element): four uint32 arrays (images, elements)."""
     element = np.arange(elements)[None, :]
-    image = (noise.first_image + np.arange(images))[:, None]
+    image = (noise.first_image + np.arange(images))[:, None] & _LOW_WORD
     key = (noise.seed & _LOW_WORD, noise.seed >> 32)
     return philox((element, image, stream, noise.step), key)
 

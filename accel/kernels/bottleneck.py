@@ -374,7 +374,7 @@ def forward(
     part_blocks = triton.cdiv(parts, tile[0])
     partials = totals
     if part_blocks > 1:
-        partials = [torch.empty(images, part_blocks, device=code.device) for _ in totals]
+        partials = [torch.empty(images, part_blocks, dtype=torch.float32, device=code.device) for _ in totals]
     seed, step, first_image, temperature = (number(x, code.device) for x in (*noise, temperature))
     forward_kernel[(images * part_blocks,)](
         maps=maps,

@@ -35,6 +35,8 @@ def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
                 f"{function}: backend='triton' needs CUDA tensors (or TRITON_INTERPRET=1 in the environment), "
                 f"got {tensors[0].device}"
             )
+        if tensors[0].is_cuda and not _runs_kernels(tensors[0].device.index):
+            raise ValueError(f"{function}: backend='triton' needs a GPU of compute capability 8.0 or newer")
         if any(t.dtype == torch.float64 for t in tensors):
             raise ValueError(f"{function}: backend='triton' computes in float32; float64 needs backend='torch'")
     return backend

@@ -50,7 +50,8 @@ def patch_bottleneck(
 
     occurrence_logits: a (B, N, h, w). appearance_mean, appearance_log_variance: μ and s (B, N·D, h, w), part n,
     number d in channel n·D + d. Any strides; float64, float32, bfloat16 or float16, float32 inside.
-    temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor. noise: the draws' address, needed
+    temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor that
+    needs no gradient. noise: the draws' address, needed
     when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1. variance: "geometric" (log v = Σ w s) or
     "arithmetic" (v = Σ w exp s). straight_through: place hard Bernoulli samples, with the relaxed ones'
     gradient. detach_weights: no gradient flows through the pooling weights w. sample=False: the posterior's
@@ -93,7 +94,8 @@ def patch_bottleneck(
     with torch.autocast(occurrence_logits.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
         mean_map, log_variance_map = (
-            maps.to(dtype).reshape(images, parts, part_dim, -1) for maps in (appearance_mean, appearance_log_variance)
+            maps.to(dtype).reshape(images, parts, part_dim, height * width)
+            for maps in (appearance_mean, appearance_log_variance)
         )
         weights = _occurrence_weights(logits, detach_weights)
         mean = torch.einsum("bnl,bndl->bnd", weights, mean_map)
@@ -161,8 +163,8 @@ def pooled_patch_bottleneck(
         weights = _occurrence_weights(logits, detach_weights).reshape(images, parts, height, width)
         # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
         # lists w_{l+δ}, so the kernel's offsets are read backwards.
-        shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, -1)
-        pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, -1))
+        shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
+        pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
         return _sample_and_place(
             logits, mean, log_variance, (height, width), features,
@@ -200,6 +202,8 @@ def _check_sampling(function, parts, temperature, noise, occurrence_prior, sampl
             raise ValueError(
                 f"{function}: temperature must be a number or a 0-d tensor, got shape {tuple(temperature.shape)}"
             )
+        if temperature.requires_grad:
+            raise ValueError(f"{function}: temperature gets no gradient, expected temperature.detach()")
     elif not 0.0 < temperature < math.inf:
         raise ValueError(f"{function}: temperature must be positive and finite, got {temperature}")
     if occurrence_prior is None:

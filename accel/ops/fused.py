@@ -39,7 +39,7 @@ def _bottleneck_outputs(
     sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, saved)
     return (
         _empty_map(logits, parts * part_dim, dtype, format),
-        *(torch.empty(images, *size, device=logits.device) for size in sizes),
+        *(torch.empty(images, *size, dtype=torch.float32, device=logits.device) for size in sizes),
     )
 
 
@@ -241,7 +241,7 @@ def pooled_patch_bottleneck(
 def _error_outputs(reconstruction, images, patch_size):
     batch, channels, height, width = images.shape
     sizes = (), (channels, height // patch_size, width // patch_size), (channels,)
-    return tuple(torch.empty(batch, *size, device=images.device) for size in sizes)
+    return tuple(torch.empty(batch, *size, dtype=torch.float32, device=images.device) for size in sizes)
 
 
 _squared_error = define_launch(

@@ -41,8 +41,8 @@ class Noise:
                         f"Noise: {name} must be an int or a 0-d int64 tensor, got {value.dtype} of shape "
                         f"{tuple(value.shape)}"
                     )
-            elif not 0 <= value < 2**bits:
-                raise ValueError(f"Noise: {name} must be in [0, 2^{bits}), got {value}")
+            elif not 0 <= value < 2**bits or value != int(value):
+                raise ValueError(f"Noise: {name} must be an integer in [0, 2^{bits}), got {value}")
 
     def tensors(self, device):
         """(seed, step, first_image) as 0-d int64 tensors on the device."""

@@ -11,10 +11,18 @@ library = torch.library.Library("patchvae", "DEF")
 
 
 def define(schema, implementation, fake):
-    """An operator of the given schema for every device, and its fake kernel."""
+    """An operator of the given schema for every device, and its fake kernel.
+
+    The first tensor among its arguments tells the device; Triton launches on whichever is the current one.
+    """
     name = schema.partition("(")[0]
+
+    def on_its_device(*arguments):
+        with torch.cuda.device_of(next(x for x in arguments if isinstance(x, torch.Tensor))):
+            return implementation(*arguments)
+
     library.define(schema)
-    library.impl(name, implementation, "CompositeExplicitAutograd")
+    library.impl(name, on_its_device, "CompositeExplicitAutograd")
     torch.library.register_fake(f"patchvae::{name}", fake, lib=library)
     return getattr(torch.ops.patchvae, name).default
 

@@ -1,11 +1,15 @@
 """The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
 
+from unittest import mock
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import reference
 from accel import ops
 from accel.ops import fused
+from accel.ops.backend import choose_backend
 from tests.kernels.common import DEVICE
 from tests.support import FIELDS, assert_close, restride
 
@@ -129,6 +133,59 @@ def test_nothing_of_a_maps_size_is_kept_but_the_inputs_that_are_needed():
     assert all(x.numel() <= 2 * 3 * (2 * 2 + 2) for x in kept)
 
 
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_makes_no_difference(operator, inputs, default):
+    leaves = inputs()
+
+    def passes():
+        outputs = operator(*leaves, ops.Noise(*ADDRESS))
+        return *outputs, *torch.autograd.grad(sum(x.sum() for x in outputs), leaves)
+
+    expected = passes()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        results = passes()
+    finally:
+        torch.set_default_dtype(before)
+    for got, wanted in zip(results, expected, strict=True):
+        assert got.dtype == wanted.dtype
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+def test_kernels_are_launched_on_the_device_of_their_tensors(operator, inputs):
+    with mock.patch.object(torch.cuda, "device_of", wraps=torch.cuda.device_of) as entered:
+        leaves = inputs()
+        outputs = operator(*leaves, ops.Noise(*ADDRESS))
+        forward = entered.call_count
+        torch.autograd.grad(sum(x.sum() for x in outputs), leaves)
+    assert 0 < forward < entered.call_count
+    assert {call.args[0].device for call in entered.call_args_list} == {leaves[0].device}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+def test_another_device_than_the_current_one(operator, inputs):
+    results = []
+    for device in (0, 1):
+        leaves = [x.detach().to(f"cuda:{device}").requires_grad_() for x in inputs()]
+        outputs = operator(*leaves, ops.Noise(*ADDRESS))
+        results.append((*outputs, *torch.autograd.grad(sum(x.sum() for x in outputs), leaves)))
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first.cpu(), second.cpu())
+
+
+def test_an_older_gpu_is_refused_where_the_kernels_are_asked_for():
+    with FakeTensorMode(), mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
+        a, maps = torch.empty(2, 3, 4, 4, device="cuda"), torch.empty(2, 6, 4, 4, device="cuda")
+        with pytest.raises(ValueError, match=r"backend='triton' needs a GPU of compute capability 8.0 or newer"):
+            ops.patch_bottleneck(a, maps, maps, sample=False, backend="triton")
+        assert choose_backend("patch_bottleneck", None, a, maps, maps) == "torch"
+
+
 @pytest.mark.gpu
 def test_cuda_tensors_take_the_kernels_unless_told_otherwise():
     names = [event.name for event in profiled(lambda: ops.weighted_squared_error(*images(), 4))]
@@ -154,6 +211,7 @@ def test_a_replayed_graph_draws_anew_as_the_reference_does():
         return out.code, *torch.autograd.grad(out.code.sum(), (a, mean, log_variance))
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         passes()
     torch.cuda.current_stream().wait_stream(stream)
@@ -168,4 +226,33 @@ def test_a_replayed_graph_draws_anew_as_the_reference_does():
         noise = reference.Noise(ADDRESS[0], now, ADDRESS[2])
         expected = reference.patch_bottleneck(*arrays, temperature=tau, noise=noise)
         assert_close("code", code, expected.code, relative=2e-5)
-        assert all(torch.isfinite(x).all() for x in gradients)
+        nothing = {field: 0.0 * getattr(expected, field) for field in FIELDS}
+        d_output = reference.PatchBottleneck(**nothing | {"code": 0.0 * expected.code + 1.0})
+        wanted = reference.patch_bottleneck_gradients(d_output, *arrays, temperature=tau, noise=noise)
+        for name, got, gradient in zip("aμs", gradients, wanted, strict=True):
+            assert_close(f"gradient of {name}", got, gradient, relative=1e-4, absolute=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
+def test_a_replayed_graph_repeats_the_same_bits(operator, inputs):
+    leaves = inputs()
+    noise = ops.Noise(*(torch.tensor(x, device=DEVICE) for x in ADDRESS))
+
+    def passes():
+        outputs = operator(*leaves, noise)
+        return *outputs, *torch.autograd.grad(sum(x.sum() for x in outputs), leaves)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        expected = [x.clone() for x in passes()]
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = passes()
+    for x in results:
+        x.detach().fill_(float("nan"))
+    graph.replay()
+    for got, wanted in zip(results, expected, strict=True):
+        assert torch.equal(got, wanted)

@@ -122,6 +122,7 @@ NOISE = ops.Noise()
         ((A, M.numpy(), M), {}, r"appearance_mean must be a floating-point tensor, got ndarray"),
         ((A, M, M), {"temperature": 0.0}, r"temperature must be positive and finite, got 0.0"),
         ((A, M, M), {"temperature": torch.ones(2)}, r"temperature must be a number or a 0-d tensor, got shape"),
+        ((A, M, M), {"temperature": torch.ones((), requires_grad=True)}, r"temperature gets no gradient, expected"),
         ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must lie between 0 and 1, got 1.0"),
         ((A, M, M), {"variance": "mean"}, r"variance must be 'geometric' or 'arithmetic', got 'mean'"),
         ((A, M, M), {"noise": None}, r"sample=True needs noise=Noise\(seed, step, first_image\)"),
@@ -150,6 +151,22 @@ F, W, B = torch.zeros(2, 7, 4, 5), torch.zeros(12, 7, 3, 3), torch.zeros(12)
 def test_bad_arguments_of_the_pooled_operator_are_named(arguments, message):
     with pytest.raises(ValueError, match=f"pooled_patch_bottleneck: {message}"):
         ops.pooled_patch_bottleneck(*arguments, noise=NOISE)
+
+
+@pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
+def test_a_batch_without_images_gives_empty_results(variance):
+    leaves = [torch.zeros(0, channels, 4, 5, requires_grad=True) for channels in (3, 6, 6)]
+    out = ops.patch_bottleneck(*leaves, noise=NOISE, variance=variance)
+    assert [getattr(out, field).shape for field in FIELDS] == [(0, 6, 4, 5), (0, 3, 2), (0, 3, 2), (0,), (0,)]
+    gradients = torch.autograd.grad(out.code.sum() + out.kl_appearance.sum() + out.kl_occurrence.sum(), leaves)
+    assert [g.shape for g in gradients] == [x.shape for x in leaves]
+
+
+def test_a_batch_without_images_leaves_the_pooled_operators_parameters_alone():
+    weight = W.clone().requires_grad_()
+    out = ops.pooled_patch_bottleneck(F[:0], A[:0], weight, B, noise=NOISE, detach_weights=False)
+    assert out.code.shape == (0, 6, 4, 5)
+    assert not torch.autograd.grad(out.code.sum() + out.kl_appearance.sum(), weight)[0].any()
 
 
 def test_one_part_has_a_finite_divergence():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import reference
@@ -20,6 +20,7 @@ shapes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 20))
 
 
 @given(addresses, shapes)
+@example({"seed": 1, "step": 2, "first_image": 2**32 - 1}, (2, 1, 1))  # the image's counter word wraps around
 def test_uniforms_are_the_references_bit_for_bit(address, shape):
     expected = reference.occurrence_noise(reference.Noise(**address), *shape)
     for dtype in (torch.float32, torch.float64):
@@ -53,8 +54,9 @@ def test_device_tensors_draw_what_integers_draw(address):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
-        ({"step": 2**32}, r"step must be in \[0, 2\^32\), got 4294967296"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\^64\), got -1"),
+        ({"step": 2**32}, r"step must be an integer in \[0, 2\^32\), got 4294967296"),
+        ({"step": 1.5}, r"step must be an integer in \[0, 2\^32\), got 1.5"),
         ({"first_image": torch.zeros(2, dtype=torch.int64)}, r"first_image must be an int or a 0-d int64 tensor"),
         ({"seed": torch.tensor(0.5)}, r"seed must be an int or a 0-d int64 tensor, got torch.float32"),
     ],
