@@ -7,7 +7,7 @@ from torch import Tensor
 
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
-from accel.ops.backend import HAS_TRITON
+from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY
 from accel.training import processes
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
@@ -81,18 +81,19 @@ class Execution:
 def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     """What config.precision and config.compile ask for; where they leave it open, what is fastest on the device."""
     on_gpu = device.type == "cuda"
+    modern = on_gpu and torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
     precision, compiled = config.precision, config.compile
     if precision != "auto":
         why_precision = "--precision"
-    elif on_gpu and torch.cuda.get_device_capability(device) >= (8, 0):
+    elif modern:
         precision, why_precision = "bfloat16", "the GPU has it"
     else:
         precision, why_precision = "float32", f"bfloat16 is slow on {'this GPU' if on_gpu else 'CPUs'}"
     if compiled is not None:
         why_compiled = "--compile" if compiled else "--no-compile"
     elif on_gpu:
-        compiled = HAS_TRITON
-        why_compiled = "fewer, larger kernels" if compiled else "Triton is missing"
+        compiled = modern and HAS_TRITON
+        why_compiled = "fewer, larger kernels" if compiled else "it takes Triton and a newer GPU"
     else:
         compiled, why_compiled = False, "a CPU hardly gains"
     graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from accel.training import TrainingConfig
+from accel.training import step as step_module
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
 from tests.support import assert_close
@@ -114,6 +115,22 @@ def test_choice_on_a_cpu_and_its_reasons(options, expected):
     execution = choose_execution(TrainingConfig(**options), torch.device("cpu"))
     assert (execution.precision, execution.compile, execution.graph) == expected
     assert re.fullmatch(r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no graph without a GPU", execution.reasons)
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "expected"),
+    [
+        ((9, 0), {}, ("bfloat16", True, True)),
+        ((9, 0), {"precision": "float32", "compile": False}, ("float32", False, True)),
+        ((7, 5), {}, ("float32", False, True)),
+    ],
+)
+def test_choice_on_a_gpu(monkeypatch, capability, options, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(step_module, "HAS_TRITON", True)
+    execution = choose_execution(TrainingConfig(**options), torch.device("cuda"))
+    assert (execution.precision, execution.compile, execution.graph) == expected
+    assert execution.reasons.endswith("one CUDA graph a step")
 
 
 # On a GPU
