@@ -31,10 +31,9 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 
 def in_order(images: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """uint8 (n, H, W, C) → batches (B, C, H, W) on the device, in order, the last one as small as it comes."""
+    """uint8 (n, H, W, C) → batches (B, C, H, W) on the device, channels last, the last one as small as it comes."""
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].transpose(0, 3, 1, 2)
-        yield torch.tensor(np.ascontiguousarray(batch), device=device)
+        yield torch.tensor(images[start : start + batch_size], device=device).permute(0, 3, 1, 2)
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
