@@ -73,6 +73,8 @@ def run(given: dict) -> None:
         print(f"{len(jobs)} runs, at most about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
+    # What is wrong with the data is said once, and what is to be downloaded is downloaded once.
+    reproduce.dataset_of(jobs[0].config)
     out.mkdir(parents=True, exist_ok=True)
     say = functools.partial(print, file=sys.stdout, flush=True)  # where it leads now; runs write into their own logs
     try:
