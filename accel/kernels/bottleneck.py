@@ -327,6 +327,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
     - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
 
+    Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
     Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. Where the weights
     learn, three maps are held at once, and tiles of the first and third kind are half as large.
     """
@@ -345,6 +346,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
         longest = min(longest, max(1, (2048 if block_d <= 64 else 1024) // block_d))
         block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
+        per_thread = min(per_thread, max(16, 8 * block_d))
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
 

@@ -27,12 +27,13 @@ from accel.kernels import bottleneck, pooled, weighted_loss
 TARGETS = (80, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
-# One shape (N, D, h, w) for each entry of the bottleneck's table of tiles, and part_dim at its largest.
+# One shape (N, D, h, w) for each entry of the bottleneck's table of tiles, and part_dim at its ends.
 SHAPES = {
     "whole image": (16, 6, 8, 8),
     "few cells": (64, 16, 7, 7),
     "many cells": (64, 16, 28, 28),
     "wide parts": (16, 128, 14, 14),
+    "narrow parts": (64, 1, 14, 14),
 }
 
 
