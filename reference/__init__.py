@@ -15,6 +15,9 @@ from .bottleneck import (
 from .divergence import (
     bernoulli_divergence,
     bernoulli_divergence_gradients,
+    categorical_divergence,
+    categorical_divergence_gradients,
+    category_log_probabilities,
     gaussian_divergence,
     gaussian_divergence_gradients,
 )
@@ -34,6 +37,9 @@ __all__ = [
     "appearance_noise",
     "bernoulli_divergence",
     "bernoulli_divergence_gradients",
+    "categorical_divergence",
+    "categorical_divergence_gradients",
+    "category_log_probabilities",
     "dropout_noise",
     "elbo",
     "elbo_gradients",

@@ -44,3 +44,34 @@ def gaussian_divergence(mean, log_variance):
 def gaussian_divergence_gradients(d_divergence, mean, log_variance):
     """∂KL/∂m = m,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance)."""
     return d_divergence * mean, d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
+
+
+def category_log_probabilities(logits):
+    """log p of each part and, last, of none: (B, N, L) → (B, N + 1, L).
+
+        p_n = exp(a_n) / (1 + Σ_j exp(a_j)),   p_none = 1 / (1 + Σ_j exp(a_j))
+
+    A cell holds one part at most; "none" is a category whose logit is 0, so a single part has p = σ(a).
+    """
+    logits = np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1)
+    relative = logits - logits.max(1, keepdims=True)
+    return relative - np.log(np.exp(relative).sum(1, keepdims=True))
+
+
+def categorical_divergence(logits, prior):
+    """KL(p ‖ (π, …, π, 1 − N π)) = Σ_n p_n (log p_n − log π) + p_none (log p_none − log(1 − N π)), (B, L)."""
+    log_p = category_log_probabilities(logits)
+    return (np.exp(log_p) * (log_p - _log_category_prior(logits, prior))).sum(1)
+
+
+def categorical_divergence_gradients(d_divergence, logits, prior):
+    """∂KL/∂a_n = p_n (r_n − Σ_k p_k r_k)  with  r = log p − log prior: a softmax's derivative; Σ p ∂ log p is 0."""
+    log_p = category_log_probabilities(logits)
+    p, ratio = np.exp(log_p), log_p - _log_category_prior(logits, prior)
+    return d_divergence[:, None] * (p * (ratio - (p * ratio).sum(1, keepdims=True)))[:, :-1]
+
+
+def _log_category_prior(logits, prior):
+    """(1, N + 1, 1)."""
+    parts = logits.shape[1]
+    return np.log(np.array([prior] * parts + [1.0 - parts * prior]))[None, :, None]

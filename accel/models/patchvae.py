@@ -18,6 +18,7 @@ from accel.ops import (
     pooled_patch_bottleneck,
 )
 from accel.ops.backend import accumulation_dtype
+from accel.ops.bottleneck import OCCURRENCES, default_prior, log_occurrence
 
 from .autoencoder import Autoencoder, check_positive
 from .release import read_release
@@ -59,7 +60,8 @@ class PatchVAE(Autoencoder):
         "fused" (default under the arithmetic rule): one convolution for all three.
     variance: "geometric" or "arithmetic", how log-variances are pooled over cells.
     occurrence_prior: π in (0, 1), 1/N if not given (½ for a single part). straight_through: hard occurrence
-    samples with the relaxed ones' gradient. detach_weights: no gradient through the pooling weights.
+    samples with the relaxed ones' gradient. occurrence: "bernoulli", or "categorical": one part a cell at most, π being
+    1/(N + 1) if not given. detach_weights: no gradient through the pooling weights.
     backend: of accel.ops; it says how to compute rather than what, so it is not part of `config`.
 
     Raises ValueError for any other value.
@@ -78,6 +80,7 @@ class PatchVAE(Autoencoder):
         variance: str = "geometric",
         occurrence_prior: float | None = None,
         straight_through: bool = False,
+        occurrence: str = "bernoulli",
         detach_weights: bool = True,
         backend: str | None = None,
     ):
@@ -92,10 +95,13 @@ class PatchVAE(Autoencoder):
             raise ValueError("head='pooled' needs variance='geometric', the arithmetic rule is not linear")
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
+        if occurrence not in OCCURRENCES:
+            raise ValueError(f"occurrence must be 'bernoulli' or 'categorical', got {occurrence!r}")
         if occurrence_prior is None:
-            occurrence_prior = 1 / max(num_parts, 2)
-        if not isinstance(occurrence_prior, float) or not 0 < occurrence_prior < 1:
-            raise ValueError(f"occurrence_prior must be a number between 0 and 1, got {occurrence_prior!r}")
+            occurrence_prior = default_prior(num_parts, occurrence)
+        most = 1 if occurrence == "bernoulli" else 1 / num_parts
+        if not isinstance(occurrence_prior, float) or not 0 < occurrence_prior < most:
+            raise ValueError(f"occurrence_prior must be a number between 0 and {most:g}, got {occurrence_prior!r}")
         super().__init__(image_size, channels, encoder, num_parts * part_dim)
         self.config = {
             "image_size": self.image_size,
@@ -108,11 +114,13 @@ class PatchVAE(Autoencoder):
             "variance": variance,
             "occurrence_prior": occurrence_prior,
             "straight_through": straight_through,
+            "occurrence": occurrence,
             "detach_weights": detach_weights,
         }
         self.num_parts, self.part_dim, self.head = num_parts, part_dim, head
         self.variance, self.occurrence_prior = variance, occurrence_prior
         self.straight_through, self.detach_weights, self.backend = straight_through, detach_weights, backend
+        self.kind = occurrence
 
         def convolution(outputs: int) -> nn.Conv2d:
             width = self.encoder.out_channels
@@ -125,7 +133,8 @@ class PatchVAE(Autoencoder):
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
             self.occurrence.weight.mul_(0.1)
-            self.occurrence.bias.fill_(math.log(occurrence_prior / (1 - occurrence_prior)))
+            absent = 1 - occurrence_prior * (num_parts if occurrence == "categorical" else 1)
+            self.occurrence.bias.fill_(math.log(occurrence_prior / absent))
 
     def forward(
         self,
@@ -167,8 +176,13 @@ class PatchVAE(Autoencoder):
         weight = self.occurrence.weight
         uniform = occurrence_noise(noise, count, self.num_parts, height * width, device=weight.device)
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
-        # The sampler's rule a + log u − log(1 − u) > 0 at the prior's logit.
-        occurrence = uniform > 1 - self.occurrence_prior
+        if self.kind == "bernoulli":
+            # The sampler's rule a + log u − log(1 − u) > 0 at the prior's logit.
+            occurrence = uniform > 1 - self.occurrence_prior
+        else:
+            # Each part's draw is its share of [0, 1); what is left over is no part's.
+            part = torch.arange(self.num_parts, device=weight.device)[:, None]
+            occurrence = (uniform[:, :1] / self.occurrence_prior).floor() == part
         code = appearance[..., None] * occurrence[:, :, None]
         return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
 
@@ -190,6 +204,7 @@ class PatchVAE(Autoencoder):
             "noise": noise,
             "occurrence_prior": self.occurrence_prior,
             "straight_through": self.straight_through,
+            "occurrence": self.kind,
             "detach_weights": self.detach_weights,
             "sample": sample,
             "backend": self.backend,
@@ -201,7 +216,7 @@ class PatchVAE(Autoencoder):
         else:
             logits, mean, log_variance = self._maps(features)
             pooled = patch_bottleneck(logits, mean, log_variance, variance=self.variance, **options)
-        return _fields(logits, pooled)
+        return _fields(logits, pooled, self.kind)
 
     def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
         heads = (self.occurrence, self.appearance_mean, self.appearance_log_variance)
@@ -216,10 +231,10 @@ def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
 
 
-def _fields(logits: Tensor, pooled: PatchBottleneck) -> dict[str, Tensor]:
+def _fields(logits: Tensor, pooled: PatchBottleneck, occurrence: str) -> dict[str, Tensor]:
     return {
         "occurrence_logits": logits,
-        "occurrence": logits.to(accumulation_dtype(logits)).sigmoid(),
+        "occurrence": log_occurrence(logits.to(accumulation_dtype(logits)), occurrence).exp(),
         "code": pooled.code,
         "appearance_mean": pooled.appearance_mean,
         "appearance_variance": pooled.appearance_variance,

@@ -11,6 +11,7 @@ from .backend import accumulation_dtype, check_shape, check_tensors, choose_back
 from .noise import Noise, appearance_noise, occurrence_noise
 
 VARIANCE_RULES = ("geometric", "arithmetic")
+OCCURRENCES = ("bernoulli", "categorical")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def patch_bottleneck(
     straight_through: bool = False,
     detach_weights: bool = True,
     sample: bool = True,
+    occurrence: str = "bernoulli",
     backend: str | None = None,
 ) -> PatchBottleneck:
     """Pool each part's appearance over the image, sample occurrence and appearance, place one by the other.
@@ -55,7 +57,10 @@ def patch_bottleneck(
     when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1. variance: "geometric" (log v = Σ w s) or
     "arithmetic" (v = Σ w exp s). straight_through: place hard Bernoulli samples, with the relaxed ones'
     gradient. detach_weights: no gradient flows through the pooling weights w. sample=False: the posterior's
-    mean, deterministic. backend: "triton" or "torch"; Triton for CUDA tensors if not given.
+    mean, deterministic. occurrence: "bernoulli", each part by itself, or "categorical", one part a cell at most: the
+    parts and "none", whose logit is 0 and whose prior 1 − N·π, with π = 1/(N + 1) if not given, relaxed together
+    (Gumbel-softmax; Jang et al. 2017; backend "torch" alone).
+    backend: "triton" or "torch"; Triton for CUDA tensors if not given.
 
     Raises ValueError for an argument of another shape, kind or range, named in the message.
     """
@@ -73,7 +78,8 @@ def patch_bottleneck(
     check_shape(name, "appearance_log_variance", appearance_log_variance, "appearance_mean's shape", expected)
     if variance not in VARIANCE_RULES:
         raise ValueError(f"{name}: variance must be 'geometric' or 'arithmetic', got {variance!r}")
-    occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample)
+    occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample, occurrence)
+    backend = _check_occurrence(name, occurrence, backend)
     inputs = occurrence_logits, appearance_mean, appearance_log_variance
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
@@ -97,7 +103,7 @@ def patch_bottleneck(
             maps.to(dtype).reshape(images, parts, part_dim, height * width)
             for maps in (appearance_mean, appearance_log_variance)
         )
-        weights = _occurrence_weights(logits, detach_weights)
+        weights = _occurrence_weights(logits, detach_weights, occurrence)
         mean = torch.einsum("bnl,bndl->bnd", weights, mean_map)
         if variance == "geometric":
             log_variance = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
@@ -108,7 +114,7 @@ def patch_bottleneck(
             log_variance = peak.squeeze(-1) + spread.log()
         return _sample_and_place(
             logits, mean, log_variance, (height, width), appearance_mean,
-            temperature, noise, occurrence_prior, straight_through, sample,
+            temperature, noise, occurrence_prior, straight_through, sample, occurrence,
         )  # fmt: skip
 
 
@@ -124,6 +130,7 @@ def pooled_patch_bottleneck(
     straight_through: bool = False,
     detach_weights: bool = True,
     sample: bool = True,
+    occurrence: str = "bernoulli",
     backend: str | None = None,
 ) -> PatchBottleneck:
     """patch_bottleneck(a, *conv2d(features, weight, bias).chunk(2, 1)) under the geometric rule, without the maps.
@@ -147,7 +154,8 @@ def pooled_patch_bottleneck(
         )
     check_shape(name, "weight", weight, "(2·N·D, E, k, k)", (outputs, channels, kernel, kernel))
     check_shape(name, "bias", bias, "(2·N·D,)", (outputs,))
-    occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample)
+    occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample, occurrence)
+    backend = _check_occurrence(name, occurrence, backend)
     inputs = features, occurrence_logits, weight, bias
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
@@ -160,7 +168,7 @@ def pooled_patch_bottleneck(
     dtype = accumulation_dtype(*inputs)
     with torch.autocast(features.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
-        weights = _occurrence_weights(logits, detach_weights).reshape(images, parts, height, width)
+        weights = _occurrence_weights(logits, detach_weights, occurrence).reshape(images, parts, height, width)
         # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
         # lists w_{l+δ}, so the kernel's offsets are read backwards.
         shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
@@ -168,7 +176,7 @@ def pooled_patch_bottleneck(
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
         return _sample_and_place(
             logits, mean, log_variance, (height, width), features,
-            temperature, noise, occurrence_prior, straight_through, sample,
+            temperature, noise, occurrence_prior, straight_through, sample, occurrence,
         )  # fmt: skip
 
 
@@ -193,7 +201,7 @@ def _check_logits(function, logits):
     return tuple(logits.shape)
 
 
-def _check_sampling(function, parts, temperature, noise, occurrence_prior, sample):
+def _check_sampling(function, parts, temperature, noise, occurrence_prior, sample, occurrence):
     """Raises ValueError where sampling cannot go on; returns the prior, 1/N if it was not given."""
     if sample and noise is None:
         raise ValueError(f"{function}: sample=True needs noise=Noise(seed, step, first_image)")
@@ -207,37 +215,93 @@ def _check_sampling(function, parts, temperature, noise, occurrence_prior, sampl
     elif not 0.0 < temperature < math.inf:
         raise ValueError(f"{function}: temperature must be positive and finite, got {temperature}")
     if occurrence_prior is None:
-        # One part means a prior of 1, which has no logit; ½ is the nearest that says as little.
-        return 1.0 / max(parts, 2)
-    if not 0.0 < occurrence_prior < 1.0:
-        raise ValueError(f"{function}: occurrence_prior must lie between 0 and 1, got {occurrence_prior}")
+        return default_prior(parts, occurrence)
+    most = 1.0 / parts if occurrence == "categorical" else 1.0
+    if not 0.0 < occurrence_prior < most:
+        raise ValueError(f"{function}: occurrence_prior must lie between 0 and {most:g}, got {occurrence_prior}")
     return occurrence_prior
 
 
-def _occurrence_weights(logits, detach_weights):
+def default_prior(parts: int, occurrence: str) -> float:
+    """π where none is given: one part a cell is expected, or each part and none alike."""
+    if occurrence == "categorical":
+        return 1.0 / (parts + 1)
+    # One part means a prior of 1, which has no logit; ½ is the nearest that says as little.
+    return 1.0 / max(parts, 2)
+
+
+def _check_occurrence(function, occurrence, backend):
+    """Raises ValueError for an unknown kind or a backend that lacks it; returns the backend to ask for."""
+    if occurrence not in OCCURRENCES:
+        raise ValueError(f"{function}: occurrence must be 'bernoulli' or 'categorical', got {occurrence!r}")
+    if occurrence == "bernoulli":
+        return backend
+    if backend == "triton":
+        raise ValueError(f"{function}: occurrence='categorical' needs backend='torch'")
+    return backend or "torch"
+
+
+def _with_none(logits):
+    """(B, N, L) → (B, N + 1, L), the last logit of a cell being that of no part."""
+    return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1)
+
+
+def log_occurrence(logits: Tensor, occurrence: str) -> Tensor:
+    """log p of each part in each cell, from a (B, N, …)."""
+    return F.logsigmoid(logits) if occurrence == "bernoulli" else _with_none(logits).log_softmax(1)[:, :-1]
+
+
+def _occurrence_weights(logits, detach_weights, occurrence):
     """w (B, N, L), summing to one over cells."""
-    return F.logsigmoid(logits.detach() if detach_weights else logits).softmax(-1)
+    return log_occurrence(logits.detach() if detach_weights else logits, occurrence).softmax(-1)
 
 
-def _sample_and_place(logits, mean, log_variance, grid, like, temperature, noise, prior, straight_through, sample):
-    images, parts, cells = logits.shape
-    part_dim = mean.shape[2]
+def _bernoulli(logits, temperature, noise, prior, straight_through, sample):
+    """(y (B, N, L), KL_occ (B,)) of parts that occur each by itself."""
     if sample:
-        draw = {"device": logits.device, "dtype": logits.dtype}
-        z = mean + torch.exp(0.5 * log_variance) * appearance_noise(noise, images, parts, part_dim, **draw)
-        uniform = occurrence_noise(noise, images, parts, cells, **draw)
+        uniform = occurrence_noise(noise, *logits.shape, device=logits.device, dtype=logits.dtype)
         argument = logits + torch.log(uniform) - torch.log1p(-uniform)
         y = torch.sigmoid(argument / temperature)
         if straight_through:
             y = (argument > 0).to(y.dtype) + (y - y.detach())
     else:
-        z, y = mean, torch.sigmoid(logits)
+        y = torch.sigmoid(logits)
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    divergence = torch.sigmoid(logits) * (log_p - math.log(prior))
+    divergence = divergence + torch.sigmoid(-logits) * (log_not_p - math.log1p(-prior))
+    return y, divergence.sum((1, 2))
+
+
+def _categorical(logits, temperature, noise, prior, straight_through, sample):
+    """(y (B, N, L), KL_occ (B,)) of cells that hold one part at most."""
+    parts, log_p = logits.shape[1], _with_none(logits).log_softmax(1)
+    p = log_p.exp()
+    y = p
+    if sample:
+        shape = (len(logits), parts + 1, logits.shape[2])
+        uniform = occurrence_noise(noise, *shape, device=logits.device, dtype=logits.dtype)
+        argument = log_p - torch.log(-torch.log(uniform))
+        y = (argument / temperature).softmax(1)
+        if straight_through:
+            hard = torch.zeros_like(y).scatter(1, argument.argmax(1, keepdim=True), 1.0)
+            y = hard + (y - y.detach())
+    nats = (p[:, :-1] * (log_p[:, :-1] - math.log(prior))).sum((1, 2))
+    return y[:, :-1], nats + (p[:, -1] * (log_p[:, -1] - math.log1p(-parts * prior))).sum(1)
+
+
+def _sample_and_place(
+    logits, mean, log_variance, grid, like, temperature, noise, prior, straight_through, sample, occurrence
+):
+    images, parts, _ = logits.shape
+    part_dim = mean.shape[2]
+    z = mean
+    if sample:
+        draw = {"device": logits.device, "dtype": logits.dtype}
+        z = mean + torch.exp(0.5 * log_variance) * appearance_noise(noise, images, parts, part_dim, **draw)
+    sampled = _bernoulli if occurrence == "bernoulli" else _categorical
+    y, kl_occurrence = sampled(logits, temperature, noise, prior, straight_through, sample)
     code = (z[..., None] * y[:, :, None]).reshape(images, parts * part_dim, *grid)
     kl_appearance = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-    kl_occurrence = (
-        torch.sigmoid(logits) * (log_p - math.log(prior)) + torch.sigmoid(-logits) * (log_not_p - math.log1p(-prior))
-    ).sum((1, 2))
     return PatchBottleneck(
         code.to(like.dtype).contiguous(memory_format=memory_format(like)),
         mean,

@@ -47,6 +47,7 @@ PATCHVAE_ONLY = (
     "head_kernel_size",
     "variance",
     "beta_occ",
+    "occurrence",
     "occurrence_prior",
     "temperature",
     "temperature_rate",
@@ -145,6 +146,12 @@ class TrainingConfig(Options):
     temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
     straight_through: bool = option(
         False, "objective", "decode true Bernoulli samples, with the gradient of the relaxed ones"
+    )
+    occurrence: str = option(
+        "bernoulli",
+        "objective",
+        "whether parts occur each by itself, or one a cell at most (categorical; π is then 1/(N + 1) by default)",
+        choices=("bernoulli", "categorical"),
     )
     detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
 

@@ -194,6 +194,7 @@ def build_model(
             "head": config.head,
             "head_kernel_size": config.head_kernel_size,
             "variance": config.variance,
+            "occurrence": config.occurrence,
             "occurrence_prior": config.occurrence_prior,
             "straight_through": config.straight_through,
             "detach_weights": config.detach_weights,

@@ -309,3 +309,33 @@ def test_defaults_depend_on_the_variance_rule():
     assert small(variance="arithmetic").config["head"] == "fused"
     assert small(num_parts=1).config["occurrence_prior"] == 0.5
     assert small(num_parts=4).config["occurrence_prior"] == 0.25
+
+
+@pytest.mark.parametrize("head", ["pooled", "separate"])
+def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
+    options = {"image_size": 16, "num_parts": 4, "part_dim": 1, "encoder": "small", "head": head}
+    model = PatchVAE(**options, occurrence="categorical", straight_through=True).eval()
+    assert model.occurrence_prior == 0.2
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    out = model(images, noise=Noise(3))
+    total = out.occurrence.sum(1)
+    assert (total < 1).all()
+    assert total.mean().item() == pytest.approx(0.8, abs=0.1)  # near the prior, which starts with all alike
+    assert ((out.code != 0).sum(1) <= 1).all()
+    out.kl_occurrence.sum().backward()
+    assert model.occurrence.weight.grad.any()
+    model.save_pretrained(tmp_path)
+    loaded = PatchVAE.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(images, noise=Noise(3)).code, out.code)
+    monkeypatch.setattr(model, "decode", lambda code: code)
+    drawn = model.sample(400) != 0
+    assert (drawn.sum(1) <= 1).all()
+    # 6,400 cells of four parts with probability 0.2 each: five standard deviations.
+    assert ((drawn.float().mean((0, 2, 3)) - 0.2).abs() < 5 * 0.4 / 1600**0.5).all()
+
+
+def test_a_categorical_prior_leaves_room_for_none():
+    with pytest.raises(ValueError, match=r"occurrence_prior must be a number between 0 and 0.25, got 0.25"):
+        PatchVAE(num_parts=4, occurrence="categorical", occurrence_prior=0.25)
+    with pytest.raises(ValueError, match="occurrence must be 'bernoulli' or 'categorical', got 'one'"):
+        PatchVAE(occurrence="one")

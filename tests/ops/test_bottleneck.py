@@ -6,6 +6,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import reference
 from accel import ops
 from tests.support import (
     FIELDS,
@@ -17,6 +18,7 @@ from tests.support import (
     restride,
     run_operator,
     run_reference,
+    to_numpy,
 )
 
 
@@ -173,3 +175,81 @@ def test_one_part_has_a_finite_divergence():
     """1/N is 1 for a single part, and a certain prior has no finite divergence; the default is ½ there."""
     out = ops.patch_bottleneck(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), sample=False)
     np.testing.assert_allclose(out.kl_occurrence.numpy(), 0, atol=1e-6)
+
+
+def categorical_inputs(parts=5, images=3, grid=(4, 6), spread=2.0):
+    generator = torch.Generator().manual_seed(parts)
+    logits = spread * torch.randn(images, parts, *grid, generator=generator, dtype=torch.float64)
+    maps = [torch.randn(images, 2 * parts, *grid, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return logits, *maps
+
+
+@given(parts=st.integers(1, 9), spread=st.sampled_from([0.0, 1.0, 30.0, 1e4]), share=st.floats(0.01, 0.99))
+def test_categorical_divergence_is_the_references_and_its_gradient_too(parts, spread, share):
+    logits, *maps = categorical_inputs(parts, spread=spread)
+    prior = share / parts
+    logits.requires_grad_()
+    out = ops.patch_bottleneck(
+        logits, *maps, noise=ops.Noise(0), occurrence="categorical", occurrence_prior=prior, detach_weights=True
+    )
+    cells = to_numpy(logits).reshape(len(logits), parts, -1)
+    expected = reference.categorical_divergence(cells, prior)
+    assert (expected >= -1e-9).all()
+    assert_close("divergence", out.kl_occurrence, expected.sum(1), relative=1e-10, absolute=1e-10)
+    out.kl_occurrence.sum().backward()
+    gradient = reference.categorical_divergence_gradients(np.ones_like(expected), cells, prior)
+    assert_close("gradient", logits.grad.flatten(2), gradient, relative=1e-10, absolute=1e-10)
+
+
+def test_hard_categorical_samples_hold_one_part_at_most_as_often_as_they_should():
+    logits = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)[None, :, None, None].expand(4, 3, 60, 60)
+    maps = [torch.zeros(4, 3, 60, 60, dtype=torch.float64)] * 2
+    options = {"noise": ops.Noise(5), "occurrence": "categorical"}
+    out = ops.patch_bottleneck(logits, maps[0] + 1, maps[1] - 1e4, straight_through=True, **options)
+    found = out.code.flatten(2).round()  # appearance 1 without variance: the code is the occurrence, but for roundoff
+    assert_close("code", out.code.flatten(2), found, relative=1e-12)
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    assert found.sum(1).max() == 1
+    expected = torch.cat([logits[0, :, 0, 0], torch.zeros(1)]).softmax(0)[:3]
+    # Means of 14,400 draws: five standard deviations.
+    assert ((found.mean((0, 2)) - expected).abs() < 5 * 0.5 / 14400**0.5).all()
+    soft = ops.patch_bottleneck(logits, maps[0] + 1, maps[1] - 1e4, temperature=0.5, **options).code
+    assert (soft >= 0).all()
+    assert (soft.sum(1) <= 1 + 1e-12).all()
+
+
+def test_one_category_is_one_bernoulli_variable():
+    logits, *maps = categorical_inputs(parts=1)
+    options = {"sample": False, "occurrence_prior": 0.3, "detach_weights": False}
+    one, other = (
+        ops.patch_bottleneck(logits, *maps, occurrence=kind, **options) for kind in ops.bottleneck.OCCURRENCES
+    )
+    for field in FIELDS:
+        assert_close(field, getattr(one, field), getattr(other, field), relative=1e-10)
+
+
+def test_categorical_gradients_are_finite_differences():
+    logits, *maps = categorical_inputs(parts=3, images=1, grid=(2, 2), spread=1.0)
+    leaves = [tensor.requires_grad_() for tensor in (logits, *maps)]
+
+    def outputs(*inputs):
+        out = ops.patch_bottleneck(
+            *inputs, temperature=0.7, noise=ops.Noise(2), occurrence="categorical", detach_weights=False
+        )
+        return tuple(getattr(out, field) for field in FIELDS)
+
+    assert torch.autograd.gradcheck(outputs, leaves)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"occurrence": "categorial"}, "occurrence must be 'bernoulli' or 'categorical', got 'categorial'"),
+        ({"backend": "triton"}, "occurrence='categorical' needs backend='torch'"),
+        ({"occurrence_prior": 0.5}, "occurrence_prior must lie between 0 and 0.2, got 0.5"),
+    ],
+)
+def test_what_categories_cannot_be_is_refused(options, sentence):
+    options = {"occurrence": "categorical", "noise": ops.Noise(0)} | options
+    with pytest.raises(ValueError, match=sentence):
+        ops.patch_bottleneck(*categorical_inputs(), **options)

@@ -80,3 +80,32 @@ def test_gaussian_gradients_equal_central_differences(mean, log_variance):
 
 def test_gaussian_divergence_is_zero_at_the_prior():
     assert reference.gaussian_divergence(0.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(("parts", "prior"), [(1, 0.3), (4, 0.01), (6, 0.16)])
+def test_categorical_divergence_is_a_sum_over_categories_with_its_derivative(parts, prior):
+    logits = np.random.default_rng(parts).normal(size=(2, parts, 3)) * 2
+    weights = np.exp(np.concatenate([logits, np.zeros((2, 1, 3))], 1))
+    p = weights / weights.sum(1, keepdims=True)
+    q = np.array([prior] * parts + [1 - parts * prior])[None, :, None]
+    np.testing.assert_allclose(reference.categorical_divergence(logits, prior), (p * np.log(p / q)).sum(1), rtol=1e-12)
+    incoming = np.random.default_rng(0).normal(size=(2, 3))
+    gradient = reference.categorical_divergence_gradients(incoming, logits, prior)
+    step = 1e-6
+    for index in np.ndindex(logits.shape):
+        moved = np.zeros_like(logits)
+        moved[index] = step
+        change = reference.categorical_divergence(logits + moved, prior) - reference.categorical_divergence(
+            logits - moved, prior
+        )
+        # Central differences: an error of step² and of rounding over step.
+        np.testing.assert_allclose(gradient[index], (incoming * change).sum() / (2 * step), atol=1e-8)
+
+
+def test_categorical_divergence_is_zero_at_the_prior_and_finite_anywhere():
+    at_prior = np.log(np.full((1, 3, 2), 0.2) / 0.4)
+    np.testing.assert_allclose(reference.categorical_divergence(at_prior, 0.2), 0, atol=1e-15)
+    for size in (80.0, 1e4):
+        for logits in (np.full((1, 3, 1), -size), np.array([[[size], [-size], [size]]])):
+            assert np.isfinite(reference.categorical_divergence(logits, 0.2)).all()
+            assert np.isfinite(reference.categorical_divergence_gradients(np.ones((1, 1)), logits, 0.2)).all()
