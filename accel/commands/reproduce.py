@@ -70,7 +70,7 @@ def run(given: dict) -> None:
         for job in jobs:
             print(f"{job.name}: {', '.join(job.missing()) or 'done'}   {job.config.folder}")
         seconds = reproduce.estimate(jobs, devices)
-        print(f"{len(jobs)} runs, at most about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
+        print(f"{len(jobs)} runs, about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
     # What is wrong with the data is said once, and what is to be downloaded is downloaded once.

@@ -64,7 +64,8 @@ class Job:
 
     def missing(self) -> list[str]:
         """What is to be done, the training first; nothing once all transfers are recorded, as they come last."""
-        protocols = [name for name in self.protocols if name not in self.results()]
+        done = self.results()
+        protocols = [name for name in self.protocols if name not in done]
         return ["training", *protocols] if protocols else []
 
     def seconds(self) -> float:
@@ -263,8 +264,8 @@ def _attempt_here(job: Job) -> tuple[list[str], str | None]:
 
 
 def estimate(jobs: list[Job], devices: list[str]) -> float:
-    """Seconds that the missing work will take at most, or so: a few steps of each row's system are timed, and an epoch
-    of transfer, which computes no more than an epoch of training, counts as one."""
+    """Seconds that the missing work will take, about: a few steps of each row's system are timed, and an epoch of
+    transfer, which computes less than an epoch of training, counts as one; looks at held-out images do not count."""
     total, seconds = 0.0, {}
     for job in jobs:
         if not job.missing():
@@ -353,7 +354,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         f"{result['data']}; {seeds}; epochs: {result['epochs']} of training, {result['transfer_epochs']} of transfer; "
         f"{result['machine']['device']}, PyTorch {result['machine']['torch']}.",
-        "Percent, mean ± standard deviation over the seeds; in brackets the paper's figure.",
+        "Percent, mean ± standard deviation over the seeds, or over as many as stand behind; in brackets the paper's.",
         "",
         f"    {result['command']}",
         "",
@@ -367,7 +368,7 @@ def markdown(result: dict[str, Any]) -> str:
             "|---|" + "---:|" * (len(titles) + 1),
         ]
         for row in result["rows"]:
-            cells = [_text(cell[choice], cell["paper"]) for cell in row["cells"].values()]
+            cells = [_text(cell[choice], cell["paper"], result["seeds"]) for cell in row["cells"].values()]
             lines.append("| " + " | ".join([row["name"], *cells, f"{row['seconds']:.1f}"]) + " |")
         lines.append("")
     for row in result["rows"]:
@@ -375,8 +376,11 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _text(measured: dict[str, Any], paper: float | None) -> str:
-    text = "–" if measured["mean"] is None else f"{measured['mean']:.2f}"
-    if measured["deviation"] is not None:
+def _text(measured: dict[str, Any], paper: float | None, seeds: int) -> str:
+    count = len(measured["values"])
+    text = f"{measured['mean']:.2f}" if count else "–"
+    if count > 1:
         text += f" ± {measured['deviation']:.2f}"
+    if 0 < count < seeds:
+        text += f" of {count}"
     return text + (f" ({paper:.2f})" if paper is not None else "")
