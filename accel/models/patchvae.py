@@ -31,7 +31,7 @@ class PatchPosterior:
     Everything but the code is float32 under lower precision too (float64 in a float64 model).
     """
 
-    occurrence_logits: Tensor  # (B, N, h, w), a, in the head's dtype
+    occurrence_logits: Tensor  # (B, N, h, w), a, in the head's dtype (of a categorical one: the logit of p, float32)
     occurrence: Tensor  # (B, N, h, w), p = σ(a) in [0, 1]
     code: Tensor  # (B, N·D, h, w), what the decoder reads: the posterior's mean, or a sample of it
     appearance_mean: Tensor  # (B, N, D), m
@@ -232,9 +232,14 @@ def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 def _fields(logits: Tensor, pooled: PatchBottleneck, occurrence: str) -> dict[str, Tensor]:
+    if occurrence == "categorical":
+        # The logit of each part's p, so that p = σ(a) for every reader; p = 1 has none, and gets a large one.
+        log_p = log_occurrence(logits.to(accumulation_dtype(logits)), occurrence)
+        log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
+        logits = log_p - torch.log(-torch.expm1(log_p))
     return {
         "occurrence_logits": logits,
-        "occurrence": log_occurrence(logits.to(accumulation_dtype(logits)), occurrence).exp(),
+        "occurrence": logits.to(accumulation_dtype(logits)).sigmoid(),
         "code": pooled.code,
         "appearance_mean": pooled.appearance_mean,
         "appearance_variance": pooled.appearance_variance,

@@ -318,6 +318,11 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
     assert model.occurrence_prior == 0.2
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     out = model(images, noise=Noise(3))
+    raw = model.occurrence(model.features(images))
+    expected = torch.cat([raw, torch.zeros(3, 1, 2, 2)], 1).softmax(1)[:, :4]
+    # Roundoff of log p, whose error the logit of a p near 1 magnifies.
+    assert_close("occurrence", out.occurrence, expected, relative=1e-4)
+    assert torch.equal(out.occurrence, out.occurrence_logits.sigmoid())
     total = out.occurrence.sum(1)
     assert (total < 1).all()
     assert total.mean().item() == pytest.approx(0.8, abs=0.1)  # near the prior, which starts with all alike
