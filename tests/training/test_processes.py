@@ -57,6 +57,7 @@ def norm_by_itself():
 def worker(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=COUNT)
+    torch.library.opcheck(processes.sum_over_processes, (torch.randn(3, requires_grad=True),))
     torch.save([first_steps(folder / "run"), norm_by_itself()], folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
