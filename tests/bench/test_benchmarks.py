@@ -131,3 +131,9 @@ def test_training_steps_on_a_cpu(tmp_path, capsys, monkeypatch):
     ]  # fmt: skip
     assert all(row["milliseconds"] > 0 and row["limit"] > 0 for row in parts)
     assert len(list(tmp_path.glob("16-px*.json"))) == 1
+
+
+def test_a_whole_run_is_timed_and_a_failing_one_is_no_figure():
+    assert training.whole_run(32, 16, 1, "--encoder", "small", "--device", "cpu", "--batch-size", "16") > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        training.whole_run(32, 16, 1, "--batch-size", "0")
