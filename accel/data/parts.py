@@ -10,7 +10,7 @@ import numpy as np
 
 from accel.data.images import ImageSet
 from accel.data.looks import LOOKS, PALETTES, edge
-from accel.data.words import PARTS_STREAM, random_words
+from accel.data.words import GRAIN_STREAM, PARTS_STREAM, random_words
 
 PRESENT = 2  # types in an image
 REPEATS = 3  # an image shows each of its types one to this many times
@@ -18,10 +18,11 @@ CLUTTER = 8  # an image shows none to this many pieces of clutter
 CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.135  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
-MIDDLE = 0.5  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
+MIDDLE = 0.6  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
 SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
 PIECE_REACH = 1.7  # the same for a piece of clutter
+GRAIN = 6.0  # standard deviation of each pixel's own brightness, in levels
 CHUNK = 512  # images rendered together; changes the speed only
 
 SLOTS = PRESENT * REPEATS
@@ -236,6 +237,21 @@ def render(s: Scene, image_size: int) -> np.ndarray:
     return canvas.finished()
 
 
+def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
+    """Images uint8 (n, H, W, 3) with every pixel brighter or darker by a draw of deviation GRAIN.
+
+    The draw is the sum of two random bytes less its mean, scaled: a triangular distribution.
+    """
+    count, height, width, _ = images.shape
+    blocks = -(-(height * width) // 16)  # a block's 32 bytes are 16 pixels
+    words = random_words(GRAIN_STREAM, seed, first_image * blocks, count * blocks * 4)
+    pairs = words.astype("<u8").view(np.uint8).reshape(count, -1, 2)[:, : height * width].astype(np.float32)
+    deviation = np.float32(np.sqrt((256**2 - 1) / 6))
+    levels = (pairs[..., 0] + pairs[..., 1] - np.float32(255)) * (np.float32(GRAIN) / deviation)
+    levels = np.rint(levels).astype(np.int16).reshape(count, height, width, 1)
+    return np.clip(images + levels, 0, 255).astype(np.uint8)
+
+
 def truth(s: Scene, num_types: int, grid: int) -> np.ndarray:
     """Bool (n, num_types, grid, grid): the cells that hold the centre of an instance of each type."""
     image, slot = np.nonzero(s.part_type >= 0)
@@ -260,10 +276,12 @@ def draw_parts(
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
     quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
-    middle half of a cell of the truth's grid, so that which cell holds a part is never a matter of a pixel. Behind them
-    are a smooth, greyed blend of four corner colours and none to eight pieces of clutter: triangles, blobs and strokes
-    whose form, size, direction and tones are drawn anew, so that clutter never repeats. Types, clutter and backgrounds
-    share four palettes of a light and a dark colour, and each palette belongs to two of eight types.
+    middle of a cell of the truth's grid (MIDDLE of its width and height), so that which cell holds a part is never a
+    matter of a pixel. Behind them are a smooth, greyed blend of four corner colours and none to eight pieces of
+    clutter: triangles, blobs and strokes whose form, size, direction and tones are drawn anew, so that none repeats.
+    Types, clutter and backgrounds share four palettes of a light and a dark colour, and each palette belongs to two of
+    eight types. Over everything lies a fine grain, as in photographs: without it backgrounds have no gradient energy,
+    and under a weighted loss it costs nothing to paint a part there.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
     type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
@@ -309,6 +327,7 @@ def draw_parts(
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))
         shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types, grid)
-        images[part], labels[part] = render(shown, image_size), shown.label
+        images[part] = add_grain(render(shown, image_size), seed, first_image + start)
+        labels[part] = shown.label
         cells[part] = truth(shown, num_types, grid)
     return ImageSet(images, labels, cells)

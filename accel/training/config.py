@@ -32,7 +32,8 @@ PARTS_RECIPE = {
     "num_parts": 12,
     "part_dim": 1,
     "beta_app": 0.5,
-    "beta_occ": 2.0,
+    "beta_occ": 2.5,
+    "warm_up": 1000,
     "occurrence_prior": 0.03,
     "temperature_rate": 5e-4,
     "temperature_floor": 0.5,
@@ -65,7 +66,7 @@ def without_effect(system: str) -> set[str]:
     if "-gan" not in system:
         options |= {"adversarial_weight", "feature_weight"}
     if system in ("bigan", "supervised"):
-        options |= {"beta_app"}
+        options |= {"beta_app", "warm_up"}
     if system == "supervised":
         options |= {"num_parts", "part_dim"}
     else:
@@ -140,6 +141,12 @@ class TrainingConfig(Options):
     beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
     occurrence_prior: float | None = option(
         None, "objective", "π, probability that a part occurs in a cell", check=between(0, 1), absent="1/N"
+    )
+    warm_up: int = option(
+        0,
+        "objective",
+        "steps over which β_app rises from 0, and β_occ from a fifth, to their values",
+        check=at_least(0),
     )
     temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
     temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))

@@ -12,7 +12,7 @@ from accel.data import ImageSet
 from accel.models.autoencoder import pixels
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
-from accel.training.step import LossLedger, temperature_at
+from accel.training.step import LossLedger
 from accel.training.systems import System
 
 HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small images would leave a GPU idle
@@ -61,7 +61,7 @@ def measure_held_out(system: System, held_out: ImageSet, number: int, config: Tr
             if held_out.labels is not None:
                 labels = torch.as_tensor(held_out.labels[first : first + len(images)], device=device)
             noise = Noise(config.seed, 0, first)
-            out, losses = system.losses(target, labels, temperature_at(number, config), noise)
+            out, losses = system.losses(target, labels, number, noise)
             ledger.add(losses, len(images), number)
             if hasattr(model, "reconstruct"):
                 quality.append(psnr(model.reconstruct(images), target))

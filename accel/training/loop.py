@@ -28,7 +28,8 @@ from accel.training.config import CHANGEABLE, TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.options import flag
-from accel.training.step import TrainingStep, temperature_at
+from accel.training.schedule import temperature_at
+from accel.training.step import TrainingStep
 from accel.training.systems import build_system, model_class
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it

@@ -11,13 +11,7 @@ from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY
 from accel.training import processes
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
-from accel.training.schedule import temperature
 from accel.training.systems import System
-
-
-def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor:
-    """The configured schedule at a step."""
-    return temperature(step, config.temperature, config.temperature_rate, config.temperature_floor)
 
 
 class LossLedger:
@@ -154,8 +148,7 @@ class TrainingStep:
 
     def _compute(self, images: Tensor, labels: Tensor | None) -> None:
         noise = Noise(self.seed, self.clock, torch.full_like(self.clock, processes.rank() * len(images)))
-        tau = temperature_at(self.clock, self.config)
-        losses = self.system.update(pixels(images, torch.float32), labels, tau, noise)
+        losses = self.system.update(pixels(images, torch.float32), labels, self.clock, noise)
         self.ledger.add(losses, len(images), self.clock)
         self.clock += 1
 

@@ -8,6 +8,7 @@ from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, el
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
+from accel.training.schedule import betas_at, temperature_at
 
 GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
 
@@ -20,8 +21,9 @@ class System:
     optimisers: one for each network that learns, under the same name.
     descended: the terms whose sum is descended, each of which reaches the parameters of one network alone.
 
-    In `losses` and `update`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; temperature
-    and the fields of noise are numbers or 0-d tensors on the images' device. Neither may wait for the device.
+    In `losses` and `update`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step,
+    which the schedules go by, and the fields of noise are numbers or 0-d tensors on the images' device. Neither
+    may wait for the device.
     """
 
     terms: tuple[str, ...]
@@ -37,13 +39,13 @@ class System:
     def model(self) -> nn.Module:
         return self.networks["model"]
 
-    def losses(self, images: Tensor, labels: Tensor | None, temperature, noise: Noise):
+    def losses(self, images: Tensor, labels: Tensor | None, step, noise: Noise):
         """(the model's output, or None; each term as a 0-d tensor, a mean over images), in training and held out."""
         raise NotImplementedError
 
-    def update(self, images: Tensor, labels: Tensor | None, temperature, noise: Noise) -> dict[str, Tensor]:
+    def update(self, images: Tensor, labels: Tensor | None, step, noise: Noise) -> dict[str, Tensor]:
         """One step of every optimiser; gives the terms at the weights before it, detached."""
-        _, losses = self.losses(images, labels, temperature, noise)
+        _, losses = self.losses(images, labels, step, noise)
         self.descend(sum(losses[term] for term in self.descended))
         return {term: value.detach() for term, value in losses.items()}
 
@@ -70,9 +72,9 @@ class AutoencoderSystem(System):
 
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
 
-    def losses(self, images, labels, temperature, noise):
-        out = self.model(images, temperature=temperature, noise=noise)
-        loss = elbo(out, images, self.config.beta_app, self.config.beta_occ, self.config.weighted)
+    def losses(self, images, labels, step, noise):
+        out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
+        loss = elbo(out, images, *betas_at(step, self.config), self.config.weighted)
         return out, {term: getattr(loss, term) for term in AutoencoderSystem.terms}
 
 
@@ -110,8 +112,8 @@ class AdversarialSystem(AutoencoderSystem, TwoPlayerSystem):
 
     terms = (*AutoencoderSystem.terms, "adversarial", "feature_distance", "discriminator")
 
-    def losses(self, images, labels, temperature, noise):
-        out, losses = super().losses(images, labels, temperature, noise)
+    def losses(self, images, labels, step, noise):
+        out, losses = super().losses(images, labels, step, noise)
         (real, features), (fake, _) = self.judged(images), self.judged(out.reconstruction)
         passing, reconstructed = self.judged_by_constants(out.reconstruction)
         adversarial = functional.softplus(-passing).mean()
@@ -140,7 +142,7 @@ class BiganSystem(TwoPlayerSystem):
         super().__init__(networks, config, device)
         self.optimisers["model"] = adam(networks["model"], config.learning_rate, betas=GAN_BETAS)
 
-    def losses(self, images, labels, temperature, noise):
+    def losses(self, images, labels, step, noise):
         out = self.model(images, noise=noise)
         (real, _), (fake, _) = self.judged(images, out.code), self.judged(out.generated, out.prior)
         encoded, _ = self.judged_by_constants(images, out.code)
@@ -156,7 +158,7 @@ class SupervisedSystem(System):
 
     terms = ("total", "error")
 
-    def losses(self, images, labels, temperature, noise):
+    def losses(self, images, labels, step, noise):
         logits = self.model(images, noise=noise if self.model.training else None).float()
         error = (logits.argmax(1) != labels).float().mean() * 100
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}

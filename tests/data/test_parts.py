@@ -87,8 +87,8 @@ def test_no_pixel_decides_which_cell_a_part_is_in(grid, seed):
     shown = parts.scene(50, seed, 0, 0.2, 8, grid)
     inside = (shown.part_centre * grid) % 1
     # float32 rounds a centre to 2⁻²⁴ of the image, which is grid · 2⁻²⁴ of a cell.
-    assert np.abs(inside - 0.5).max() <= 0.25 + 2e-6
-    assert np.abs(inside - 0.5).max() > 0.24
+    assert np.abs(inside - 0.5).max() <= parts.MIDDLE / 2 + 2e-6
+    assert np.abs(inside - 0.5).max() > 0.96 * parts.MIDDLE / 2
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -254,8 +254,25 @@ def test_no_stamp_reaches_beyond_its_window(form):
             assert edge(-form(u, v, *ab), np.float32(4)).max() == 0
 
 
-def test_small_images_are_large_ones_seen_from_afar():
+def test_grain_is_small_even_and_of_every_pixel_alone():
+    grey = np.full((200, 32, 32, 3), 128, np.uint8)
+    levels = parts.add_grain(grey, 3, 10).astype(float) - 128
+    assert (levels == levels[..., :1]).all()
+    levels = levels[..., 0]
+    # 204,800 draws, whole levels: rounding adds 1/12 to the variance; four standard errors of mean and deviation.
+    assert abs(levels.mean()) < 4 * parts.GRAIN / 452
+    assert abs(levels.std() - np.hypot(parts.GRAIN, 12**-0.5)) < 4 * parts.GRAIN / 452
+    for other in (levels[:, 1:] * levels[:, :-1], levels[:, :, 1:] * levels[:, :, :-1], levels[1:] * levels[:-1]):
+        assert abs(other.mean()) < 4 * parts.GRAIN**2 / 440
+    assert np.array_equal(parts.add_grain(grey[5:], 3, 15), parts.add_grain(grey, 3, 10)[5:])
+    dark, light = parts.add_grain(grey * 0, 3, 10), parts.add_grain(grey // 128 * 255, 3, 10)
+    assert dark.max() < 16
+    assert light.min() > 239
+
+
+def test_small_images_are_large_ones_seen_from_afar(monkeypatch):
     """Anti-aliasing: pixels are averages over their area."""
+    monkeypatch.setattr(parts, "GRAIN", 0.0)
     small, large = draw_parts(50, image_size=32), draw_parts(50, image_size=128, grid=4)
     averaged = large.images.reshape(50, 32, 4, 32, 4, 3).mean(axis=(2, 4))
     sampled = large.images[:, 2::4, 2::4]
