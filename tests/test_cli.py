@@ -175,6 +175,10 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     text = page.read_text()
     assert text.count("<img ") == len(index)
     assert f'data-value="{measures["reconstructions"][0]["value"]!r}"' in text
+    (run / "transfer.json").write_text("[]")
+    for command in ("figures", "report"):
+        assert cli.main([command, str(run), "--data", str(moved)]) == 2
+        assert "transfer.json is not the record of a run's transfers" in capsys.readouterr().err
     sentence = fails(capsys, "measure", run, "--data", moved, "--inception", run / "model" / "weights.pt")
     assert "not the weights of FID's Inception network" in sentence
 
@@ -194,6 +198,8 @@ def test_resume_takes_the_options_of_the_run(capsys, tmp_path, images):
     out.rename(moved)
     sentence = fails(capsys_after(capsys), "train", "--resume", "--out", moved, "--seed", "8")
     assert "--seed 8 instead of 7" in sentence
+    sentence = fails(capsys, "train", "--resume", "--out", moved, "--data", "parts")
+    assert sentence.endswith(f"was trained on {images}, it cannot be resumed on parts")
     assert cli.main(["train", "--resume", "--out", str(moved), "--epochs", "2"]) == 0
     assert cli.main(["train", *options, "--epochs", "2", "--out", str(out)]) == 0
     assert_same_run(out, moved)

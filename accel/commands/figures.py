@@ -39,6 +39,7 @@ def run(given: dict) -> None:
 
 def draw(folder: Path, options: FigureOptions) -> list[str]:
     """Writes every picture of the run in `folder` and returns their names."""
+    from accel.evaluation import transfer
     from accel.figures import pictures, write_pictures
 
     opened = open_run(folder, options)
@@ -47,7 +48,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
         opened.dataset,
         history=read_history(folder),
         measures=read_json(folder / "measures.json", None),
-        transfer=read_json(folder / "transfer.json", {}).get("results", ()),
+        transfer=transfer.results(folder),
         patch_size=options.patch_size,
     )
     return write_pictures(folder, drawn)

@@ -64,6 +64,7 @@ def older(made: Path, *sources: Path) -> bool:
 
 def record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
+    from accel.evaluation import transfer
     from accel.figures.report import Picture, RunRecord
 
     drawn = read_json(folder / "figures" / "index.json", ())
@@ -72,6 +73,6 @@ def record(folder: Path, name: str):
         config=json.loads((folder / "config.json").read_text()),
         history=read_history(folder),
         measures=read_json(folder / "measures.json", None),
-        transfer=read_json(folder / "transfer.json", {}).get("results", ()),
+        transfer=transfer.results(folder),
         pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
     )

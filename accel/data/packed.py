@@ -34,6 +34,7 @@ from accel.data.progress import progress
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
+FIELDS = ("contents", "names", "train", "labels", "class_names", "supervised", "bad")  # of the .json, that are read
 CHUNK = 64  # files that a process decodes at once
 COMMIT_EVERY = 1.0  # seconds of work that an interruption may cost
 
@@ -132,6 +133,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{about} is not JSON: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
+    if lacking := [name for name in FIELDS if name not in values]:
+        raise ValueError(f"{about} lacks {', '.join(lacking)}, expected what pack writes beside {path}")
     return values
 
 

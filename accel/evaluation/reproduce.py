@@ -28,7 +28,7 @@ from accel.evaluation.tables import Row, Table, epochs_of
 from accel.training import checkpoint
 from accel.training.config import TrainingConfig
 from accel.training.held_out import evaluating
-from accel.training.loop import Run, load_dataset, open_run
+from accel.training.loop import Run, load_dataset, open_run, refuse_other_options
 from accel.training.protocols import TransferConfig
 
 WARM_UP_STEPS = 2
@@ -94,7 +94,8 @@ def plan(
         options: of `TrainingConfig`, for all rows; `data` is the table's by default. `weights`, for the row supervised
             alone, is a file of torchvision's ResNet-18: the paper's encoder that was trained on ImageNet.
 
-    Raises ValueError for a system that the table has not, or an option that has no effect.
+    Raises ValueError for a system that the table has not, an option that has no effect, or a run in `out` that was
+    trained with other options, whose results would else pass for these.
     """
     weights = options.pop("weights", None)
     options = (
@@ -116,6 +117,8 @@ def plan(
         for seed in range(seeds):
             name = "-".join([own["system"], *varied, f"epochs-{own['epochs']}-{transfer_epochs}-seed-{seed}"])
             config = TrainingConfig(**own, seed=seed, out=str(out / name))
+            if (config.folder / "config.json").is_file():
+                refuse_other_options(config, TrainingConfig.from_json_file(config.folder / "config.json"))
             jobs.append(Job(row, config, (END_TO_END,) if row.end_to_end else table.protocols, transfer_epochs))
     return jobs
 

@@ -10,6 +10,7 @@ import json
 import math
 import shlex
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,6 +149,14 @@ class Chosen:
             yield images, torch.as_tensor(self.images.labels[some], device=device)
 
 
+def checksum(network: nn.Module) -> int:
+    """CRC-32 of all parameters and buffers, in order."""
+    crc = 0
+    for value in network.state_dict().values():
+        crc = zlib.crc32(value.cpu().contiguous().numpy().tobytes(), crc)
+    return crc
+
+
 def split(dataset: Dataset) -> dict[str, Chosen]:
     """What to train on, a tenth of that to choose an epoch by, both of them, and what to test on."""
     train, test = dataset.train, dataset.test
@@ -227,6 +236,7 @@ class Fit:
     ):
         self.folder, self.protocol, self.config = folder / "transfer" / protocol, protocol, config
         self.run_folder, self.dataset, self.device = folder, dataset, device
+        self.encoder = checksum(model.encoder)
         preset = model.config["encoder"]
         linear = protocol == "linear"
         self.epochs = config.epochs or (30 if preset == "resnet18" and not linear else 90)
@@ -420,6 +430,7 @@ class Fit:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self.identity(),
+            "encoder": self.encoder,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "clock": self.clock,
@@ -430,12 +441,12 @@ class Fit:
         write_whole({self.folder / "checkpoint.pt": tensors_to_bytes(state)})
 
     def resume(self) -> None:
-        """Takes up the state of the same transfer, if one was interrupted."""
+        """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return
         state = load_tensors(path)
-        if state["identity"] != self.identity():
+        if state["identity"] != self.identity() or state.get("encoder") != self.encoder:
             return
         self.network.load_state_dict(state["network"])
         load_optimiser(self.optimiser, state["optimiser"])

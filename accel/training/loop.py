@@ -94,7 +94,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
     state = None
     if resume:
         state = checkpoint.read(folder)
-        refuse_other_options(config, state["config"], folder)
+        refuse_other_options(config, TrainingConfig.from_dict(state["config"], str(folder / checkpoint.NAME)))
         if config.epochs < state["epoch"]:
             raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
     elif checkpoint.exists(folder):
@@ -113,9 +113,12 @@ def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
     return model_class(config.system).from_pretrained(folder / "model").eval(), config
 
 
-def refuse_other_options(config: TrainingConfig, saved: dict, folder: Path) -> None:
-    """Raises ValueError that names every option in which a resumed run would learn something else."""
-    before = TrainingConfig.from_dict(saved, str(folder / checkpoint.NAME))
+def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
+    """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
+    folder = config.folder
+    if config.data != before.data and {config.data, before.data} & {*TrainingConfig.RECIPES}:
+        # Its options differ as well, since it has a recipe, but that is not what the user has changed.
+        raise ValueError(f"the run in {folder} was trained on {before.data}, it cannot be resumed on {config.data}")
     differences = [
         f"{flag(name)} {value} instead of {getattr(before, name)}"
         for name, value in dataclasses.asdict(config).items()
@@ -230,7 +233,11 @@ class Run:
         """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
         path = self.folder / checkpoint.NAME
         if state["data"] != self.data:
-            raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}")
+            sets = [
+                f"{data[0]:,} of {data[1]}x{data[2]} with {data[3]} channels" for data in (state["data"], self.data)
+            ]
+            found = f"{sets[0]}, not {sets[1]}" if sets[0] != sets[1] else f"as many and as large, {sets[0]}"
+            raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}: {found}")
         try:
             self.step.load_state_dict(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:

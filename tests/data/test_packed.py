@@ -285,6 +285,8 @@ def test_damaged_files_are_refused(folder, tmp_path):
     out.write_bytes(array)
     about.write_text("{}")
     refused(r"set\.json does not say 'patchvae packed 1'")
+    about.write_text('{"format": "patchvae packed 1"}')
+    refused(r"set\.json lacks contents, names, train, labels, class_names, supervised, bad, expected what pack writes")
     about.write_text(text[:-9])
     refused(r"set\.json is not JSON")
     about.unlink()

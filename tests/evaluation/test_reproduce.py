@@ -207,6 +207,17 @@ def test_only_results_of_the_same_transfer_count(tmp_path):
     assert [cell["selected"]["mean"] for cell in row["cells"].values()] == [40.0] * 3
 
 
+def test_results_of_runs_with_other_options_do_not_pass_for_those_asked_for(tmp_path, options, capsys):
+    arguments = ["reproduce", "table1", *options, "--systems", "beta-vae", "--seeds", "1", "--out", str(tmp_path)]
+    assert cli.main([*arguments, "--train-images", "40"]) == 0
+    before = (tmp_path / "table1.md").read_text()
+    capsys.readouterr()
+    for more in ([], ["--dry-run"]):
+        assert cli.main([*arguments, "--train-images", "50", *more]) == 2
+        assert "cannot be resumed with --train-images 50 instead of 40" in capsys.readouterr().err
+    assert (tmp_path / "table1.md").read_text() == before
+
+
 def test_what_was_interrupted_goes_on(tmp_path, options, capsys, monkeypatch):
     original = transfer.transfer
     done = []

@@ -228,6 +228,31 @@ def test_an_interrupted_transfer_goes_on_to_the_same_bits(run, protocol, monkeyp
     assert not (run / "transfer" / protocol / "checkpoint.pt").exists()
 
 
+def test_an_interrupted_transfer_begins_anew_where_the_run_has_learned_more(run, monkeypatch):
+    options, data = config(epochs=2), coloured()
+
+    class Interrupted(Exception):
+        pass
+
+    def run_once(self):
+        self.train_epoch()
+        self.save()
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "run", run_once)
+        with pytest.raises(Interrupted):
+            transfer(run, "conv5", options, data)
+    model, _ = load_run(run)
+    with torch.no_grad():
+        model.encoder.conv1.weight += 1
+    model.save_pretrained(run / "model")
+    transfer(run, "conv5", options, data)
+    torch.testing.assert_close(
+        classifier(run, "conv5").encoder.state_dict(), model.encoder.state_dict(), rtol=0, atol=0
+    )
+
+
 def test_a_record_replaces_its_like_only(tmp_path):
     entry = {"protocol": "conv1", "data": "d", "seed": 0, "epochs": 1, "parameters": {"k": 1}, "last_top1": 1.0}
     others = [entry | {name: value} for name, value in (("protocol", "conv3"), ("seed", 1), ("parameters", {"k": 2}))]
