@@ -175,10 +175,21 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     text = page.read_text()
     assert text.count("<img ") == len(index)
     assert f'data-value="{measures["reconstructions"][0]["value"]!r}"' in text
-    (run / "transfer.json").write_text("[]")
-    for command in ("figures", "report"):
-        assert cli.main([command, str(run), "--data", str(moved)]) == 2
-        assert "transfer.json is not the record of a run's transfers" in capsys.readouterr().err
+    damages = (
+        ("transfer.json", "[]", "is not the record of a run's transfers"),
+        ("transfer.json", '{"results": [{"protocol": "knn"}]}', "an entry lacks data, epochs, last_top1, seed"),
+        ("measures.json", "[]", "must hold a dict, got list"),
+        ("metrics.jsonl", "[1]", "must say of each line which epoch it is of"),
+    )
+    for name, damaged, problem in damages:
+        whole = (run / name).read_text() if (run / name).exists() else '{"results": []}'
+        (run / name).write_text(damaged)
+        for command in ("figures", "report"):
+            assert cli.main([command, str(run), "--data", str(moved)]) == 2
+            sentence = capsys.readouterr().err
+            assert name in sentence
+            assert problem in sentence
+        (run / name).write_text(whole)
     sentence = fails(capsys, "measure", run, "--data", moved, "--inception", run / "model" / "weights.pt")
     assert "not the weights of FID's Inception network" in sentence
 

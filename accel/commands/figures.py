@@ -47,7 +47,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
         opened.model,
         opened.dataset,
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", None),
+        measures=read_json(folder / "measures.json", dict),
         transfer=transfer.results(folder),
         patch_size=options.patch_size,
     )

@@ -50,20 +50,26 @@ def open_run(folder: Path, options: FinishedRun) -> Opened:
     return Opened(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))
 
 
-def read_json(path: Path, otherwise: Any) -> Any:
-    """A JSON file's value, or `otherwise` if there is no such file; ValueError names a file that is something else."""
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file's dict or list, empty if there is no such file; ValueError names a file that is something else."""
     if not path.is_file():
-        return otherwise
+        return kind()
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path} must hold a {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
 def read_history(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file."""
     path = folder / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     except ValueError as error:
         raise ValueError(f"{path} is not a line of JSON an epoch: {error}") from None
+    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise ValueError(f"{path} must say of each line which epoch it is of")
+    return lines

@@ -67,12 +67,12 @@ def record(folder: Path, name: str):
     from accel.evaluation import transfer
     from accel.figures.report import Picture, RunRecord
 
-    drawn = read_json(folder / "figures" / "index.json", ())
+    drawn = read_json(folder / "figures" / "index.json", list)
     return RunRecord(
         name=name,
         config=json.loads((folder / "config.json").read_text()),
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", None),
+        measures=read_json(folder / "measures.json", dict),
         transfer=transfer.results(folder),
         pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
     )

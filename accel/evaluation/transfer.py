@@ -35,6 +35,7 @@ from accel.training.protocols import FREEZES, PROBES, TransferConfig
 from accel.training.step import Execution, choose_execution, load_optimiser
 
 NAME = "transfer.json"
+RECORDED = {"protocol", "data", "seed", "epochs", "last_top1"}  # in every entry at least
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
 BATCH = 500  # images at once where nothing is learned
 CACHE = 4 << 30  # bytes that an encoder's features may take in memory
@@ -49,8 +50,11 @@ def results(folder: str | Path) -> list[dict]:
     if not path.is_file():
         return []
     try:
-        return json.loads(path.read_text())["results"]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = json.loads(path.read_text())["results"]
+        if lacking := set().union(*(RECORDED - entry.keys() for entry in entries)):
+            raise ValueError(f"an entry lacks {', '.join(sorted(lacking))}")
+        return entries
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a run's transfers ({error})") from None
 
 
