@@ -194,6 +194,24 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     assert "not the weights of FID's Inception network" in sentence
 
 
+@pytest.mark.parametrize(
+    ("system", "command", "sentence"),
+    [
+        ("beta-vae", ["figures", "--patch-size", "9"], "--patch-size has no effect on beta-vae, which has no parts"),
+        ("supervised", ["measure", "--inception", "file"], "--inception has no effect on supervised"),
+        ("supervised", ["measure", "--classifier", "folder"], "--classifier has no effect on supervised"),
+    ],
+)
+def test_options_of_pictures_and_measures_that_have_no_effect(capsys, tmp_path, images, system, command, sentence):
+    labelled, run = tmp_path / "labelled.npz", tmp_path / "run"
+    with np.load(images) as arrays:
+        labels = {f"{split}_labels": np.arange(len(arrays[f"{split}_images"])) % 2 for split in ("train", "test")}
+        np.savez(labelled, **arrays, **labels)
+    options = ["--system", system, "--encoder", "small", "--device", "cpu", "--epochs", "0"]
+    assert cli.main(["train", "--data", str(labelled), *options, "--out", str(run)]) == 0
+    assert fails(capsys_after(capsys), command[0], run, *command[1:]).startswith(sentence)
+
+
 def test_without_matplotlib_training_works_and_says_how_to_get_pictures(capsys, tmp_path, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ["--data", str(images), "--epochs", "1", "--batch-size", "32", *SMALL]

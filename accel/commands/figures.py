@@ -43,6 +43,8 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
     from accel.figures import pictures, write_pictures
 
     opened = open_run(folder, options)
+    if options.patch_size is not None and not hasattr(opened.model, "num_parts"):
+        raise ValueError(f"--patch-size has no effect on {opened.config.system}, which has no parts")
     drawn = pictures(
         opened.model,
         opened.dataset,

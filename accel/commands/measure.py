@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from accel.commands.finished import FinishedRun, Opened, add_run_arguments, open_run
-from accel.training.options import option
+from accel.training.options import flag, option
 
 HELP = "measure a run's reconstructions and parts on held-out images"
 
@@ -51,6 +51,9 @@ def measure_run(opened: Opened, options: MeasureOptions) -> dict:
     from accel.training.checkpoint import writing
 
     device = next(opened.model.parameters()).device
+    for name in ("inception", "classifier"):
+        if getattr(options, name) is not None and not hasattr(opened.model, "reconstruct"):
+            raise ValueError(f"{flag(name)} has no effect on {opened.config.system}, which does not reconstruct")
     features = []
     if options.inception is not None:
         features.append(frechet.inception_features(Path(options.inception), device))
