@@ -1,7 +1,8 @@
 """The generated set `parts`: images of a few part types at random places, with the truth about where they are.
 
 Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the seed's stream,
-and its grain comes from a stream of its own in the same way. All pixels of a chunk of images are computed together, stamp by stamp.
+and its grain comes from a stream of its own in the same way. All pixels of a chunk of images are computed together,
+stamp by stamp.
 """
 
 from dataclasses import dataclass
