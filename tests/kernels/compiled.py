@@ -1,7 +1,6 @@
 """Compile every kernel as the launchers would launch it, for GPUs that are not there, and read what it needs.
 
     python -m tests.kernels.compiled                every case for every target, a table
-    python -m tests.kernels.compiled --rotate       every case for one of the targets in turn
 
 Triton asks its driver for the target and the launchers for arguments; here the driver answers as told, the tensors have
 no memory, and the launch stops after compilation.
@@ -12,7 +11,6 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -114,7 +112,7 @@ def resources(kernel):
     return tuple(int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "STACK", "LOCAL"))
 
 
-def compile_cases(rotate, share, shares):
+def compile_cases(share, shares):
     compiled = []
     launch = JITFunction.run
 
@@ -127,7 +125,7 @@ def compile_cases(rotate, share, shares):
     for number, (name, run) in enumerate(cases()):
         if number % shares != share:
             continue
-        for target in (TARGETS[number % len(TARGETS)],) if rotate else TARGETS:
+        for target in TARGETS:
             fake.target = target
             compiled.clear()
             run()
@@ -155,13 +153,10 @@ def table(rows):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rotate", action="store_true", help="one target a case, in turn")
     parser.add_argument(
         "--share", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th case, from I"
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = list(compile_cases(arguments.rotate, *arguments.share))
+    rows = list(compile_cases(*arguments.share))
     print(json.dumps(rows) if arguments.json else table(rows))
-    if any(row["stack"] or row["local"] for row in rows) and not arguments.json:
-        sys.exit("these kernels spill registers to local memory")

@@ -17,7 +17,7 @@ PROCESSES = 2
 def test_no_kernel_spills_registers_to_local_memory():
     # In processes of their own: here the kernels may have been made the interpreter's.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.compiled", "--json", "--rotate", "--share"]
+    command = [sys.executable, "-m", "tests.kernels.compiled", "--json", "--share"]
     processes = [
         subprocess.Popen(
             [*command, str(i), str(PROCESSES)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True

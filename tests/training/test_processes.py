@@ -141,6 +141,7 @@ def test_stopped_run_of_two_processes_goes_on_with_one(tmp_path):
     train(tiny_config(folder, **options), resume=True)
     whole = train(tiny_config(tmp_path / "whole", **options))
     for got, expected in zip(metrics(folder), metrics(whole), strict=True):
-        assert got == pytest.approx(expected, rel=0.02)
+        # The command also looks at the parts now and then, `train` alone does not.
+        assert {name: got[name] for name in expected} == pytest.approx(expected, rel=0.02)
     assert got["step"] == done * STEPS
     assert json.loads((folder / "config.json").read_text())["epochs"] == done
