@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench import formulations
-from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run
+from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run, versions
 
 TEMPERATURE = 0.5
 FIELDS = "code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"
@@ -99,10 +99,7 @@ def make_providers(case, others, compiled):
         written["release"] = formulations.release_bottleneck
     for name, function in written.items():
         function = functools.partial(function, temperature=temperature, prior=1 / parts)
-        versions = {name: function}
-        if compiled:
-            versions[f"{name} compiled"] = torch.compile(function, dynamic=False)
-        for version, run_it in versions.items():
+        for version, run_it in versions(name, function, compiled).items():
             yield Provider(
                 version,
                 lambda leaves, f=run_it: f(*leaves),
@@ -111,14 +108,12 @@ def make_providers(case, others, compiled):
 
 
 def reason(row):
-    """Why a shape stays under 70 % of the copy bandwidth."""
-    if row["limit"] < 0.02:
-        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+    """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
     if row["part_dim"] <= 4:
         return "drawing noise and its logarithms cost the same for every cell however few numbers share them"
     if row["side"] ** 2 % 4 and not row["channels_last"]:
         return "rows of cells are not aligned, so loads are narrow"
-    return "no reason known"
+    return None
 
 
 def main():

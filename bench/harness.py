@@ -57,6 +57,11 @@ class Provider:
     exact_draw: Callable[[list[Tensor]], list[Tensor]]
 
 
+def versions(name, function, compiled):
+    """A formulation by its name, and where wanted torch.compile's version of it."""
+    return {name: function} | ({f"{name} compiled": torch.compile(function, dynamic=False)} if compiled else {})
+
+
 def backward(outputs, leaves, incoming, **options):
     """The gradients of those leaves that take one, for those outputs that get one."""
     pairs = [(x, g) for x, g in zip(outputs, incoming, strict=True) if g is not None]
@@ -248,10 +253,17 @@ def arguments(description):
     return parser.parse_args()
 
 
+def why_slow(row, reason):
+    """Why a shape stays under 70 % of the copy bandwidth: it is too small, or what its benchmark says of it."""
+    if row["limit"] < 0.02:
+        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+    return reason(row) or "no reason known"
+
+
 def run(description, cases, providers, options, reason):
     """Measures every case with providers(case); prints, writes and plots. Exits with status 1 if any failed.
 
-    reason(row) says why a shape stays under 70 % of the copy bandwidth.
+    reason(row) says why a large shape stays under 70 % of the copy bandwidth, or nothing.
     """
     if not CUDA:
         print("No CUDA device: PyTorch formulations on the CPU at small shapes; the fused kernels need a GPU.")
@@ -270,7 +282,7 @@ def run(description, cases, providers, options, reason):
             print(describe(row), flush=True)
     slow = [row for row in rows if row["provider"] == OURS and row.get("of_copy", 1.0) < 0.7] if CUDA else []
     for row in slow:
-        print(f"under 70 %: {row['case']}: {100 * row['of_copy']:.0f} %, {reason(row)}")
+        print(f"under 70 %: {row['case']}: {100 * row['of_copy']:.0f} %, {why_slow(row, reason)}")
     if options.output:
         write(options.output, description, rows, copy_bytes_a_second=bandwidth)
     if options.plot:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench import formulations
-from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run
+from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run, versions
 
 CHECKED = 2  # images held to the reference
 SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels
@@ -64,20 +64,15 @@ def make_providers(others, compiled):
     yield Provider(OURS, ours, ours)
     for name in ("plain", "release") if others else ():
         function = getattr(formulations, f"{name}_weighted_error")
-        versions = {name: function}
-        if compiled:
-            versions[f"{name} compiled"] = torch.compile(function, dynamic=False)
-        for version, run_it in versions.items():
+        for version, run_it in versions(name, function, compiled).items():
             yield Provider(version, *[lambda leaves, f=run_it: f(*leaves)] * 2)
 
 
 def reason(row):
-    """Why a shape stays under 70 % of the copy bandwidth."""
-    if row["limit"] < 0.02:
-        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+    """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
     if row["channels_last"]:
         return "a run of three channels fills three quarters of a tile"
-    return "no reason known"
+    return None
 
 
 def main():
