@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.data import Dataset, load
 from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, train
+from accel.training.loop import read_history
 from accel.training.protocols import TransferConfig
 
 # Short runs need longer steps than the paper's 90 epochs of 1e-4.
@@ -67,8 +68,8 @@ def measure(name: str, options: dict, dataset: Dataset, given: argparse.Namespac
     for protocol in ("conv5", "linear"):
         entry = transfer(folder, protocol, TransferConfig(epochs=given.transfer_epochs, device="cpu"), dataset)
         row[protocol] = entry["last_top1"]
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1]) if lines else {}
+    history = read_history(folder)
+    last = history[-1] if history else {}
     for term in ("kl_appearance", "kl_occurrence", "psnr", "active_parts"):
         row[term] = last.get(f"held_out_{term}")
     return row

@@ -176,6 +176,7 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     assert text.count("<img ") == len(index)
     assert f'data-value="{measures["reconstructions"][0]["value"]!r}"' in text
     damages = (
+        ("config.json", "{", "is not JSON"),
         ("transfer.json", "[]", "is not the record of a run's transfers"),
         ("transfer.json", '{"results": [{"protocol": "knn"}]}', "an entry lacks data, epochs, last_top1, seed"),
         ("measures.json", "[]", "must hold a dict, got list"),

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_history, read_json
+from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_json
 from accel.training.options import at_least, option
 
 HELP = "draw a run's parts, what they look like and what the model makes of them"
@@ -41,6 +41,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
     """Writes every picture of the run in `folder` and returns their names."""
     from accel.evaluation import transfer
     from accel.figures import pictures, write_pictures
+    from accel.training.loop import read_history
 
     opened = open_run(folder, options)
     if options.patch_size is not None and not hasattr(opened.model, "num_parts"):

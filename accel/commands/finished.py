@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accel.training.config import TrainingConfig
-from accel.training.options import Options, add_options, option
-
-DEVICE = next(field.metadata for field in dataclasses.fields(TrainingConfig) if field.name == "device")
+from accel.training.options import Options, add_options, device_option, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun(Options):
     """Where a run is looked at, and where its images are if they have moved."""
 
-    device: str = option("auto", "run", DEVICE["help"], check=DEVICE["check"])
+    device: str = device_option()
     data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
     data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
 
@@ -30,18 +28,23 @@ class Opened(NamedTuple):
     dataset: Any
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, options: type[FinishedRun]) -> None:
-    """Adds the run folder and the options of looking at it."""
+def add_run_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
+    """Adds the run folder and the options of what is done with it."""
     parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
     add_options(parser, options)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raises FileNotFoundError unless the folder is a run's."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
 
 
 def open_run(folder: Path, options: FinishedRun) -> Opened:
     """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
     from accel.training.loop import choose_device, load_dataset, load_run
 
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+    refuse_other_folder(folder)
     if not (folder / "model").is_dir():
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
@@ -61,15 +64,3 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{path} must hold a {kind.__name__}, got {type(value).__name__}")
     return value
-
-
-def read_history(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file."""
-    path = folder / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise ValueError(f"{path} is not a line of JSON an epoch: {error}") from None
-    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
-        raise ValueError(f"{path} must say of each line which epoch it is of")
-    return lines

@@ -2,11 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from accel.commands import figures, measure
-from accel.commands.finished import FinishedRun, open_run, read_history, read_json
+from accel.commands.finished import FinishedRun, open_run, read_json
 from accel.training.options import add_options, option
 
 HELP = "write everything known of runs, side by side, into one HTML file"
@@ -66,11 +65,12 @@ def record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
     from accel.evaluation import transfer
     from accel.figures.report import Picture, RunRecord
+    from accel.training.loop import read_history
 
     drawn = read_json(folder / "figures" / "index.json", list)
     return RunRecord(
         name=name,
-        config=json.loads((folder / "config.json").read_text()),
+        config=read_json(folder / "config.json", dict),
         history=read_history(folder),
         measures=read_json(folder / "measures.json", dict),
         transfer=transfer.results(folder),

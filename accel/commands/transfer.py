@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from accel.training.options import add_options, flag, option
+from accel.commands.finished import add_run_arguments, refuse_other_folder
+from accel.training.options import flag, option
 from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
 
 HELP = "train classifiers on a run's encoder and test them"
@@ -27,8 +28,7 @@ class TransferOptions(TransferConfig):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
-    add_options(parser, TransferOptions)
+    add_run_arguments(parser, TransferOptions)
 
 
 def run(given: dict) -> None:
@@ -39,8 +39,7 @@ def run(given: dict) -> None:
     for name in given:
         if all(name in without_effect(protocol) for protocol in protocols):
             raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+    refuse_other_folder(folder)
 
     from accel.evaluation import transfer
 

@@ -11,7 +11,7 @@ from accel.evaluation.occurrences import (
     receptive_field,
 )
 from accel.evaluation.quality import psnr, ssim
-from accel.evaluation.summary import reconstruction_quality, summary
+from accel.evaluation.summary import summary
 
 __all__ = [
     "Discovery",
@@ -27,7 +27,6 @@ __all__ = [
     "part_average_precision",
     "psnr",
     "receptive_field",
-    "reconstruction_quality",
     "ssim",
     "summary",
     "untrained",

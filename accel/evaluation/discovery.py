@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.data import Dataset, ImageSet
-from accel.evaluation.occurrences import OCCURS, SATURATED, occurrence_maps
+from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
+from accel.models.autoencoder import pixels
 from accel.training.held_out import in_order
 
 CHOOSING_IMAGES = 4000  # training images on which each type's part is chosen, and baselines are fitted
-SUREST = 50  # occurrences of a part, at most one an image, that its purity is measured on
 
 
 def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -197,8 +197,8 @@ def cell_pixels(images: np.ndarray, scale: int) -> Tensor:
     """uint8 (n, H, W, C) → float32 (n, h, w, C · scale²) in [−1, 1], the pixels of each cell."""
     (batch,) = in_order(images, len(images), torch.device("cpu"))
     height, width = batch.shape[2] // scale, batch.shape[3] // scale
-    pixels = functional.unfold(batch.float() / 127.5 - 1, scale, stride=scale)
-    return pixels.unflatten(2, (height, width)).permute(0, 2, 3, 1)
+    cells = functional.unfold(pixels(batch, torch.float32), scale, stride=scale)
+    return cells.unflatten(2, (height, width)).permute(0, 2, 3, 1)
 
 
 def k_means(vectors: Tensor, count: int, seed: int, rounds: int = 30, sample: int = 20_000) -> Tensor:

@@ -16,13 +16,13 @@ from accel.evaluation.occurrences import BATCH_SIZE, consistency, find_occurrenc
 from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
 from accel.models.autoencoder import pixels
 from accel.training.held_out import evaluating, in_order
+from accel.training.protocols import FREEZES
 
 OBSERVE_EVERY = 2  # epochs
 OBSERVED = 1000  # training and held-out images
-SUREST = 50  # occurrences of a part, at most one an image, that its consistency is measured on
 
 
-def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequence[Features]) -> list[dict]:
+def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequence[Features] = ()) -> list[dict]:
     """PSNR, SSIM and Fréchet distances of deterministic reconstructions, one pass over uint8 images (n, H, W, C).
 
     Each is a dictionary of name, value, unit, count (of images), range (of the pixels) and resize, and Fréchet
@@ -60,7 +60,7 @@ def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequ
 
 def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
     """What can be said of parts without truth, on uint8 images (n, H, W, C): totals, and a dictionary a part."""
-    found = find_occurrences(model, images, SUREST)
+    found = find_occurrences(model, images)
     alike = consistency(model, images, found, side=2 * model.scale)
     others = found.overlap - np.eye(len(found.overlap)) * found.overlap
     return {
@@ -157,7 +157,7 @@ def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) ->
 
 def classifier_folder(run: Path) -> Path | None:
     """The classifier that `transfer` left in a run's folder, of the most layers frozen if there are several."""
-    folders = [run / "transfer" / protocol / "model" for protocol in ("conv5", "conv3", "conv1")]
+    folders = [run / "transfer" / protocol / "model" for protocol in reversed(FREEZES)]
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 

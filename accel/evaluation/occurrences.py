@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from accel.models.autoencoder import pixels
 from accel.training.held_out import evaluating, in_order
 
 BATCH_SIZE = 256
 OCCURS = 0.5  # a part occurs in a cell where its probability is greater
+SUREST = 50  # occurrences of a part, at most one an image, that stand for it
 SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
 
 
@@ -59,7 +61,7 @@ class Occurrences:
         return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
 
 
-def find_occurrences(model: nn.Module, images: np.ndarray, count: int = 50) -> Occurrences:
+def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) -> Occurrences:
     """Each part's `count` surest occurrences and its statistics, in one pass with all sums on the model's device.
 
     model: with `encode`, as PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. Equally sure ones are in the images' order.
@@ -128,12 +130,12 @@ def receptive_field(model: nn.Module, images: np.ndarray, share: float = 0.5) ->
     """
     with evaluating(model) as device, torch.enable_grad():
         (batch,) = in_order(images, len(images), device)
-        pixels = (batch.float() / 127.5 - 1).requires_grad_()
-        logits = model.encode(pixels).occurrence_logits
+        inputs = pixels(batch, torch.float32).requires_grad_()
+        logits = model.encode(inputs).occurrence_logits
         row, column = logits.shape[2] // 2, logits.shape[3] // 2
         energy = 0
         for logit in logits[:, :, row, column].sum(0):
-            energy = energy + torch.autograd.grad(logit, pixels, retain_graph=True)[0].abs().sum((0, 1))
+            energy = energy + torch.autograd.grad(logit, inputs, retain_graph=True)[0].abs().sum((0, 1))
     height, width = energy.shape
     scale = height // logits.shape[2]
     y, x = (torch.arange(size, device=energy.device) for size in (height, width))

@@ -6,7 +6,6 @@ All that is known of a run lies in its folder, so whoever is interrupted goes on
 import contextlib
 import dataclasses
 import functools
-import json
 import multiprocessing
 import os
 import platform
@@ -28,7 +27,7 @@ from accel.evaluation.tables import Row, Table, epochs_of
 from accel.training import checkpoint
 from accel.training.config import TrainingConfig
 from accel.training.held_out import evaluating
-from accel.training.loop import Run, load_dataset, open_run, refuse_other_options
+from accel.training.loop import Run, load_dataset, open_run, read_history, refuse_other_options
 from accel.training.protocols import TransferConfig
 
 WARM_UP_STEPS = 2
@@ -70,9 +69,7 @@ class Job:
 
     def seconds(self) -> float:
         """What training and transfers have taken so far."""
-        metrics = self.config.folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-        return sum(entry["seconds"] for entry in [*lines, *self.results().values()])
+        return sum(entry["seconds"] for entry in [*read_history(self.config.folder), *self.results().values()])
 
 
 def plan(

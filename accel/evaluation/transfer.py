@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from accel.data import Batches, Dataset, ImageSet, epoch_flips, epoch_order, load
 from accel.data.images import held_out
+from accel.data.progress import progress
 from accel.models import Classifier
 from accel.models.autoencoder import pixels
 from accel.models.encoder import pooled
@@ -30,7 +31,7 @@ from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
 from accel.training.held_out import evaluating
 from accel.training.interrupt import Stopped, StopRequest
-from accel.training.loop import choose_device, load_dataset, load_run, progress_bar
+from accel.training.loop import choose_device, load_dataset, load_run
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
 from accel.training.step import Execution, choose_execution, load_optimiser
 
@@ -374,11 +375,11 @@ class Fit:
         """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
         self.resume()
         saved_at = time.monotonic()
-        with progress_bar(self.epochs, self.epoch, self.protocol) as bar, StopRequest() as stop:
+        bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
+        with bar as advance, StopRequest() as stop:
             while self.epoch < self.epochs:
                 self.train_epoch()
-                if bar is not None:
-                    bar.update()
+                advance(1)
                 if time.monotonic() - saved_at >= SAVE_EVERY or stop.signal_number is not None:
                     self.save()
                     saved_at = time.monotonic()

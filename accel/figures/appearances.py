@@ -12,8 +12,6 @@ from accel.figures.parts import overlay
 from accel.figures.reconstructions import as_images, code_of
 from accel.training.held_out import evaluating, in_order
 
-CANDIDATES = 50  # of a part's surest images, among which source and targets are chosen
-
 
 @torch.no_grad()
 def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int) -> tuple[Tensor, Tensor]:
@@ -67,7 +65,7 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
     are, of the images where the part is surest, those that differ most in the part's appearance. found: what
     `find_occurrences` found in the images, if it is at hand. Raises ImportError if matplotlib is missing.
     """
-    found = found or find_occurrences(model, images, CANDIDATES)
+    found = found or find_occurrences(model, images)
     tiles, labels, changes = [], [], []
     for part in _live(found)[:rows]:
         surest = images[found.image[part]]
@@ -107,7 +105,7 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
     """
     tiles, labels = [], []
     if hasattr(model, "num_parts"):
-        found = found or find_occurrences(model, images, CANDIDATES)
+        found = found or find_occurrences(model, images)
         for part in _live(found)[:rows]:
             surest = images[found.image[part]]
             batch, posterior = _posteriors(model, surest)
@@ -153,7 +151,7 @@ def traversals(
     tiles, labels = [], []
     amounts = torch.tensor([float(value) for value in values])
     if hasattr(model, "num_parts"):
-        found = found or find_occurrences(model, images, CANDIDATES)
+        found = found or find_occurrences(model, images)
         for part in _live(found):
             image = images[found.image[part, :1]]
             batch, posterior = _posteriors(model, image)

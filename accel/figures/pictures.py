@@ -10,7 +10,7 @@ from torch import nn
 
 from accel.data import Dataset
 from accel.evaluation import find_occurrences, receptive_field
-from accel.figures.appearances import CANDIDATES, interpolations, swaps, traversals
+from accel.figures.appearances import interpolations, swaps, traversals
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.reconstructions import reconstructions, samples, weight_masks
@@ -50,10 +50,10 @@ def pictures(
     images = dataset.test.images
     few = images[:SHOWN]
     if hasattr(model, "num_parts"):
-        found = find_occurrences(model, images, CANDIDATES)
+        found = find_occurrences(model, images)
         yield "parts", parts(model, dataset.test, dataset.part_names, found=found)
         side = patch_size or receptive_field(model, images[:FIELD_IMAGES])
-        surest = find_occurrences(model, dataset.train.images, CANDIDATES)
+        surest = find_occurrences(model, dataset.train.images)
         yield "gallery", gallery(dataset.train, surest, side=side, scale=model.scale, class_names=dataset.class_names)
         yield "swaps", swaps(model, images, found=found)
         yield "interpolations", interpolations(model, images, found=found)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import ClassVar
 
-from accel.training.options import Check, Options, above, at_least, between, option
+from accel.training.options import SEED, Check, Options, above, at_least, between, device_option, option
 
 # The rows of the paper's tables, as they are named there; +w weighs errors by gradient energy.
 SYSTEMS = (
@@ -178,15 +177,10 @@ class TrainingConfig(Options):
         0,
         "optimisation",
         "of the weights, the order of the images and every draw",
-        check=Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63),
+        check=SEED,
     )
 
-    device: str = option(
-        "auto",
-        "run",
-        "auto (a GPU if there is one), cpu, cuda or cuda:N",
-        check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
-    )
+    device: str = device_option()
     precision: str = option(
         "auto",
         "run",

@@ -4,9 +4,7 @@ Weights, order of the images, flips and draws are functions of (seed, epoch, ste
 is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not.
 """
 
-import contextlib
 import dataclasses
-import importlib.util
 import json
 import math
 import shlex
@@ -21,6 +19,7 @@ import torch
 from torch import nn
 
 from accel.data import Batches, Dataset, load
+from accel.data.progress import progress
 from accel.models.encoder import scale_of
 from accel.models.storage import write_whole
 from accel.training import checkpoint, processes
@@ -113,6 +112,21 @@ def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
     return model_class(config.system).from_pretrained(folder / "model").eval(), config
 
 
+def read_history(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
+
+    Raises ValueError that names the file if it is something else.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{path} is not a line of JSON an epoch: {error}") from None
+    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise ValueError(f"{path} must say of each line which epoch it is of")
+    return lines
+
+
 def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
     """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
     folder = config.folder
@@ -168,15 +182,6 @@ def fingerprint(images: np.ndarray) -> list[int]:
     """Tells one set of images from another by shape and the bytes of a few hundred of them."""
     few = np.ascontiguousarray(images[:: max(1, len(images) // 256)])
     return [*images.shape, zlib.crc32(few)]
-
-
-def progress_bar(steps: int, done: int, label: str):
-    """A tqdm bar where tqdm is installed and somebody looks, otherwise None; to be used as a context."""
-    if not (sys.stderr.isatty() and importlib.util.find_spec("tqdm")):
-        return contextlib.nullcontext()
-    from tqdm import tqdm
-
-    return tqdm(total=steps, initial=done, desc=label, unit="step", leave=False)
 
 
 class Run:
@@ -316,15 +321,15 @@ class Run:
         """The rest of the epoch's steps."""
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
-        with progress_bar(len(self.batches), self.batch, label) if self.writes else contextlib.nullcontext() as bar:
+        bar = progress(len(self.batches), initial=self.batch, shown=self.writes, desc=label, unit="step")
+        with bar as advance:
             for batch in self.batches.epoch(self.epoch, self.batch):
                 self.step(*batch)
                 self.batch += 1
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
-                if bar is not None:
-                    bar.update()
+                advance(1)
                 if self.batch % self.agree_every == 0 and self.batch < len(self.batches):
                     due, signal_number = self.agree(stop)
                     if due or signal_number:

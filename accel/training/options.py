@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Container, Iterable
@@ -53,6 +54,15 @@ def option(
         "absent": absent,
     }
     return dataclasses.field(default=None, metadata=metadata)
+
+
+SEED = Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
+DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name))
+
+
+def device_option() -> Any:
+    """Where to compute: the same option of every command that does."""
+    return option("auto", "run", "auto (a GPU if there is one), cpu, cuda or cuda:N", check=DEVICE)
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

@@ -1,9 +1,8 @@
 """How recognition is measured on what a run has learned, and the options of each way."""
 
 import dataclasses
-import re
 
-from accel.training.options import Check, Options, above, at_least, option
+from accel.training.options import SEED, Options, above, at_least, device_option, option
 
 # The columns of the paper's tables, and how many of the encoder's stages they freeze (section 4.1).
 FREEZES = {"conv1": 1, "conv3": 2, "conv5": 3}
@@ -49,17 +48,12 @@ class TransferConfig(Options):
         0,
         "optimisation",
         "of the new weights, the order of the images and dropout",
-        check=Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63),
+        check=SEED,
     )
     neighbours: int = option(200, "knn", "k, training images that vote", check=at_least(1))
     knn_temperature: float = option(0.1, "knn", "T, votes weigh exp(cosine / T)", check=above(0))
 
-    device: str = option(
-        "auto",
-        "run",
-        "auto (a GPU if there is one), cpu, cuda or cuda:N",
-        check=Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)),
-    )
+    device: str = device_option()
 
 
 def without_effect(protocol: str) -> set[str]:
