@@ -129,16 +129,16 @@ def _sample(occurrence_logits, mean, log_variance, temperature, noise, straight_
     )
 
 
-def _second_half(occurrence_logits, mean, log_variance, prior, **sampling):
+def _second_half(occurrence_logits, mean, log_variance, prior, prior_mean, **sampling):
     """ẑ[b, n, d, l] = z_app[b, n, d] · y[b, n, l], and both divergences (equations 9 and 11)."""
     z, y, _, _ = _sample(occurrence_logits, mean, log_variance, **sampling)
     code = z[..., None] * y[:, :, None]
-    kl_appearance = gaussian_divergence(mean, log_variance).sum((1, 2))
+    kl_appearance = gaussian_divergence(mean, log_variance, prior_mean).sum((1, 2))
     kl_occurrence = bernoulli_divergence(occurrence_logits, prior).sum((1, 2))
     return code, np.exp(log_variance), kl_appearance, kl_occurrence
 
 
-def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_variance, prior, **sampling):
+def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_variance, prior, prior_mean, **sampling):
     """Returns (d_a, d_m, d_log v), the part of d_a that comes through the weights not included.
 
         d_z = Σ_l d_ẑ y_l,    d_y_l = Σ_d d_ẑ z_d,    d_a_l = d_y_l ∂y_l/∂a_l
@@ -150,7 +150,9 @@ def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_varian
     variance = np.exp(log_variance)
     d_z = np.einsum("bndl,bnl->bnd", d_code, y)
     d_y = np.einsum("bndl,bnd->bnl", d_code, z)
-    kl_mean, kl_log_variance = gaussian_divergence_gradients(d_output.kl_appearance[:, None, None], mean, log_variance)
+    kl_mean, kl_log_variance = gaussian_divergence_gradients(
+        d_output.kl_appearance[:, None, None], mean, log_variance, prior_mean
+    )
     d_mean = d_z + d_output.appearance_mean + kl_mean
     d_log_variance = d_z * 0.5 * np.sqrt(variance) * epsilon + d_output.appearance_variance * variance + kl_log_variance
     d_logits = d_y * slope + bernoulli_divergence_gradients(
@@ -181,6 +183,7 @@ def patch_bottleneck(
     temperature=1.0,
     noise=None,
     occurrence_prior=None,
+    appearance_prior_mean=0.0,
     variance="geometric",
     straight_through=False,
     detach_weights=True,
@@ -190,11 +193,11 @@ def patch_bottleneck(
 
         w = occurrence_weights(a),   (m, log v) = pool_appearance(w, μ, s)
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
-        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(0, 1)),   KL_occ = Σ_{n,l} KL(Bern(p) ‖ Bern(π))
+        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_{n,l} KL(Bern(p) ‖ Bern(π))
 
     temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1, see _prior.
-    variance: "geometric" or "arithmetic". straight_through: place the hard sample, with the relaxed one's
-    gradient. detach_weights concerns the gradient alone: no gradient flows through w. sample=False takes
+    appearance_prior_mean: c. variance: "geometric" or "arithmetic". straight_through: place the hard sample, with the
+    relaxed one's gradient. detach_weights concerns the gradient alone: no gradient flows through w. sample=False takes
     z_app = m and y = p.
     """
     images, parts, _, _ = occurrence_logits.shape
@@ -206,7 +209,7 @@ def patch_bottleneck(
         variance,
     )
     code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, _prior(occurrence_prior, parts),
+        logits, mean, log_variance, _prior(occurrence_prior, parts), appearance_prior_mean,
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     return PatchBottleneck(code.reshape(appearance_mean.shape), mean, pooled_variance, kl_appearance, kl_occurrence)
@@ -221,6 +224,7 @@ def patch_bottleneck_gradients(
     temperature=1.0,
     noise=None,
     occurrence_prior=None,
+    appearance_prior_mean=0.0,
     variance="geometric",
     straight_through=False,
     detach_weights=True,
@@ -238,7 +242,7 @@ def patch_bottleneck_gradients(
     mean, log_variance = pool_appearance(weights, *maps, variance)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        _prior(occurrence_prior, parts),
+        _prior(occurrence_prior, parts), appearance_prior_mean,
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
@@ -295,6 +299,7 @@ def pooled_patch_bottleneck(
     temperature=1.0,
     noise=None,
     occurrence_prior=None,
+    appearance_prior_mean=0.0,
     straight_through=False,
     detach_weights=True,
     sample=True,
@@ -314,7 +319,7 @@ def pooled_patch_bottleneck(
     logits = occurrence_logits.reshape(images, parts, -1)
     mean, log_variance = _pool_features(occurrence_weights(logits), features, weight, bias)
     code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, _prior(occurrence_prior, parts),
+        logits, mean, log_variance, _prior(occurrence_prior, parts), appearance_prior_mean,
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     return PatchBottleneck(code.reshape(images, -1, height, width), mean, pooled_variance, kl_appearance, kl_occurrence)
@@ -350,6 +355,7 @@ def pooled_patch_bottleneck_gradients(
     temperature=1.0,
     noise=None,
     occurrence_prior=None,
+    appearance_prior_mean=0.0,
     straight_through=False,
     detach_weights=True,
     sample=True,
@@ -368,7 +374,7 @@ def pooled_patch_bottleneck_gradients(
     mean, log_variance = _pool_features(weights, features, weight, bias)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        _prior(occurrence_prior, parts),
+        _prior(occurrence_prior, parts), appearance_prior_mean,
         temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
     )  # fmt: skip
     d_projected = np.stack([d_mean, d_log_variance])

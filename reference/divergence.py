@@ -36,14 +36,20 @@ def bernoulli_divergence_gradients(d_divergence, logits, prior):
     return d_divergence * sigmoid(logits) * sigmoid(-logits) * (logits - prior_logit)
 
 
-def gaussian_divergence(mean, log_variance):
-    """KL(N(m, v) ‖ N(0, 1)) = ½ (m² + v − 1 − log v), from m and log v."""
-    return 0.5 * (mean**2 + np.exp(log_variance) - 1.0 - log_variance)
+def gaussian_divergence(mean, log_variance, prior_mean=0.0):
+    """KL(N(m, v) ‖ N(c, 1)) = ½ ((m − c)² + v − 1 − log v), from m and log v; the paper's prior has c = 0.
+
+    A part is seen through its code z · y alone. Under c = 0 a part of no particular look has z about 0, and then the
+    decoder cannot tell where it occurs; it learns to be seen only by taking on looks, of which m and −m cost the same,
+    so that it may as well take on those of two kinds of thing. Under c > 0 being seen costs nothing, and a look of
+    either kind does.
+    """
+    return 0.5 * ((mean - prior_mean) ** 2 + np.exp(log_variance) - 1.0 - log_variance)
 
 
-def gaussian_divergence_gradients(d_divergence, mean, log_variance):
-    """∂KL/∂m = m,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance)."""
-    return d_divergence * mean, d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
+def gaussian_divergence_gradients(d_divergence, mean, log_variance, prior_mean=0.0):
+    """∂KL/∂m = m − c,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance)."""
+    return d_divergence * (mean - prior_mean), d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
 
 
 def category_log_probabilities(logits):

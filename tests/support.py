@@ -84,6 +84,7 @@ def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.floa
     options = {
         "temperature": draw(st.sampled_from([0.05, 0.1, 0.5, 1.0, 5.0])),
         "occurrence_prior": draw(st.sampled_from([None, 1e-6, 0.05, 0.5, 1 - 1e-6])),
+        "appearance_prior_mean": draw(st.sampled_from([0.0, 2.0, -0.5])),
         "straight_through": draw(st.booleans()),
         "detach_weights": draw(st.booleans()),
         "sample": draw(st.booleans()),

@@ -61,7 +61,8 @@ class PatchVAE(Autoencoder):
     variance: "geometric" or "arithmetic", how log-variances are pooled over cells.
     occurrence_prior: π in (0, 1), 1/N if not given (½ for a single part). straight_through: hard occurrence
     samples with the relaxed ones' gradient. occurrence: "bernoulli", or "categorical": one part a cell at most, π being
-    1/(N + 1) if not given. detach_weights: no gradient through the pooling weights.
+    1/(N + 1) if not given. appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance; with c > 0
+    a part of no particular look is still seen by the decoder. detach_weights: no gradient through the pooling weights.
     backend: of accel.ops; it says how to compute rather than what, so it is not part of `config`.
 
     Raises ValueError for any other value.
@@ -79,6 +80,7 @@ class PatchVAE(Autoencoder):
         head_kernel_size: int = 3,
         variance: str = "geometric",
         occurrence_prior: float | None = None,
+        appearance_prior_mean: float = 0.0,
         straight_through: bool = False,
         occurrence: str = "bernoulli",
         detach_weights: bool = True,
@@ -102,6 +104,8 @@ class PatchVAE(Autoencoder):
         most = 1 if occurrence == "bernoulli" else 1 / num_parts
         if not isinstance(occurrence_prior, float) or not 0 < occurrence_prior < most:
             raise ValueError(f"occurrence_prior must be a number between 0 and {most:g}, got {occurrence_prior!r}")
+        if not isinstance(appearance_prior_mean, (int, float)) or not math.isfinite(appearance_prior_mean):
+            raise ValueError(f"appearance_prior_mean must be a finite number, got {appearance_prior_mean!r}")
         super().__init__(image_size, channels, encoder, num_parts * part_dim)
         self.config = {
             "image_size": self.image_size,
@@ -113,12 +117,14 @@ class PatchVAE(Autoencoder):
             "head_kernel_size": head_kernel_size,
             "variance": variance,
             "occurrence_prior": occurrence_prior,
+            "appearance_prior_mean": appearance_prior_mean,
             "straight_through": straight_through,
             "occurrence": occurrence,
             "detach_weights": detach_weights,
         }
         self.num_parts, self.part_dim, self.head = num_parts, part_dim, head
         self.variance, self.occurrence_prior = variance, occurrence_prior
+        self.appearance_prior_mean = appearance_prior_mean
         self.straight_through, self.detach_weights, self.backend = straight_through, detach_weights, backend
         self.kind = occurrence
 
@@ -135,6 +141,7 @@ class PatchVAE(Autoencoder):
             self.occurrence.weight.mul_(0.1)
             absent = 1 - occurrence_prior * (num_parts if occurrence == "categorical" else 1)
             self.occurrence.bias.fill_(math.log(occurrence_prior / absent))
+            self.appearance_mean.bias.add_(appearance_prior_mean)
 
     def forward(
         self,
@@ -165,7 +172,7 @@ class PatchVAE(Autoencoder):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images from the prior: each cell holds each part with probability π, appearances N(0, 1).
+        """`count` images from the prior: each cell holds each part with probability π, appearances N(c, 1).
 
         The same seed draws the same codes. Batch norm does as the module's mode says: after `eval()` images
         do not depend on each other; in training mode its running statistics move as in any forward pass.
@@ -176,6 +183,7 @@ class PatchVAE(Autoencoder):
         weight = self.occurrence.weight
         uniform = occurrence_noise(noise, count, self.num_parts, height * width, device=weight.device)
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
+        appearance = appearance + self.appearance_prior_mean
         if self.kind == "bernoulli":
             # The sampler's rule a + log u − log(1 − u) > 0 at the prior's logit.
             occurrence = uniform > 1 - self.occurrence_prior
@@ -203,6 +211,7 @@ class PatchVAE(Autoencoder):
             "temperature": temperature,
             "noise": noise,
             "occurrence_prior": self.occurrence_prior,
+            "appearance_prior_mean": self.appearance_prior_mean,
             "straight_through": self.straight_through,
             "occurrence": self.kind,
             "detach_weights": self.detach_weights,

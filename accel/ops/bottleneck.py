@@ -1,7 +1,7 @@
 """The PatchVAE bottleneck as differentiable functions. The equations stand in reference/bottleneck.py."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ def patch_bottleneck(
     temperature: float | Tensor = 1.0,
     noise: Noise | None = None,
     occurrence_prior: float | None = None,
+    appearance_prior_mean: float = 0.0,
     variance: str = "geometric",
     straight_through: bool = False,
     detach_weights: bool = True,
@@ -54,7 +55,8 @@ def patch_bottleneck(
     number d in channel n·D + d. Any strides; float64, float32, bfloat16 or float16, float32 inside.
     temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor that
     needs no gradient. noise: the draws' address, needed
-    when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1. variance: "geometric" (log v = Σ w s) or
+    when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1. appearance_prior_mean: c of the prior
+    N(c, 1) of each number of an appearance, finite. variance: "geometric" (log v = Σ w s) or
     "arithmetic" (v = Σ w exp s). straight_through: place hard Bernoulli samples, with the relaxed ones'
     gradient. detach_weights: no gradient flows through the pooling weights w. sample=False: the posterior's
     mean, deterministic. occurrence: "bernoulli", each part by itself, or "categorical", one part a cell at most: the
@@ -79,23 +81,16 @@ def patch_bottleneck(
     if variance not in VARIANCE_RULES:
         raise ValueError(f"{name}: variance must be 'geometric' or 'arithmetic', got {variance!r}")
     occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample, occurrence)
+    _check_prior_mean(name, appearance_prior_mean)
     backend = _check_occurrence(name, occurrence, backend)
     inputs = occurrence_logits, appearance_mean, appearance_log_variance
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
 
-        return PatchBottleneck(
-            *fused.patch_bottleneck(
-                *inputs,
-                temperature,
-                noise,
-                occurrence_prior,
-                variance,
-                straight_through,
-                detach_weights,
-                sample,
-            )
+        fused_result = fused.patch_bottleneck(
+            *inputs, temperature, noise, occurrence_prior, variance, straight_through, detach_weights, sample
         )
+        return _under_prior_mean(PatchBottleneck(*fused_result), appearance_prior_mean)
     dtype = accumulation_dtype(*inputs)
     with torch.autocast(occurrence_logits.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
@@ -112,10 +107,11 @@ def patch_bottleneck(
             peak = log_variance_map.detach().amax(-1, keepdim=True)
             spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
             log_variance = peak.squeeze(-1) + spread.log()
-        return _sample_and_place(
+        result = _sample_and_place(
             logits, mean, log_variance, (height, width), appearance_mean,
             temperature, noise, occurrence_prior, straight_through, sample, occurrence,
         )  # fmt: skip
+        return _under_prior_mean(result, appearance_prior_mean)
 
 
 def pooled_patch_bottleneck(
@@ -127,6 +123,7 @@ def pooled_patch_bottleneck(
     temperature: float | Tensor = 1.0,
     noise: Noise | None = None,
     occurrence_prior: float | None = None,
+    appearance_prior_mean: float = 0.0,
     straight_through: bool = False,
     detach_weights: bool = True,
     sample: bool = True,
@@ -155,16 +152,16 @@ def pooled_patch_bottleneck(
     check_shape(name, "weight", weight, "(2·N·D, E, k, k)", (outputs, channels, kernel, kernel))
     check_shape(name, "bias", bias, "(2·N·D,)", (outputs,))
     occurrence_prior = _check_sampling(name, parts, temperature, noise, occurrence_prior, sample, occurrence)
+    _check_prior_mean(name, appearance_prior_mean)
     backend = _check_occurrence(name, occurrence, backend)
     inputs = features, occurrence_logits, weight, bias
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
 
-        return PatchBottleneck(
-            *fused.pooled_patch_bottleneck(
-                *inputs, temperature, noise, occurrence_prior, straight_through, detach_weights, sample
-            )
+        fused_result = fused.pooled_patch_bottleneck(
+            *inputs, temperature, noise, occurrence_prior, straight_through, detach_weights, sample
         )
+        return _under_prior_mean(PatchBottleneck(*fused_result), appearance_prior_mean)
     dtype = accumulation_dtype(*inputs)
     with torch.autocast(features.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
@@ -174,10 +171,11 @@ def pooled_patch_bottleneck(
         shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
         pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
-        return _sample_and_place(
+        result = _sample_and_place(
             logits, mean, log_variance, (height, width), features,
             temperature, noise, occurrence_prior, straight_through, sample, occurrence,
         )  # fmt: skip
+        return _under_prior_mean(result, appearance_prior_mean)
 
 
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -220,6 +218,11 @@ def _check_sampling(function, parts, temperature, noise, occurrence_prior, sampl
     if not 0.0 < occurrence_prior < most:
         raise ValueError(f"{function}: occurrence_prior must lie between 0 and {most:g}, got {occurrence_prior}")
     return occurrence_prior
+
+
+def _check_prior_mean(function, appearance_prior_mean):
+    if not math.isfinite(appearance_prior_mean):
+        raise ValueError(f"{function}: appearance_prior_mean must be finite, got {appearance_prior_mean}")
 
 
 def default_prior(parts: int, occurrence: str) -> float:
@@ -309,6 +312,14 @@ def _sample_and_place(
         kl_appearance,
         kl_occurrence,
     )
+
+
+def _under_prior_mean(result: PatchBottleneck, prior_mean: float) -> PatchBottleneck:
+    """The same with KL_app against N(c, 1): (m − c)² = m² + c (c − 2m), on the few pooled means."""
+    if prior_mean == 0:
+        return result
+    moved = 0.5 * prior_mean * (prior_mean - 2.0 * result.appearance_mean).sum((1, 2))
+    return replace(result, kl_appearance=result.kl_appearance + moved)
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:

@@ -28,14 +28,15 @@ VARIANCES = ("geometric", "arithmetic")
 PARTS_RECIPE = {
     "train_images": 8000,
     "encoder": "small",
-    "num_parts": 12,
+    "num_parts": 20,
     "part_dim": 1,
-    "beta_app": 0.5,
-    "beta_occ": 2.5,
+    "occurrence": "categorical",
+    "beta_app": 3.0,
+    "beta_occ": 2.0,
     "warm_up": 1000,
-    "occurrence_prior": 0.03,
-    "temperature_rate": 5e-4,
-    "temperature_floor": 0.5,
+    "appearance_prior_mean": 2.0,
+    "temperature_rate": 1e-3,
+    "temperature_floor": 0.3,
     "learning_rate": 2e-3,
     "batch_size": 32,
     "epochs": 8,
@@ -47,8 +48,10 @@ PATCHVAE_ONLY = (
     "head_kernel_size",
     "variance",
     "beta_occ",
+    "warm_up",
     "occurrence",
     "occurrence_prior",
+    "appearance_prior_mean",
     "temperature",
     "temperature_rate",
     "temperature_floor",
@@ -65,7 +68,7 @@ def without_effect(system: str) -> set[str]:
     if "-gan" not in system:
         options |= {"adversarial_weight", "feature_weight"}
     if system in ("bigan", "supervised"):
-        options |= {"beta_app", "warm_up"}
+        options |= {"beta_app"}
     if system == "supervised":
         options |= {"num_parts", "part_dim"}
     else:
@@ -141,10 +144,15 @@ class TrainingConfig(Options):
     occurrence_prior: float | None = option(
         None, "objective", "π, probability that a part occurs in a cell", check=between(0, 1), absent="1/N"
     )
+    appearance_prior_mean: float = option(
+        0.0,
+        "objective",
+        "c, mean of the prior N(c, 1) of appearances; above 0 a part of no particular look is seen too",
+    )
     warm_up: int = option(
         0,
         "objective",
-        "steps over which β_app rises from 0, and β_occ from a fifth, to their values",
+        "steps over which β_occ rises from a fifth to its value",
         check=at_least(0),
     )
     temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))

@@ -1,4 +1,4 @@
-"""What changes from step to step: the temperature of the relaxed Bernoulli variables, and both β while they rise."""
+"""What changes from step to step: the temperature of the relaxed Bernoulli variables, and β_occ while it rises."""
 
 import math
 
@@ -21,16 +21,17 @@ def temperature(step: int | Tensor, start: float = 1.0, rate: float = 3e-5, floo
     return max(floor, start * math.exp(-rate * step))
 
 
-def warm_up(step: int | Tensor, steps: int, start: float = 0.0) -> float | Tensor:
-    """The share of a β that is in force: it rises evenly from `start` at step 0 to 1 at step `steps`.
+def beta_occ(step: int | Tensor, value: float, steps: int) -> float | Tensor:
+    """β_occ: rises evenly from a fifth of `value` at step 0 to all of it at step `steps`, so that all parts are tried.
 
-    A number for a number, and for a 0-d tensor a float32 one on the same device.
+    A number for a number, and for a 0-d tensor a float32 one on the same device; `value` itself where steps is 0.
     """
     if steps == 0:
-        return 1.0
+        return value
+    first, slope = OCCURRENCE_START * value, (1 - OCCURRENCE_START) * value / steps
     if isinstance(step, Tensor):
-        return (start + (1 - start) / steps * step.double()).clamp_max(1.0).float()
-    return min(1.0, start + (1 - start) / steps * step)
+        return (first + slope * step.double()).clamp_max(value).float()
+    return min(value, first + slope * step)
 
 
 def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor:
@@ -38,7 +39,6 @@ def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor
     return temperature(step, config.temperature, config.temperature_rate, config.temperature_floor)
 
 
-def betas_at(step: int | Tensor, config: TrainingConfig) -> tuple[float | Tensor, float | Tensor]:
-    """β_app and β_occ at a step of a run. While looks cost little and occurrences something, all parts are tried."""
-    beta_app = config.beta_app * warm_up(step, config.warm_up)
-    return beta_app, config.beta_occ * warm_up(step, config.warm_up, OCCURRENCE_START)
+def beta_occ_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor:
+    """β_occ at a step of a run."""
+    return beta_occ(step, config.beta_occ, config.warm_up)

@@ -8,7 +8,7 @@ from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, el
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
-from accel.training.schedule import betas_at, temperature_at
+from accel.training.schedule import beta_occ_at, temperature_at
 
 GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
 
@@ -74,7 +74,7 @@ class AutoencoderSystem(System):
 
     def losses(self, images, labels, step, noise):
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
-        loss = elbo(out, images, *betas_at(step, self.config), self.config.weighted)
+        loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
         return out, {term: getattr(loss, term) for term in AutoencoderSystem.terms}
 
 
@@ -198,6 +198,7 @@ def build_model(
             "variance": config.variance,
             "occurrence": config.occurrence,
             "occurrence_prior": config.occurrence_prior,
+            "appearance_prior_mean": config.appearance_prior_mean,
             "straight_through": config.straight_through,
             "detach_weights": config.detach_weights,
         }

@@ -184,8 +184,9 @@ def test_a_divided_batch_draws_what_the_whole_one_draws():
     assert_close("code", torch.cat(halves), whole, relative=1e-12)
 
 
-def test_samples_follow_the_prior(monkeypatch):
-    model = small(num_parts=6, image_size=64, occurrence_prior=0.15)
+@pytest.mark.parametrize("prior_mean", [0.0, 2.0])
+def test_samples_follow_the_prior(monkeypatch, prior_mean):
+    model = small(num_parts=6, image_size=64, occurrence_prior=0.15, appearance_prior_mean=prior_mean)
     monkeypatch.setattr(model, "decode", lambda code: code)
     code = model.sample(200, seed=1).unflatten(1, (6, 2)).flatten(3)
     present = code != 0
@@ -194,7 +195,7 @@ def test_samples_follow_the_prior(monkeypatch):
     appearance = code.abs().amax(3, keepdim=True)
     assert torch.equal(code.abs(), appearance * present)  # one appearance an image and part
     values = code.sum(3) / present.sum(3)
-    assert values.mean().abs() < 0.05
+    assert values.mean().item() == pytest.approx(prior_mean, abs=0.05)
     assert values.std().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(model.sample(3, seed=1).flatten(2), code[:3].flatten(1, 2))
     assert not torch.equal(model.sample(3, seed=2), model.sample(3, seed=1))
@@ -269,6 +270,8 @@ def test_compiles_as_one_graph(head, backend):
         ({"variance": "harmonic"}, "variance must be 'geometric' or 'arithmetic', got 'harmonic'"),
         ({"occurrence_prior": 1.0}, "occurrence_prior must be a number between 0 and 1, got 1.0"),
         ({"occurrence_prior": "low"}, "occurrence_prior must be a number between 0 and 1, got 'low'"),
+        ({"appearance_prior_mean": float("inf")}, "appearance_prior_mean must be a finite number, got inf"),
+        ({"appearance_prior_mean": "high"}, "appearance_prior_mean must be a finite number, got 'high'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )

@@ -82,6 +82,7 @@ def test_json_round_trip(values):
         ("beta_app", -0.5),
         ("beta_occ", float("inf")),
         ("occurrence_prior", 1.0),
+        ("appearance_prior_mean", float("nan")),
         ("temperature", 0),
         ("temperature_floor", -1.0),
         ("seed", -1),
@@ -139,7 +140,7 @@ def test_help_shows_every_default():
     assert text.count("(default: ") == len(FIELDS)
     assert "(default: 1.0)" in text
     assert f"(default: 90, {PARTS_RECIPE['epochs']} for parts)" in text
-    assert f"(default: 1/N, {PARTS_RECIPE['occurrence_prior']} for parts)" in text
+    assert "(default: bernoulli, categorical for parts)" in text
     assert "None" not in text
 
 

@@ -1,4 +1,4 @@
-"""The temperature falls exponentially to its floor, and both β rise evenly to their values."""
+"""The temperature falls exponentially to its floor, and β_occ rises evenly to its value."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.training.schedule import betas_at, temperature, warm_up
+from accel.training.schedule import beta_occ, beta_occ_at, temperature
 from tests.training.tiny import tiny_config
 
 
@@ -30,19 +30,17 @@ def test_of_a_device_tensor_is_that_of_a_number_in_float32(step, start, rate, fl
     assert math.isclose(got.item(), temperature(step, start, rate, floor), rel_tol=2.0**-23)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 10**6), st.floats(0, 1))
-def test_warm_up_rises_evenly_from_its_start_and_stays(step, steps, start):
-    share = warm_up(step, steps, start)
-    assert math.isclose(share, start + (1 - start) * min(1, step / steps), rel_tol=1e-12)
-    got = warm_up(torch.tensor(step), steps, start)
-    assert (got.dtype, got.shape) == (torch.float32, ())
-    assert math.isclose(got.item(), share, rel_tol=2.0**-23)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 100), st.integers(1, 10**6))
+def test_beta_occ_rises_evenly_from_a_fifth_and_stays(step, value, steps):
+    got = beta_occ(step, value, steps)
+    assert math.isclose(got, value * (0.2 + 0.8 * min(1, step / steps)), rel_tol=1e-12)
+    of_tensor = beta_occ(torch.tensor(step), value, steps)
+    assert (of_tensor.dtype, of_tensor.shape) == (torch.float32, ())
+    assert math.isclose(of_tensor.item(), got, rel_tol=2.0**-23, abs_tol=2.0**-149)
 
 
-def test_betas_warm_up_only_where_asked():
-    constant = tiny_config("unused", beta_app=0.5, beta_occ=3.0)
-    assert betas_at(0, constant) == (0.5, 3.0)
-    rising = tiny_config("unused", beta_app=0.5, beta_occ=3.0, warm_up=10)
-    assert [betas_at(step, rising)[0] for step in (0, 5, 10, 11)] == [0.0, 0.25, 0.5, 0.5]
+def test_beta_occ_warms_up_only_where_asked():
+    assert beta_occ_at(0, tiny_config("unused", beta_occ=3.0)) == 3.0
+    rising = tiny_config("unused", beta_occ=3.0, warm_up=10)
     for step, expected in ((0, 0.6), (5, 1.8), (10, 3.0), (99, 3.0)):
-        assert math.isclose(betas_at(step, rising)[1], expected)
+        assert math.isclose(beta_occ_at(step, rising), expected)
