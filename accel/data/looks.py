@@ -135,17 +135,19 @@ class Look:
 
 # Types that share a palette differ in shape and texture, and of the first eight one is mostly light and one mostly
 # dark: cells as wide as a part see little more of it than its mean colour, which must differ from a grey background.
+# However many types are taken, those of one palette meet in some images (`parts` shows each type with its neighbours in
+# the ring): types that never meet are to a model one part, whose one appearance an image says which it is.
 LOOKS = (
     Look("striped disc", 0, disc, stripes),
-    Look("spotted square", 1, square, spots),
-    Look("shaded triangle", 2, triangle, gradient),
-    Look("two-sided ring", 3, ring, light_side),
     Look("dotted plus", 0, plus, dot),
+    Look("spotted square", 1, square, spots),
     Look("target diamond", 1, diamond, target),
+    Look("shaded triangle", 2, triangle, gradient),
     Look("two-sided hourglass", 2, hourglass, dark_side),
+    Look("two-sided ring", 3, ring, light_side),
     Look("dotted hexagon", 3, hexagon, dot),
+    Look("striped bar", 2, bar, stripes),
     Look("shaded saltire", 0, saltire, gradient),
     Look("striped crescent", 1, crescent, stripes),
-    Look("striped bar", 2, bar, stripes),
     Look("spotted half-disc", 3, half_disc, spots),
 )

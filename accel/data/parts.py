@@ -19,7 +19,7 @@ CLUTTER = 8  # an image shows none to this many pieces of clutter
 CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.135  # of a part, in image sides
 MARGIN = 0.09  # of the image's border without centres, in image sides
-MIDDLE = 0.6  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
+MIDDLE = 0.5  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
 SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
 SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
 PIECE_REACH = 1.7  # the same for a piece of clutter
@@ -280,9 +280,9 @@ def draw_parts(
     middle of a cell of the truth's grid (MIDDLE of its width and height), so that which cell holds a part is never a
     matter of a pixel. Behind them are a smooth, greyed blend of four corner colours and none to eight pieces of
     clutter: triangles, blobs and strokes whose form, size, direction and tones are drawn anew, so that none repeats.
-    Types, clutter and backgrounds share four palettes of a light and a dark colour, and each palette belongs to two of
-    eight types. Over everything lies a fine grain, as in photographs: without it backgrounds have no gradient energy,
-    and under a weighted loss it costs nothing to paint a part there.
+    Types, clutter and backgrounds share four palettes of a light and a dark colour, and each palette belongs to two
+    of eight types, which meet in one image of six. Over everything lies a fine grain, as in photographs: without it
+    backgrounds have no gradient energy, and under a weighted loss it costs nothing to paint a part there.
 
     A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
     type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
