@@ -145,7 +145,7 @@ def traversals(
     """A Figure with a row for each number of an appearance, moved through the prior's range while all else stays.
 
     The most telling parts come first, each in the image where it is surest. For a model without parts, as BetaVAE: the
-    numbers of the code that vary most over images, in the first image. values: in the prior's deviations.
+    numbers of the code that vary most over images, in the first image. values: in the prior's deviations from its mean.
     images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
@@ -157,7 +157,7 @@ def traversals(
             batch, posterior = _posteriors(model, image)
             for number in range(min(model.part_dim, rows - len(tiles))):
                 every = posterior.appearance_mean[0, part].repeat(len(amounts), 1)
-                every[:, number] = amounts.to(every)
+                every[:, number] = model.appearance_prior_mean + amounts.to(every)
                 with evaluating(model):
                     tiles.append([image[0], *as_images(vary_appearance(model, batch, part, every))])
                 labels.append(f"part {part}" + (f"\nnumber {number}" if model.part_dim > 1 else ""))
@@ -173,8 +173,8 @@ def traversals(
     return mosaic(
         [[enlarge(image) for image in row] for row in tiles],
         labels,
-        headers=["image", *[f"{value:+g} σ".replace("-", "−") if value else "0" for value in values]],
+        headers=["image", *[f"{value:+g} σ".replace("-", "−") if value else "mean" for value in values]],
         title="One number at a time" if not found else "What the numbers of an appearance say",
         text="Reconstructions of the image on the left with one number of its code set to so many standard deviations "
-        "of the prior, all others as they are.",
+        "from the prior's mean, all others as they are.",
     )

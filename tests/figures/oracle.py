@@ -17,6 +17,7 @@ class Oracle(torch.nn.Module):
     """
 
     num_parts, part_dim, scale = 3, 2, 8
+    appearance_prior_mean = 0.0
 
     def __init__(self):
         super().__init__()
