@@ -36,7 +36,7 @@ class Bare(torch.autograd.Function):
         arguments = *gradients[:5], *ctx.saved_tensors, *ctx.options
         results = fused._bottleneck_gradients(*arguments)
         fused._launch_bottleneck_backward(*arguments, results)
-        return *results, *[None] * 10
+        return *results, *[None] * 11
 
 
 def stand_in_for_a_gpu():
@@ -74,7 +74,7 @@ def main():
     sampling = fused._sampling(
         torch.tensor(0.5, device=DEVICE), Noise(*torch.zeros(3, dtype=torch.int64, device=DEVICE)), True
     )
-    options = 1 / parts, "geometric", False, True, torch.float32, torch.contiguous_format
+    options = 1 / parts, 0.0, "geometric", False, True, torch.float32, torch.contiguous_format
     incoming = torch.randn_like(mean), *(torch.ones((), device=DEVICE).expand(batch) for _ in range(2))
 
     def both(function):

@@ -41,7 +41,7 @@ def gaussian_divergence(mean, log_variance, prior_mean=0.0):
 
     A part is seen through its code z · y alone. Under c = 0 a part of no particular look has z about 0, and then the
     decoder cannot tell where it occurs; it learns to be seen only by taking on looks, of which m and −m cost the same,
-    so that it may as well take on those of two kinds of thing. Under c > 0 being seen costs nothing, and a look of
+    so that it may as well take on those of two kinds of thing. Under c ≠ 0 being seen costs nothing, and a look of
     either kind does.
     """
     return 0.5 * ((mean - prior_mean) ** 2 + np.exp(log_variance) - 1.0 - log_variance)

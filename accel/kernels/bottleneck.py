@@ -56,6 +56,7 @@ def forward_kernel(
     first_image,
     temperature,
     prior,  # log π, log(1 − π)
+    prior_mean,  # c of the appearances' prior N(c, 1)
     RULE: tl.constexpr,  # "geometric", "arithmetic", or "pooled": m and log v (B, N, D) are read in place of μ and s
     SAMPLE: tl.constexpr,
     HARD: tl.constexpr,
@@ -137,8 +138,8 @@ def forward_kernel(
         tl.store(saved + parts * SAVED + 2 * D + 1, total, mask=part_inside)
 
     part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    variance = tl.exp(log_variance)
-    kl_appearance = tl.where(inside, 0.5 * (mean * mean + variance - 1.0 - log_variance), 0.0)
+    variance, distance = tl.exp(log_variance), mean - prior_mean
+    kl_appearance = tl.where(inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
     tl.store(pooled_mean + first_number + channels, mean, mask=inside)
     tl.store(pooled_variance + first_number + channels, variance, mask=inside)
     tl.store(saved + saved_numbers, log_variance, mask=inside)
@@ -190,6 +191,7 @@ def backward_kernel(
     first_image,
     temperature,
     prior_logit,
+    prior_mean,  # c
     RULE: tl.constexpr,  # "pooled": the gradients of m and log v (B, N, D) are written in place of μ's and s's
     SAMPLE: tl.constexpr,
     HARD: tl.constexpr,
@@ -251,7 +253,7 @@ def backward_kernel(
             store_map(d_logits, d_logit, image, cells, parts, cell_inside, LAYOUTS, 4)
     d_z = tl.sum(z_sum, axis=0)
     variance = tl.exp(log_variance)
-    d_mean += d_z + d_kl_appearance * mean
+    d_mean += d_z + d_kl_appearance * (mean - prior_mean)
     # z − m = √v · ε
     d_log_variance = 0.5 * d_z * (z - mean) + d_variance * variance + d_kl_appearance * 0.5 * (variance - 1.0)
 
@@ -358,6 +360,7 @@ def forward(
     temperature: Tensor | None,
     noise: tuple[Tensor | None, ...],
     prior: float,
+    prior_mean: float,
     rule: str,
     straight_through: bool,
     outputs: tuple[Tensor, ...],
@@ -388,6 +391,7 @@ def forward(
         first_image=first_image,
         temperature=temperature,
         prior=(math.log(prior), math.log1p(-prior)),
+        prior_mean=prior_mean,
         RULE=rule,
         SAMPLE=temperature is not None,
         HARD=straight_through,
@@ -417,6 +421,7 @@ def backward(
     temperature: Tensor | None,
     noise: tuple[Tensor | None, ...],
     prior: float,
+    prior_mean: float,
     rule: str,
     straight_through: bool,
     outputs: tuple[Tensor, ...],
@@ -446,6 +451,7 @@ def backward(
         first_image=first_image,
         temperature=temperature,
         prior_logit=math.log(prior) - math.log1p(-prior),
+        prior_mean=prior_mean,
         RULE=rule,
         SAMPLE=temperature is not None,
         HARD=straight_through,

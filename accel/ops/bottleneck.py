@@ -1,7 +1,7 @@
 """The PatchVAE bottleneck as differentiable functions. The equations stand in reference/bottleneck.py."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -87,10 +87,19 @@ def patch_bottleneck(
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
 
-        fused_result = fused.patch_bottleneck(
-            *inputs, temperature, noise, occurrence_prior, variance, straight_through, detach_weights, sample
+        return PatchBottleneck(
+            *fused.patch_bottleneck(
+                *inputs,
+                temperature,
+                noise,
+                occurrence_prior,
+                appearance_prior_mean,
+                variance,
+                straight_through,
+                detach_weights,
+                sample,
+            )
         )
-        return _under_prior_mean(PatchBottleneck(*fused_result), appearance_prior_mean)
     dtype = accumulation_dtype(*inputs)
     with torch.autocast(occurrence_logits.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
@@ -107,11 +116,10 @@ def patch_bottleneck(
             peak = log_variance_map.detach().amax(-1, keepdim=True)
             spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
             log_variance = peak.squeeze(-1) + spread.log()
-        result = _sample_and_place(
+        return _sample_and_place(
             logits, mean, log_variance, (height, width), appearance_mean,
-            temperature, noise, occurrence_prior, straight_through, sample, occurrence,
+            temperature, noise, occurrence_prior, appearance_prior_mean, straight_through, sample, occurrence,
         )  # fmt: skip
-        return _under_prior_mean(result, appearance_prior_mean)
 
 
 def pooled_patch_bottleneck(
@@ -158,10 +166,18 @@ def pooled_patch_bottleneck(
     if choose_backend(name, backend, *inputs) == "triton":
         from . import fused
 
-        fused_result = fused.pooled_patch_bottleneck(
-            *inputs, temperature, noise, occurrence_prior, straight_through, detach_weights, sample
+        return PatchBottleneck(
+            *fused.pooled_patch_bottleneck(
+                *inputs,
+                temperature,
+                noise,
+                occurrence_prior,
+                appearance_prior_mean,
+                straight_through,
+                detach_weights,
+                sample,
+            )
         )
-        return _under_prior_mean(PatchBottleneck(*fused_result), appearance_prior_mean)
     dtype = accumulation_dtype(*inputs)
     with torch.autocast(features.device.type, enabled=False):
         logits = occurrence_logits.to(dtype).flatten(2)
@@ -171,11 +187,10 @@ def pooled_patch_bottleneck(
         shifted = F.unfold(weights, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
         pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
-        result = _sample_and_place(
+        return _sample_and_place(
             logits, mean, log_variance, (height, width), features,
-            temperature, noise, occurrence_prior, straight_through, sample, occurrence,
+            temperature, noise, occurrence_prior, appearance_prior_mean, straight_through, sample, occurrence,
         )  # fmt: skip
-        return _under_prior_mean(result, appearance_prior_mean)
 
 
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -221,8 +236,8 @@ def _check_sampling(function, parts, temperature, noise, occurrence_prior, sampl
 
 
 def _check_prior_mean(function, appearance_prior_mean):
-    if not math.isfinite(appearance_prior_mean):
-        raise ValueError(f"{function}: appearance_prior_mean must be finite, got {appearance_prior_mean}")
+    if not isinstance(appearance_prior_mean, (int, float)) or not math.isfinite(appearance_prior_mean):
+        raise ValueError(f"{function}: appearance_prior_mean must be a finite number, got {appearance_prior_mean!r}")
 
 
 def default_prior(parts: int, occurrence: str) -> float:
@@ -293,7 +308,7 @@ def _categorical(logits, temperature, noise, prior, straight_through, sample):
 
 
 def _sample_and_place(
-    logits, mean, log_variance, grid, like, temperature, noise, prior, straight_through, sample, occurrence
+    logits, mean, log_variance, grid, like, temperature, noise, prior, prior_mean, straight_through, sample, occurrence
 ):
     images, parts, _ = logits.shape
     part_dim = mean.shape[2]
@@ -304,7 +319,7 @@ def _sample_and_place(
     sampled = _bernoulli if occurrence == "bernoulli" else _categorical
     y, kl_occurrence = sampled(logits, temperature, noise, prior, straight_through, sample)
     code = (z[..., None] * y[:, :, None]).reshape(images, parts * part_dim, *grid)
-    kl_appearance = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
+    kl_appearance = 0.5 * ((mean - prior_mean).square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
     return PatchBottleneck(
         code.to(like.dtype).contiguous(memory_format=memory_format(like)),
         mean,
@@ -312,14 +327,6 @@ def _sample_and_place(
         kl_appearance,
         kl_occurrence,
     )
-
-
-def _under_prior_mean(result: PatchBottleneck, prior_mean: float) -> PatchBottleneck:
-    """The same with KL_app against N(c, 1): (m − c)² = m² + c (c − 2m), on the few pooled means."""
-    if prior_mean == 0:
-        return result
-    moved = 0.5 * prior_mean * (prior_mean - 2.0 * result.appearance_mean).sum((1, 2))
-    return replace(result, kl_appearance=result.kl_appearance + moved)
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:

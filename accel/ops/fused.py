@@ -11,7 +11,8 @@ from .registration import define, define_launch, differentiate
 # The bottleneck. Its rule is the variance's; or "pooled", and then mean and log_variance are m and log v (B, N, D).
 
 SAMPLING = (
-    "Tensor? temperature, Tensor? seed, Tensor? step, Tensor? first_image, float prior, str rule, bool straight_through"
+    "Tensor? temperature, Tensor? seed, Tensor? step, Tensor? first_image, "
+    "float prior, float prior_mean, str rule, bool straight_through"
 )
 
 
@@ -31,7 +32,7 @@ def _empty_map(like, channels, dtype, format):
 
 def _bottleneck_outputs(
     logits, mean, log_variance, temperature, seed, step, first_image,
-    prior, rule, straight_through, detach_weights, dtype, format,
+    prior, prior_mean, rule, straight_through, detach_weights, dtype, format,
 ):  # fmt: skip
     images, parts = logits.shape[:2]
     part_dim = mean.shape[2] if rule == "pooled" else mean.shape[1] // parts
@@ -45,10 +46,12 @@ def _bottleneck_outputs(
 
 def _launch_bottleneck(
     logits, mean, log_variance, temperature, seed, step, first_image,
-    prior, rule, straight_through, detach_weights, dtype, format, outputs,
+    prior, prior_mean, rule, straight_through, detach_weights, dtype, format, outputs,
 ):  # fmt: skip
     noise = seed, step, first_image
-    bottleneck.forward(logits, mean, log_variance, temperature, noise, prior, rule, straight_through, outputs)
+    bottleneck.forward(
+        logits, mean, log_variance, temperature, noise, prior, prior_mean, rule, straight_through, outputs
+    )
 
 
 _bottleneck = define_launch(
@@ -62,7 +65,7 @@ _bottleneck = define_launch(
 def _bottleneck_gradients(
     d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
     logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
-    prior, rule, straight_through, mean_dtype, log_variance_dtype, format,
+    prior, prior_mean, rule, straight_through, mean_dtype, log_variance_dtype, format,
 ):  # fmt: skip
     d_logits = _empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
     if rule == "pooled":
@@ -75,13 +78,13 @@ def _bottleneck_gradients(
 def _launch_bottleneck_backward(
     d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
     logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
-    prior, rule, straight_through, mean_dtype, log_variance_dtype, format, outputs,
+    prior, prior_mean, rule, straight_through, mean_dtype, log_variance_dtype, format, outputs,
 ):  # fmt: skip
     incoming = d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence
     noise = seed, step, first_image
     bottleneck.backward(
         incoming, logits, mean, log_variance, pooled_mean, saved, temperature, noise,
-        prior, rule, straight_through, outputs,
+        prior, prior_mean, rule, straight_through, outputs,
     )  # fmt: skip
 
 
@@ -96,7 +99,7 @@ _bottleneck_backward = define_launch(
 
 
 def _save_bottleneck(ctx, inputs, outputs):
-    logits, mean, log_variance, *noise, prior, rule, straight_through, detach_weights, _, format = inputs
+    logits, mean, log_variance, *noise, prior, prior_mean, rule, straight_through, detach_weights, _, format = inputs
     attached = rule != "pooled" and not detach_weights
     ctx.save_for_backward(
         logits,
@@ -106,13 +109,13 @@ def _save_bottleneck(ctx, inputs, outputs):
         outputs[5],
         *noise,
     )
-    ctx.options = prior, rule, straight_through, mean.dtype, log_variance.dtype, format
+    ctx.options = prior, prior_mean, rule, straight_through, mean.dtype, log_variance.dtype, format
     ctx.mark_non_differentiable(outputs[5])
 
 
 def _differentiate_bottleneck(ctx, *gradients):
     results = _bottleneck_backward(*gradients[:5], *ctx.saved_tensors, *ctx.options)
-    return *results, *[None] * 10
+    return *results, *[None] * 11
 
 
 differentiate(_bottleneck, _save_bottleneck, _differentiate_bottleneck)
@@ -125,6 +128,7 @@ def patch_bottleneck(
     temperature: float | Tensor,
     noise: Noise | None,
     prior: float,
+    prior_mean: float,
     variance: str,
     straight_through: bool,
     detach_weights: bool,
@@ -132,7 +136,7 @@ def patch_bottleneck(
 ):
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
     sampling = _sampling(temperature, noise, sample)
-    options = prior, variance, straight_through, detach_weights, mean.dtype, memory_format(mean)
+    options = prior, prior_mean, variance, straight_through, detach_weights, mean.dtype, memory_format(mean)
     return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
 
 
@@ -222,6 +226,7 @@ def pooled_patch_bottleneck(
     temperature: float | Tensor,
     noise: Noise | None,
     prior: float,
+    prior_mean: float,
     straight_through: bool,
     detach_weights: bool,
     sample: bool,
@@ -231,7 +236,7 @@ def pooled_patch_bottleneck(
         pooled_features = _pool_features(features, logits, weight.shape[-1], detach_weights)
         mean, log_variance = project_pooled(pooled_features, weight.float(), bias.float()).contiguous().unbind()
     sampling = _sampling(temperature, noise, sample)
-    options = prior, "pooled", straight_through, True, features.dtype, memory_format(features)
+    options = prior, prior_mean, "pooled", straight_through, True, features.dtype, memory_format(features)
     return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
 
 

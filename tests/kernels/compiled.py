@@ -61,7 +61,7 @@ def launch_bottleneck(shape, dtype, format, rule, attached):
     saved = empty(2, parts, 2 * part_dim + (0 if rule == "pooled" else 2))
     noise = tuple(torch.empty((), dtype=torch.int64, device="meta") for _ in range(3))
     image = empty(2)
-    options = empty(), noise, 0.1, rule, False
+    options = empty(), noise, 0.1, 2.0, rule, False
     bottleneck.forward(logits, given, given, *options, (maps, numbers, numbers, image, image, saved))
     mean = given if attached else None
     log_variance = given if attached or rule == "arithmetic" else None

@@ -35,13 +35,23 @@ def images(**options):
 
 
 def patch_bottleneck(a, mean, log_variance, noise):
-    out = ops.patch_bottleneck(a, mean, log_variance, temperature=0.6, noise=noise, backend="triton")
+    out = ops.patch_bottleneck(
+        a, mean, log_variance, temperature=0.6, noise=noise, appearance_prior_mean=2.0, backend="triton"
+    )
     return [getattr(out, field) for field in FIELDS]
 
 
 def pooled_patch_bottleneck(features, a, weight, bias, noise):
     out = ops.pooled_patch_bottleneck(
-        features, a, weight, bias, temperature=0.6, noise=noise, detach_weights=False, backend="triton"
+        features,
+        a,
+        weight,
+        bias,
+        temperature=0.6,
+        noise=noise,
+        appearance_prior_mean=2.0,
+        detach_weights=False,
+        backend="triton",
     )
     return [getattr(out, field) for field in FIELDS]
 
@@ -60,10 +70,10 @@ OPERATORS = [
 def registered():
     a, mean, log_variance = bottleneck_inputs(layout="channels_last")
     sampling = fused._sampling(0.6, ops.Noise(*ADDRESS), True)
-    options = 0.2, "arithmetic", False, False, torch.float32, torch.channels_last
+    options = 0.2, 2.0, "arithmetic", False, False, torch.float32, torch.channels_last
     yield "patch_bottleneck", (a, mean, log_variance, *sampling, *options)
     pooled = [torch.randn(2, 3, 2, device=DEVICE, requires_grad=True) for _ in range(2)]
-    options = 0.2, "pooled", True, True, torch.bfloat16, torch.contiguous_format
+    options = 0.2, 0.0, "pooled", True, True, torch.bfloat16, torch.contiguous_format
     yield "patch_bottleneck", (a, *pooled, *sampling, *options)
     features, a, _, _ = pooled_inputs()
     yield "pool_features", (features, a, 3, False)

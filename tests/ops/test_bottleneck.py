@@ -126,7 +126,7 @@ NOISE = ops.Noise()
         ((A, M, M), {"temperature": torch.ones(2)}, r"temperature must be a number or a 0-d tensor, got shape"),
         ((A, M, M), {"temperature": torch.ones((), requires_grad=True)}, r"temperature gets no gradient, expected"),
         ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must lie between 0 and 1, got 1.0"),
-        ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be finite, got nan"),
+        ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be a finite number, got nan"),
         ((A, M, M), {"variance": "mean"}, r"variance must be 'geometric' or 'arithmetic', got 'mean'"),
         ((A, M, M), {"noise": None}, r"sample=True needs noise=Noise\(seed, step, first_image\)"),
         ((A, M, M), {"backend": "cuda"}, r"backend must be 'triton' or 'torch', got 'cuda'"),
