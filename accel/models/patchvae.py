@@ -61,7 +61,7 @@ class PatchVAE(Autoencoder):
     variance: "geometric" or "arithmetic", how log-variances are pooled over cells.
     occurrence_prior: π in (0, 1), 1/N if not given (½ for a single part). straight_through: hard occurrence
     samples with the relaxed ones' gradient. occurrence: "bernoulli", or "categorical": one part a cell at most, π being
-    1/(N + 1) if not given. appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance; with c > 0
+    1/(N + 1) if not given. appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance; with c ≠ 0
     a part of no particular look is still seen by the decoder. detach_weights: no gradient through the pooling weights.
     backend: of accel.ops; it says how to compute rather than what, so it is not part of `config`.
 
@@ -103,7 +103,8 @@ class PatchVAE(Autoencoder):
             occurrence_prior = default_prior(num_parts, occurrence)
         most = 1 if occurrence == "bernoulli" else 1 / num_parts
         if not isinstance(occurrence_prior, float) or not 0 < occurrence_prior < most:
-            raise ValueError(f"occurrence_prior must be a number between 0 and {most:g}, got {occurrence_prior!r}")
+            limit = "1" if most == 1 else f"1/num_parts = {most:g} where occurrence is categorical"
+            raise ValueError(f"occurrence_prior must be a number between 0 and {limit}, got {occurrence_prior!r}")
         if not isinstance(appearance_prior_mean, (int, float)) or not math.isfinite(appearance_prior_mean):
             raise ValueError(f"appearance_prior_mean must be a finite number, got {appearance_prior_mean!r}")
         super().__init__(image_size, channels, encoder, num_parts * part_dim)
@@ -184,13 +185,7 @@ class PatchVAE(Autoencoder):
         uniform = occurrence_noise(noise, count, self.num_parts, height * width, device=weight.device)
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
         appearance = appearance + self.appearance_prior_mean
-        if self.kind == "bernoulli":
-            # The sampler's rule a + log u − log(1 − u) > 0 at the prior's logit.
-            occurrence = uniform > 1 - self.occurrence_prior
-        else:
-            # Each part's draw is its share of [0, 1); what is left over is no part's.
-            part = torch.arange(self.num_parts, device=weight.device)[:, None]
-            occurrence = (uniform[:, :1] / self.occurrence_prior).floor() == part
+        occurrence = occurs(torch.full_like(uniform, self.occurrence_prior), uniform, self.kind)
         code = appearance[..., None] * occurrence[:, :, None]
         return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
 
@@ -233,6 +228,16 @@ class PatchVAE(Autoencoder):
             return tuple(head(features) for head in heads)
         maps = functional.conv2d(features, *_joined(*heads), padding=self.occurrence.padding)
         return maps.split([head.out_channels for head in heads], dim=1)
+
+
+def occurs(probability: Tensor, uniform: Tensor, occurrence: str) -> Tensor:
+    """Draws, bool, of parts whose p and u in (0, 1) are (B, N, …); in a categorical cell only part 0's u counts."""
+    if occurrence == "bernoulli":
+        return uniform > 1 - probability  # the sampler's rule a + log u − log(1 − u) > 0
+    # Each part's share of [0, 1) is as wide as its p; what is left over is no part's.
+    chosen = (uniform[:, :1] >= probability.cumsum(1)).sum(1, keepdim=True)
+    parts = torch.arange(probability.shape[1], device=probability.device)
+    return chosen == parts.view(-1, *[1] * (probability.ndim - 2))
 
 
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ class Oracle(torch.nn.Module):
     """
 
     num_parts, part_dim, scale = 3, 2, 8
-    appearance_prior_mean = 0.0
+    appearance_prior_mean, kind = 0.0, "bernoulli"
 
     def __init__(self):
         super().__init__()

@@ -131,3 +131,14 @@ def test_aggregated_posterior_draws_part_or_no_part(images):
     assert ((share - p).abs() <= 4 * (p * (1 - p) / 2000).sqrt() + 1e-6).all()
     assert torch.equal(drawn, aggregated_samples(model, many))
     assert not torch.equal(drawn, aggregated_samples(model, many, seed=1))
+
+
+def test_aggregated_posterior_draws_one_part_a_cell_where_occurrence_is_categorical(images, monkeypatch):
+    model = PatchVAE(image_size=16, num_parts=5, part_dim=1, encoder="small", occurrence="categorical").eval()
+    monkeypatch.setattr(model, "decode", lambda code: code)
+    many = as_batch(images[:1]).repeat(2000, 1, 1, 1)
+    present = aggregated_samples(model, many) != 0
+    p = model.encode(many[:1]).occurrence[0]
+    assert present.sum(1).max() == 1
+    # Five deviations of a share of 2000 draws.
+    assert ((present.float().mean(0) - p).abs() <= 5 * (p * (1 - p) / 2000).sqrt() + 1e-6).all()

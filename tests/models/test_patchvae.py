@@ -62,6 +62,7 @@ def test_heads_agree_in_values_and_gradients(num_parts, part_dim, kernel, grid, 
 @pytest.mark.parametrize("straight_through", [True, False])
 def test_the_bottleneck_is_the_specification_s(variance, straight_through):
     options = {"variance": variance, "straight_through": straight_through, "occurrence_prior": 0.2}
+    options["appearance_prior_mean"] = 1.5
     model = small(head="fused", **options).double()
     images = pictures(2, 3, 16, 24, dtype=torch.float64)
     out = model.eval()(images, temperature=0.6, noise=Noise(seed=9, step=2, first_image=5))
@@ -129,12 +130,13 @@ def test_pooled_appearance_moves_occurrence_only_where_weights_are_attached(head
 
 
 def test_training_starts_at_the_prior():
-    model = small(num_parts=8, occurrence_prior=0.1, image_size=32)
+    model = small(num_parts=8, occurrence_prior=0.1, appearance_prior_mean=20.0, image_size=32)
     out = model(pictures(16, 3, 32, 32))
     assert_close("occurrence", out.occurrence, torch.full_like(out.occurrence, 0.1), relative=0.5)
     assert out.occurrence_logits.std() > 1e-3  # and cells still differ, or parts would all learn the same
     at_one_half = 8 * 16 * (math.log(0.5) - 0.5 * math.log(0.1) - 0.5 * math.log(0.9))
     assert out.kl_occurrence.max() < 0.01 * at_one_half
+    assert (out.appearance_mean - 20).abs().max() < 5
 
 
 def test_permuting_parts_permutes_what_is_said_of_them_and_nothing_else():
@@ -343,7 +345,9 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
 
 
 def test_a_categorical_prior_leaves_room_for_none():
-    with pytest.raises(ValueError, match=r"occurrence_prior must be a number between 0 and 0.25, got 0.25"):
+    with pytest.raises(
+        ValueError, match=r"occurrence_prior must be a number between 0 and 1/num_parts = 0.25 where .* got 0.25"
+    ):
         PatchVAE(num_parts=4, occurrence="categorical", occurrence_prior=0.25)
     with pytest.raises(ValueError, match="occurrence must be 'bernoulli' or 'categorical', got 'one'"):
         PatchVAE(occurrence="one")
