@@ -8,7 +8,7 @@ from typing import Any
 from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
 
 NAME = "checkpoint.pt"
-FORMAT = "patchvae training 2"  # changes when an older reader would misunderstand what is written
+FORMAT = "patchvae training 3"  # changes when an older reader would misunderstand what is written
 
 
 def exists(folder: Path) -> bool:

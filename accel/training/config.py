@@ -32,7 +32,7 @@ PARTS_RECIPE = {
     "part_dim": 1,
     "occurrence": "categorical",
     "beta_app": 3.0,
-    "beta_occ": 2.0,
+    "beta_occ": 3.0,
     "warm_up": 1000,
     "appearance_prior_mean": 2.0,
     "temperature_rate": 1e-3,
@@ -142,12 +142,16 @@ class TrainingConfig(Options):
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
     beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
     occurrence_prior: float | None = option(
-        None, "objective", "π, probability that a part occurs in a cell", check=between(0, 1), absent="1/N"
+        None,
+        "objective",
+        "π, probability that a part occurs in a cell",
+        check=between(0, 1),
+        absent="1/N, or 1/(N + 1) if categorical",
     )
     appearance_prior_mean: float = option(
         0.0,
         "objective",
-        "c, mean of the prior N(c, 1) of appearances; above 0 a part of no particular look is seen too",
+        "c, mean of the prior N(c, 1) of appearances; away from 0 a part of no particular look is seen too",
     )
     warm_up: int = option(
         0,

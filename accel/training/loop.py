@@ -407,7 +407,7 @@ class Run:
         problem = None
         if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
             problem = "both divergences are near 0 nats, so reconstructions do not depend on the image"
-        elif line["held_out_kl_appearance"] < COLLAPSED:
+        elif line["held_out_kl_appearance"] < COLLAPSED and self.config.appearance_prior_mean == 0:
             problem = "the appearance divergence is near 0 nats, so codes do not say how anything looks"
         elif line.get("held_out_active_parts") == 0:
             problem = "no part occurs anywhere with a probability above one half"

@@ -120,13 +120,16 @@ class Options:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:
-        """The inverse of `dataclasses.asdict`; `source` is the file that an error names."""
+        """The inverse of `dataclasses.asdict`; `source` is the file that an error names.
+
+        What a file does not name was written before there was such an option: it has the field's own default.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in names:
                 raise ValueError(f"{source}: unknown option {key!r} (nearest: {nearest(key, names)})")
         try:
-            return cls(**values)
+            return cls(**{field.name: field.metadata["default"] for field in dataclasses.fields(cls)} | values)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
 

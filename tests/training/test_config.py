@@ -114,6 +114,12 @@ def test_nearest_choice_and_key_are_named(tmp_path):
             TrainingConfig.from_json_file(path)
 
 
+def test_an_option_that_a_file_does_not_know_has_its_own_default_not_the_recipes():
+    saved = json.loads(TrainingConfig(data="parts").to_json())
+    del saved["appearance_prior_mean"]
+    assert TrainingConfig.from_dict(saved, "config.json").appearance_prior_mean == 0
+
+
 def test_every_option_is_on_the_command_line():
     parser = argparse.ArgumentParser()
     add_options(parser, TrainingConfig)

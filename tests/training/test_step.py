@@ -56,6 +56,24 @@ def test_weights_depend_on_the_seed_alone():
     assert not torch.equal(one["encoder.conv1.weight"], other["encoder.conv1.weight"])
 
 
+def test_every_option_of_the_model_reaches_it():
+    options = {
+        "num_parts": 5,
+        "part_dim": 3,
+        "encoder": "release",
+        "head": "fused",
+        "head_kernel_size": 1,
+        "variance": "arithmetic",
+        "occurrence": "categorical",
+        "occurrence_prior": 0.1,
+        "appearance_prior_mean": 1.5,
+        "straight_through": True,
+        "detach_weights": False,
+    }
+    model = build_model(tiny_config("unused", **options), 16, 16, 3)
+    assert {name: model.config[name] for name in options} == options
+
+
 TERMS = AutoencoderSystem.terms
 
 
