@@ -53,15 +53,14 @@ def patch_bottleneck(
 
     occurrence_logits: a (B, N, h, w). appearance_mean, appearance_log_variance: μ and s (B, N·D, h, w), part n,
     number d in channel n·D + d. Any strides; float64, float32, bfloat16 or float16, float32 inside.
-    temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor that
-    needs no gradient. noise: the draws' address, needed
-    when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1. appearance_prior_mean: c of the prior
-    N(c, 1) of each number of an appearance, finite. variance: "geometric" (log v = Σ w s) or
-    "arithmetic" (v = Σ w exp s). straight_through: place hard Bernoulli samples, with the relaxed ones'
-    gradient. detach_weights: no gradient flows through the pooling weights w. sample=False: the posterior's
-    mean, deterministic. occurrence: "bernoulli", each part by itself, or "categorical", one part a cell at most: the
-    parts and "none", whose logit is 0 and whose prior 1 − N·π, with π = 1/(N + 1) if not given, relaxed together
-    (Gumbel-softmax; Jang et al. 2017; backend "torch" alone).
+    temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor that needs no gradient. noise: the draws'
+    address, needed when sampling. occurrence_prior: 0 < π < 1; 1/N if not given, ½ for N = 1.
+    appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance, finite. variance: "geometric"
+    (log v = Σ w s) or "arithmetic" (v = Σ w exp s). straight_through: place hard Bernoulli samples, with the
+    relaxed ones' gradient. detach_weights: no gradient flows through the pooling weights w. sample=False: the
+    posterior's mean, deterministic. occurrence: "bernoulli", each part by itself, or "categorical", one part a cell
+    at most: the parts and "none", whose logit is 0 and whose prior 1 − N·π, with π = 1/(N + 1) if not given,
+    relaxed together (Gumbel-softmax; Jang et al. 2017; backend "torch" alone).
     backend: "triton" or "torch"; Triton for CUDA tensors if not given.
 
     Raises ValueError for an argument of another shape, kind or range, named in the message.
