@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_json
-from accel.training.options import at_least, option
+from accel.common.options import at_least, option
 
 HELP = "draw a run's parts, what they look like and what the model makes of them"
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accel.common.options import Options, add_options, device_option, option
 from accel.training.config import TrainingConfig
-from accel.training.options import Options, add_options, device_option, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from accel.commands.finished import FinishedRun, Opened, add_run_arguments, open_run
-from accel.training.options import flag, option
+from accel.common.options import flag, option
 
 HELP = "measure a run's reconstructions and parts on held-out images"
 

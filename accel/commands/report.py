@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accel.commands import figures, measure
 from accel.commands.finished import FinishedRun, open_run, read_json
-from accel.training.options import add_options, option
+from accel.common.options import add_options, option
 
 HELP = "write everything known of runs, side by side, into one HTML file"
 

@@ -9,8 +9,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from accel.common.options import Options, add_options, at_least, flag, nearest, option
 from accel.training.config import TrainingConfig
-from accel.training.options import Options, add_options, at_least, flag, nearest, option
 
 HELP = "make one of the paper's tables again"
 TABLES = tuple(f"table{number}" for number in range(1, 7))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from accel.common.options import flag
 from accel.data import Batches, Dataset, load
 from accel.data.progress import progress
 from accel.models.encoder import scale_of
@@ -26,7 +27,6 @@ from accel.training import checkpoint, processes
 from accel.training.config import CHANGEABLE, TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
-from accel.training.options import flag
 from accel.training.schedule import temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system, model_class

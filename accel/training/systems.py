@@ -7,7 +7,7 @@ from torch.nn import functional
 from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
-from accel.training.config import TrainingConfig
+from accel.training.config import BOTTLENECK, TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
 GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
@@ -195,12 +195,7 @@ def build_model(
             "part_dim": config.part_dim,
             "head": config.head,
             "head_kernel_size": config.head_kernel_size,
-            "variance": config.variance,
-            "occurrence": config.occurrence,
-            "occurrence_prior": config.occurrence_prior,
-            "appearance_prior_mean": config.appearance_prior_mean,
-            "straight_through": config.straight_through,
-            "detach_weights": config.detach_weights,
+            **{name: getattr(config, name) for name in BOTTLENECK},
         }
     elif kind is Classifier:
         arguments["num_classes"] = num_classes

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference import Noise, appearance_noise, dropout_noise, occurrence_noise
-from reference.bottleneck import sample_appearance, sample_occurrence
+from reference.bottleneck import sample_appearance
 from reference.divergence import log_sigmoid, sigmoid
 from reference.noise import philox, uniform
+from reference.occurrence import Bernoulli
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.
 KNOWN_ANSWERS = [
@@ -100,8 +101,8 @@ def test_appearance_noise_is_normal_and_uncorrelated():
 @pytest.mark.parametrize("logit", [-3.0, 0.0, 1.5])
 @pytest.mark.parametrize("temperature", [0.3, 0.66, 2.0])
 def test_relaxed_samples_follow_the_binary_concrete_distribution(logit, temperature):
-    u = occurrence_noise(Noise(seed=5), 20, 100, 100)
-    relaxed, hard = sample_occurrence(np.full_like(u, logit), u, temperature)
+    argument = Bernoulli.argument(np.full((20, 100, 100), logit), Noise(seed=5))
+    relaxed, hard = Bernoulli.relax(argument / temperature), Bernoulli.decide(argument)
     # P(y ≤ t) = P(logistic ≤ τ logit t − a). A y that rounds to 1 has lost its t, so temperatures
     # stay where few do.
     assert (relaxed < 1).mean() > 0.999
@@ -113,8 +114,7 @@ def test_relaxed_samples_follow_the_binary_concrete_distribution(logit, temperat
 
 @pytest.mark.parametrize("logit", [-4.0, -1.0, 0.0, 2.0])
 def test_straight_through_samples_have_mean_p(logit):
-    u = occurrence_noise(Noise(seed=6), 20, 100, 100)
-    _, hard = sample_occurrence(np.full_like(u, logit), u, 0.5)
+    hard = Bernoulli.decide(Bernoulli.argument(np.full((20, 100, 100), logit), Noise(seed=6)))
     p = sigmoid(logit)
     assert set(np.unique(hard)) <= {0.0, 1.0}
     assert abs(hard.mean() - p) < 4 * np.sqrt(p * (1 - p) / DRAWS)

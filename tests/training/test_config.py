@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accel.common.options import add_options, flag, nearest
 from accel.models.encoder import PRESETS
 from accel.training import TrainingConfig
 from accel.training.config import CHANGEABLE, ENCODERS, PARTS_RECIPE, SYSTEMS, without_effect
-from accel.training.options import add_options, flag, nearest
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
 
