@@ -8,6 +8,11 @@ from hypothesis import strategies as st
 
 import reference
 from accel.ops import Noise, appearance_noise, dropout_noise, occurrence_noise
+from accel.ops.noise import philox
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# In float32 the angle, up to 2π, is off by 2π·2⁻²⁴ and the radius, up to 5.8, multiplies that.
+NORMAL_ROUNDING = 4 * 2 * np.pi * 2**-24 * 5.8
 
 addresses = st.fixed_dictionaries(
     {
@@ -16,7 +21,17 @@ addresses = st.fixed_dictionaries(
         "first_image": st.integers(0, 2**31),
     }
 )
-shapes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 20))
+# The last number fills blocks of four, or leaves one, two or three words of a part's last block over.
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.sampled_from([1, 2, 3, 5]) | st.integers(4, 20))
+words = st.integers(0, 2**32 - 1)
+
+
+@given(st.tuples(words, words, words, words), st.tuples(words, words), st.integers(-(2**31), 2**31 - 1))
+def test_words_are_the_references_whatever_stands_above_them(counter, key, above):
+    expected = [int(word) for word in reference.noise.philox(counter, key)]
+    above = above * 2**32
+    got = philox([torch.tensor(above + word) for word in counter], [torch.tensor(above + word) for word in key])
+    assert [int(word) & 0xFFFFFFFF for word in got] == expected
 
 
 @given(addresses, shapes)
@@ -25,6 +40,8 @@ def test_uniforms_are_the_references_bit_for_bit(address, shape):
     expected = reference.occurrence_noise(reference.Noise(**address), *shape)
     for dtype in (torch.float32, torch.float64):
         got = occurrence_noise(Noise(**address), *shape, dtype=dtype)
+        assert got.dtype == dtype
+        assert got.is_contiguous()
         np.testing.assert_array_equal(got.numpy(), expected)
 
 
@@ -33,9 +50,17 @@ def test_normals_are_the_references_to_rounding(address, shape):
     expected = reference.appearance_noise(reference.Noise(**address), *shape)
     got = appearance_noise(Noise(**address), *shape, dtype=torch.float64)
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-14)
-    # In float32 the angle, up to 2π, is off by 2π·2⁻²⁴ and the radius, up to 5.8, multiplies that.
     got = appearance_noise(Noise(**address), *shape, dtype=torch.float32)
-    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=4 * 2 * np.pi * 2**-24 * 5.8)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=NORMAL_ROUNDING)
+
+
+def test_a_batch_too_large_for_the_cache_draws_the_same():
+    # 30,002 blocks an image, of which a CPU takes 2¹⁶ at once: two images, two images and one.
+    expected = reference.occurrence_noise(reference.Noise(1, 2, 3), 5, 2, 60_001)
+    np.testing.assert_array_equal(occurrence_noise(Noise(1, 2, 3), 5, 2, 60_001).numpy(), expected)
+    # An image that is too large by itself.
+    expected = reference.occurrence_noise(reference.Noise(1, 2, 3), 2, 1, 300_001)
+    np.testing.assert_array_equal(occurrence_noise(Noise(1, 2, 3), 2, 1, 300_001).numpy(), expected)
 
 
 @given(addresses, st.integers(1, 3), st.integers(1, 300))
@@ -49,6 +74,48 @@ def test_device_tensors_draw_what_integers_draw(address):
     tensors = {name: torch.tensor(value - 2**64 if value >= 2**63 else value) for name, value in address.items()}
     for draw in (occurrence_noise, appearance_noise):
         assert torch.equal(draw(Noise(**address), 2, 3, 4), draw(Noise(**tensors), 2, 3, 4))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_compiled_draws_are_the_same(device):
+    def draw(seed, step, first_image):
+        noise = Noise(seed, step, first_image)
+        uniforms = occurrence_noise(noise, 2, 3, 5, device=device)
+        return uniforms, appearance_noise(noise, 2, 3, 5, device=device), dropout_noise(noise, 2, 150, device=device)
+
+    compiled = torch.compile(draw, fullgraph=True, backend="inductor" if device == "cuda" else "aot_eager")
+    for address in ((-5, 2**32 - 1, 2**32 - 1), (2**40 + 1, 3, 4)):
+        tensors = [torch.tensor(number, device=device) for number in address]
+        (uniforms, normals, coins), expected = compiled(*tensors), draw(*tensors)
+        assert torch.equal(uniforms, expected[0])
+        torch.testing.assert_close(normals, expected[1], rtol=0, atol=NORMAL_ROUNDING)
+        assert torch.equal(coins, expected[2])
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_captured_graph_draws_anew_at_every_replay():
+    numbers = [torch.tensor(number, device="cuda") for number in (1, 2, 3)]
+
+    def draw():
+        noise = Noise(*numbers)
+        return occurrence_noise(noise, 2, 3, 5, device="cuda"), appearance_noise(noise, 2, 3, 5, device="cuda")
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        draw()  # what a first call sets up may not be captured
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = draw()
+    for step in (2, 2**31):
+        numbers[1].fill_(step)
+        graph.replay()
+        noise = reference.Noise(1, step, 3)
+        np.testing.assert_array_equal(captured[0].cpu().numpy(), reference.occurrence_noise(noise, 2, 3, 5))
+        expected = reference.appearance_noise(noise, 2, 3, 5)
+        np.testing.assert_allclose(captured[1].cpu().numpy(), expected, rtol=0, atol=NORMAL_ROUNDING)
 
 
 @pytest.mark.parametrize(
