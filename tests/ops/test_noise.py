@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import reference
-from accel.ops import Noise, appearance_noise, dropout_noise, occurrence_noise
-from accel.ops.noise import philox
+from accel.ops import Noise, appearance_noise, dropout_noise, noise, occurrence_noise
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 # In float32 the angle, up to 2π, is off by 2π·2⁻²⁴ and the radius, up to 5.8, multiplies that.
@@ -30,7 +29,7 @@ words = st.integers(0, 2**32 - 1)
 def test_words_are_the_references_whatever_stands_above_them(counter, key, above):
     expected = [int(word) for word in reference.noise.philox(counter, key)]
     above = above * 2**32
-    got = philox([torch.tensor(above + word) for word in counter], [torch.tensor(above + word) for word in key])
+    got = noise.philox([torch.tensor(above + word) for word in counter], [torch.tensor(above + word) for word in key])
     assert [int(word) & 0xFFFFFFFF for word in got] == expected
 
 
@@ -54,13 +53,13 @@ def test_normals_are_the_references_to_rounding(address, shape):
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=NORMAL_ROUNDING)
 
 
-def test_a_batch_too_large_for_the_cache_draws_the_same():
-    # 30,002 blocks an image, of which a CPU takes 2¹⁶ at once: two images, two images and one.
-    expected = reference.occurrence_noise(reference.Noise(1, 2, 3), 5, 2, 60_001)
-    np.testing.assert_array_equal(occurrence_noise(Noise(1, 2, 3), 5, 2, 60_001).numpy(), expected)
-    # An image that is too large by itself.
-    expected = reference.occurrence_noise(reference.Noise(1, 2, 3), 2, 1, 300_001)
-    np.testing.assert_array_equal(occurrence_noise(Noise(1, 2, 3), 2, 1, 300_001).numpy(), expected)
+@pytest.mark.parametrize("at_once", [1, 8, 20, 1000])
+def test_a_cpu_that_draws_some_images_at_once_draws_the_same(monkeypatch, at_once):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(noise, "_BLOCKS_A_THREAD", at_once)
+    # An image has eight blocks: one image at once, even where it is too large, two and then the fifth, or all.
+    expected = reference.occurrence_noise(reference.Noise(1, 2, 3), 5, 2, 13)
+    np.testing.assert_array_equal(occurrence_noise(Noise(1, 2, 3), 5, 2, 13).numpy(), expected)
 
 
 @given(addresses, st.integers(1, 3), st.integers(1, 300))
@@ -79,9 +78,9 @@ def test_device_tensors_draw_what_integers_draw(address):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 def test_compiled_draws_are_the_same(device):
     def draw(seed, step, first_image):
-        noise = Noise(seed, step, first_image)
-        uniforms = occurrence_noise(noise, 2, 3, 5, device=device)
-        return uniforms, appearance_noise(noise, 2, 3, 5, device=device), dropout_noise(noise, 2, 150, device=device)
+        address, shape = Noise(seed, step, first_image), (2, 3, 5)
+        draws = [function(address, *shape, device=device) for function in (occurrence_noise, appearance_noise)]
+        return *draws, dropout_noise(address, 2, 150, device=device)
 
     compiled = torch.compile(draw, fullgraph=True, backend="inductor" if device == "cuda" else "aot_eager")
     for address in ((-5, 2**32 - 1, 2**32 - 1), (2**40 + 1, 3, 4)):
@@ -98,8 +97,8 @@ def test_a_captured_graph_draws_anew_at_every_replay():
     numbers = [torch.tensor(number, device="cuda") for number in (1, 2, 3)]
 
     def draw():
-        noise = Noise(*numbers)
-        return occurrence_noise(noise, 2, 3, 5, device="cuda"), appearance_noise(noise, 2, 3, 5, device="cuda")
+        address = Noise(*numbers)
+        return [function(address, 2, 3, 5, device="cuda") for function in (occurrence_noise, appearance_noise)]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -112,9 +111,9 @@ def test_a_captured_graph_draws_anew_at_every_replay():
     for step in (2, 2**31):
         numbers[1].fill_(step)
         graph.replay()
-        noise = reference.Noise(1, step, 3)
-        np.testing.assert_array_equal(captured[0].cpu().numpy(), reference.occurrence_noise(noise, 2, 3, 5))
-        expected = reference.appearance_noise(noise, 2, 3, 5)
+        address = reference.Noise(1, step, 3)
+        np.testing.assert_array_equal(captured[0].cpu().numpy(), reference.occurrence_noise(address, 2, 3, 5))
+        expected = reference.appearance_noise(address, 2, 3, 5)
         np.testing.assert_allclose(captured[1].cpu().numpy(), expected, rtol=0, atol=NORMAL_ROUNDING)
 
 

@@ -70,17 +70,18 @@ def test_the_images_index_wraps_around():
         np.testing.assert_array_equal(last[1], draw(Noise(1, 2, 0), 1, 3, 5)[0])
 
 
+def grid_numbers(u):
+    """The k of uniforms (k + ½) · 2⁻²³, which roundoff may have moved a little."""
+    k = u.ravel() * 2**23 - 0.5
+    np.testing.assert_allclose(k, np.round(k), rtol=0, atol=1e-5)
+    return np.round(k).astype(int)
+
+
 def words_behind(normals):
     """The grid numbers k of the uniforms that Box and Muller made the normals (…, 4) of."""
     x, y = normals[..., 0::2], normals[..., 1::2]
     u = np.stack([np.exp(-0.5 * (x * x + y * y)), np.arctan2(y, x) / (2 * np.pi) % 1], axis=-1)
     return grid_numbers(u)
-
-
-def grid_numbers(u):
-    k = u.ravel() * 2**23 - 0.5
-    np.testing.assert_allclose(k, np.round(k), rtol=0, atol=1e-5)
-    return np.round(k).astype(int)
 
 
 def test_no_two_draws_share_a_word():
@@ -162,8 +163,8 @@ def test_appearance_noise_is_normal():
 @pytest.mark.parametrize("draw", [occurrence_noise, appearance_noise])
 def test_the_four_neighbours_of_a_block_are_independent(draw):
     four = draw(Noise(seed=5), 20, 100, 100).reshape(-1, 4)
-    # A correlation of n independent pairs has deviation 1/√n; four of them bound it. The squares and the sign of
-    # each also see what correlations miss, such as partners of one radius or one angle.
+    # A correlation of n independent pairs has deviation 1/√n; four of them bound it. Squares, signs and
+    # sizes also see what correlations miss, such as partners of one radius or one angle.
     for seen in (lambda x: x, np.square, np.sign, np.abs):
         values = seen(four - (0.5 if draw is occurrence_noise else 0.0))
         correlations = np.corrcoef(values, rowvar=False) - np.eye(4)
