@@ -78,7 +78,8 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
         mean, variance, p = posterior.appearance_mean, posterior.appearance_variance, posterior.occurrence
         epsilon = appearance_noise(noise, count, *mean.shape[1:], device=images.device)
         occurrence = model.distribution
-        present = occurrence.decide(occurrence.argument(occurrence.logits(p.flatten(2)), noise))
+        normalised = occurrence.normalise(occurrence.logits(p.flatten(2)))
+        present = occurrence.decide(occurrence.argument(normalised, noise))
         return model.decode(code_of(mean + variance.sqrt() * epsilon, present.view_as(p)))
     if not hasattr(posterior, "variance"):
         return model.decode(posterior.code)

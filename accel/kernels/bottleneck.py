@@ -217,7 +217,7 @@ def forward_kernel(
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
     z = mean
     if SAMPLE:
-        z += tl.exp(0.5 * log_variance) * normal_noise(parts, tl.arange(0, BLOCK_D), D, draw)
+        z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
     tl.store(saved + saved_numbers + D, z, mask=inside)
     if SAMPLE:
         # Read back, z is spread over the threads that place it; otherwise each of these would draw the noise of all its
@@ -229,7 +229,7 @@ def forward_kernel(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
         cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
-        y, _ = sample_occurrence(logit, cell, cells, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+        y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)
         kl_occurrence += tl.where(cell_inside, divergence(logit, cell, parts, prior, CATEGORICAL), 0.0)
     tl.store(divergences[1] + block, tl.sum(tl.sum(kl_occurrence, axis=1), axis=0))
@@ -323,7 +323,7 @@ def backward_kernel(
         d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
         cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
-        y, slope = sample_occurrence(logit, cell, cells, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+        y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         z_sum += d_code * y[:, :, None]
         if CATEGORICAL:
             d_y = tl.sum(d_code * z[None, :, :], axis=2)
@@ -375,7 +375,7 @@ def backward_kernel(
                     tl.store(coupled[1] + scratch_places(image, cells, parts, N, L), d_log_p, mask=cell_inside)
                 else:
                     d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
-                    _, slope = sample_occurrence(logit, cell, cells, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+                    _, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
                     d_y = tl.sum(d_code * z[None, :, :], axis=2)
                     d_logit = bernoulli_gradient(logit, slope, d_y, d_log_p, d_kl_occurrence, prior)
                     store_map(maps[D_LOGITS], d_logit, image, cells, parts, cell_inside, LAYOUTS, D_LOGITS)

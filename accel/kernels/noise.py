@@ -19,9 +19,9 @@ def read(number):
 
 
 @triton.jit
-def philox(element, image, stream: tl.constexpr, step, seed):
-    """Words 0 and 1 of Philox-4x32-10 for a tensor of elements; image, step and seed are integers."""
-    c0 = element.to(tl.uint32)
+def philox(block, image, stream: tl.constexpr, step, seed):
+    """The four words of Philox-4x32-10 for a tensor of blocks; image, step and seed are integers."""
+    c0 = block.to(tl.uint32)
     c1 = tl.zeros_like(c0) + image.to(tl.uint32)
     c2 = tl.full(c0.shape, stream, tl.uint32)
     c3 = tl.zeros_like(c0) + step.to(tl.uint32)
@@ -36,7 +36,7 @@ def philox(element, image, stream: tl.constexpr, step, seed):
         c0, c1, c2, c3 = c1, low_1, c3, low_0
         k0 = tl.core.add(k0, 0x9E3779B9, sanitize_overflow=False)
         k1 = tl.core.add(k1, 0xBB67AE85, sanitize_overflow=False)
-    return c0, c1
+    return c0, c1, c2, c3
 
 
 @triton.jit
@@ -46,23 +46,44 @@ def uniform(word):
 
 
 @triton.jit
-def occurrence_uniform(cells, parts, L: tl.constexpr, draw):
-    """u of (cell, part), from a draw (seed, step, image, …)."""
-    word, _ = philox(parts[None, :] * L + cells[:, None], draw[2], OCCURRENCE_STREAM, draw[1], draw[0])
+def interleave(a, b, c, d):
+    """(rows, columns, 4) of four tensors (rows, columns): a, b, c and d side by side."""
+    pairs = tl.join(tl.join(a, c), tl.join(b, d))
+    return tl.reshape(pairs, (a.shape[0], a.shape[1], 4))
+
+
+@triton.jit
+def occurrence_uniform(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
+    """u of (cell, part) for CELLS cells from start on, a multiple of CELLS, from a draw (seed, step, image, …).
+
+    A block's four words serve four neighbouring cells, so a fourth of the tile is drawn and spread over it.
+    """
+    PART_BLOCKS: tl.constexpr = (L + 3) // 4
+    if CELLS % 4 == 0:
+        blocks = start // 4 + tl.arange(0, CELLS // 4)
+        a, b, c, d = philox(
+            parts[None, :] * PART_BLOCKS + blocks[:, None], draw[2], OCCURRENCE_STREAM, draw[1], draw[0]
+        )
+        word = tl.reshape(tl.permute(interleave(a, b, c, d), (0, 2, 1)), (CELLS, a.shape[1]))
+    else:
+        cells = (start + tl.arange(0, CELLS))[:, None]
+        block = parts[None, :] * PART_BLOCKS + cells // 4
+        a, b, c, d = philox(block, draw[2], OCCURRENCE_STREAM, draw[1], draw[0])
+        word = tl.where(cells % 4 < 2, tl.where(cells % 2 == 0, a, b), tl.where(cells % 2 == 0, c, d))
     return uniform(word)
 
 
 @triton.jit
-def logistic_noise(cells, parts, L: tl.constexpr, draw):
+def logistic_noise(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
     """log u − log(1 − u) of (cell, part)."""
-    u = occurrence_uniform(cells, parts, L, draw)
+    u = occurrence_uniform(start, CELLS, parts, L, draw)
     return tl.log(u / (1.0 - u))
 
 
 @triton.jit
-def gumbel_noise(cells, parts, L: tl.constexpr, draw):
+def gumbel_noise(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
     """−log(−log u) of (cell, part); none is part N."""
-    return -tl.log(-tl.log(occurrence_uniform(cells, parts, L, draw)))
+    return -tl.log(-tl.log(occurrence_uniform(start, CELLS, parts, L, draw)))
 
 
 @triton.jit
@@ -82,8 +103,26 @@ def cosine_of_turns(x):
 
 
 @triton.jit
-def normal_noise(parts, numbers, D: tl.constexpr, draw):
-    """√(−2 log u₀) · cos(2π u₁) of (part, number)."""
-    element = parts[:, None] * D + numbers[None, :]
-    word_0, word_1 = philox(element, draw[2], APPEARANCE_STREAM, draw[1], draw[0])
-    return tl.sqrt(-2.0 * tl.log(uniform(word_0))) * cosine_of_turns(uniform(word_1))
+def sine_of_turns(x):
+    """sin(2πx) for 0 ≤ x ≤ 1, as accurately: a quarter of a turn from the cosine, a difference that is exact."""
+    return cosine_of_turns(tl.abs(x - 0.25))
+
+
+@triton.jit
+def normal_noise(parts, NUMBERS: tl.constexpr, D: tl.constexpr, draw):
+    """Normals of (part, number) for NUMBERS numbers, a power of two: √(−2 log u₀) · (cos, sin)(2π u₁) and so on."""
+    PART_BLOCKS: tl.constexpr = (D + 3) // 4
+    BLOCKS: tl.constexpr = (NUMBERS + 3) // 4
+    block = parts[:, None] * PART_BLOCKS + tl.arange(0, BLOCKS)[None, :]
+    a, b, c, d = philox(block, draw[2], APPEARANCE_STREAM, draw[1], draw[0])
+    first_radius, first_turn = tl.sqrt(-2.0 * tl.log(uniform(a))), uniform(b)
+    first, second = first_radius * cosine_of_turns(first_turn), first_radius * sine_of_turns(first_turn)
+    if NUMBERS == 1:
+        normals = first
+    elif NUMBERS == 2:
+        normals = tl.reshape(tl.join(first, second), (parts.shape[0], NUMBERS))
+    else:
+        second_radius, second_turn = tl.sqrt(-2.0 * tl.log(uniform(c))), uniform(d)
+        third, fourth = second_radius * cosine_of_turns(second_turn), second_radius * sine_of_turns(second_turn)
+        normals = tl.reshape(interleave(first, second, third, fourth), (parts.shape[0], NUMBERS))
+    return normals

@@ -62,7 +62,7 @@ def log_probability(logit, cell, CATEGORICAL: tl.constexpr):
 def sample_occurrence(
     logit,
     cell,
-    cells,
+    start,
     parts,
     L: tl.constexpr,
     draw,
@@ -70,13 +70,13 @@ def sample_occurrence(
     SAMPLE: tl.constexpr,
     HARD: tl.constexpr,
 ):
-    """The y to place, and how the relaxed sample (or p) answers to its logit.
+    """The y to place in the cells from start on, and how the relaxed sample (or p) answers to its logit.
 
     Bernoulli: dy/da. Categorical: y/τ (or p), since d_a_n = y_n/τ (d_y_n − Σ_k y_k d_y_k).
     """
     if CATEGORICAL:
         if SAMPLE:
-            argument = logit - cell[PEAK] + gumbel_noise(cells, parts, L, draw)
+            argument = logit - cell[PEAK] + gumbel_noise(start, logit.shape[0], parts, L, draw)
             y = tl.exp((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED])
             slope = y * draw[3]
             if HARD:
@@ -85,7 +85,7 @@ def sample_occurrence(
             y = tl.exp(logit - cell[PEAK] - cell[LOG_TOTAL])
             slope = y
     elif SAMPLE:
-        argument = logit + logistic_noise(cells, parts, L, draw)
+        argument = logit + logistic_noise(start, logit.shape[0], parts, L, draw)
         y, slope = sigmoid_and_slope(argument * draw[3])
         slope *= draw[3]
         if HARD:
@@ -124,10 +124,10 @@ def bernoulli_gradient(logit, slope, d_y, d_log_p, d_divergence, prior):
 
 @triton.jit
 def cell_block(SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
-    """This program's image and cells."""
+    """This program's image, first cell and cells."""
     CELL_BLOCKS: tl.constexpr = (SHAPE[1] + BLOCKS[0] - 1) // BLOCKS[0]
-    cells = tl.program_id(0) % CELL_BLOCKS * BLOCKS[0] + tl.arange(0, BLOCKS[0])
-    return (tl.program_id(0) // CELL_BLOCKS).to(tl.int64), cells.to(INDEX)
+    start = tl.program_id(0) % CELL_BLOCKS * BLOCKS[0]
+    return (tl.program_id(0) // CELL_BLOCKS).to(tl.int64), start, (start + tl.arange(0, BLOCKS[0])).to(INDEX)
 
 
 @triton.jit
@@ -154,7 +154,7 @@ def cell_kernel(
     """The numbers of categorical cells. Parts that do not fit one block are walked twice, the second time in cache."""
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
-    image, cells = cell_block(SHAPE, BLOCKS, INDEX)
+    image, start, cells = cell_block(SHAPE, BLOCKS, INDEX)
     largest = tl.zeros(BLOCKS, tl.float32)
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
@@ -165,7 +165,7 @@ def cell_kernel(
     none = -peak[:, None]
     total = tl.zeros(BLOCKS, tl.float32)
     if SAMPLE:
-        none_argument = none + gumbel_noise(cells, tl.full([1], N, INDEX), L, draw)
+        none_argument = none + gumbel_noise(start, BLOCKS[0], tl.full([1], N, INDEX), L, draw)
         # Each column of the tile keeps the largest argument it has met, and its sum relative to that.
         top = tl.zeros(BLOCKS, tl.float32) + none_argument
         relaxed = tl.zeros(BLOCKS, tl.float32)
@@ -175,7 +175,7 @@ def cell_kernel(
         logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0) - peak[:, None]
         total += tl.where(inside, tl.exp(logit), 0.0)
         if SAMPLE:
-            argument = tl.where(inside, logit + gumbel_noise(cells, parts, L, draw), float("-inf"))
+            argument = tl.where(inside, logit + gumbel_noise(start, BLOCKS[0], parts, L, draw), float("-inf"))
             winner = tl.where(argument > top, parts[None, :], winner).to(tl.int32)
             taller = tl.maximum(top, argument)
             relaxed = relaxed * tl.exp((top - taller) * draw[3]) + tl.exp((argument - taller) * draw[3])
@@ -201,7 +201,7 @@ def cell_kernel(
 
 @triton.jit
 def coupled_terms(
-    logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior,
+    logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior,
     CATEGORIES: tl.constexpr, SAMPLE: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Of each part: what answers to its sample, slope and d_y, its d_log p, and its p and log p − log π."""
@@ -212,7 +212,7 @@ def coupled_terms(
     place = (image * CATEGORIES + parts)[None, :] * L + cells[:, None]
     if d_y is not None:
         sample_gradient += tl.load(d_y + place, mask=inside, other=0.0)
-        _, slope = sample_occurrence(logit, cell, cells, parts, L, draw, True, SAMPLE, False)
+        _, slope = sample_occurrence(logit, cell, start, parts, L, draw, True, SAMPLE, False)
         slope = tl.where(inside, slope, 0.0)
     if d_log_p is not None:
         weight_gradient += tl.load(d_log_p + place, mask=inside, other=0.0)
@@ -246,7 +246,7 @@ def couple_kernel(
     """
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
-    image, cells = cell_block(SHAPE, BLOCKS, INDEX)
+    image, start, cells = cell_block(SHAPE, BLOCKS, INDEX)
     cell = load_cells(numbers, image, cells, L, True, SAMPLE)
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
     d_kl = 0.0
@@ -258,7 +258,7 @@ def couple_kernel(
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
         slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
-            logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
+            logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
         )
         sample_sum += slope * sample_gradient
         weight_sum += weight_gradient
@@ -271,7 +271,7 @@ def couple_kernel(
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
         slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
-            logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
+            logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
         )
         d_logit = slope * (sample_gradient - sample_mean) + weight_gradient - p * weight_sum
         d_logit += d_kl * p * (ratio - kl)

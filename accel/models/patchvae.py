@@ -151,7 +151,8 @@ class PatchVAE(Autoencoder):
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
         appearance = appearance + prior.appearance_prior_mean
         logits = self._prior_logits().to(weight).expand(count, -1, height * width)
-        occurrence = self.distribution.decide(self.distribution.argument(logits, noise))
+        normalised = self.distribution.normalise(logits)
+        occurrence = self.distribution.decide(self.distribution.argument(normalised, noise))
         code = appearance[..., None] * occurrence[:, :, None]
         return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
 
@@ -177,7 +178,8 @@ class PatchVAE(Autoencoder):
         else:
             logits, mean, log_variance = self._maps(features)
             result = patch_bottleneck(logits, mean, log_variance, **draw, **options)
-        log_odds = self.distribution.log_odds(logits.to(accumulation_dtype(logits)))
+        normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
+        log_odds = self.distribution.log_odds(normalised)
         return {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **vars(result)}
 
     def _prior_logits(self) -> Tensor:

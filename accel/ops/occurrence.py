@@ -1,7 +1,9 @@
 """The two distributions of occurrences on tensors, as reference/occurrence.py states them on arrays.
 
-Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) where nothing is drawn; float32 or float64. An
-argument is what a relaxation is applied to: (B, N, L), and for categorical occurrences (B, N + 1, L), none being last.
+Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) where nothing is drawn; float32 or float64. All else
+is read from logits that `normalise` has prepared, once: for Bernoulli parts the logits themselves, for categorical ones
+log p of the N parts and, last, of none, (B, N + 1, …). An argument, which is what a relaxation is applied to, has the
+shape of normalised logits.
 """
 
 import math
@@ -22,23 +24,27 @@ class Bernoulli:
         return torch.log(probability / (1 - probability))
 
     @staticmethod
-    def log_odds(logits: Tensor) -> Tensor:
-        """log p − log(1 − p), which ranks occurrences also where p rounds to 0 or 1."""
+    def normalise(logits: Tensor) -> Tensor:
         return logits
 
     @staticmethod
-    def probability(logits: Tensor) -> Tensor:
-        return torch.sigmoid(logits)
+    def log_odds(normalised: Tensor) -> Tensor:
+        """log p − log(1 − p), which ranks occurrences also where p rounds to 0 or 1."""
+        return normalised
 
     @staticmethod
-    def log_probability(logits: Tensor) -> Tensor:
-        return F.logsigmoid(logits)
+    def probability(normalised: Tensor) -> Tensor:
+        return torch.sigmoid(normalised)
 
     @staticmethod
-    def argument(logits: Tensor, noise: Noise) -> Tensor:
+    def log_probability(normalised: Tensor) -> Tensor:
+        return F.logsigmoid(normalised)
+
+    @staticmethod
+    def argument(normalised: Tensor, noise: Noise) -> Tensor:
         """a + log u − log(1 − u)."""
-        uniform = occurrence_noise(noise, *logits.shape, device=logits.device, dtype=logits.dtype)
-        return logits + torch.log(uniform) - torch.log1p(-uniform)
+        uniform = _uniform(normalised, noise)
+        return normalised + torch.log(uniform) - torch.log1p(-uniform)
 
     @staticmethod
     def relax(argument: Tensor) -> Tensor:
@@ -51,11 +57,11 @@ class Bernoulli:
         return (argument > 0).to(argument.dtype)
 
     @staticmethod
-    def divergence(logits: Tensor, prior: float) -> Tensor:
+    def divergence(normalised: Tensor, prior: float) -> Tensor:
         """KL_occ (B,) in nats."""
-        log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-        divergence = torch.sigmoid(logits) * (log_p - math.log(prior))
-        divergence = divergence + torch.sigmoid(-logits) * (log_not_p - math.log1p(-prior))
+        log_p, log_not_p = F.logsigmoid(normalised), F.logsigmoid(-normalised)
+        divergence = torch.sigmoid(normalised) * (log_p - math.log(prior))
+        divergence = divergence + torch.sigmoid(-normalised) * (log_not_p - math.log1p(-prior))
         return divergence.sum((1, 2))
 
 
@@ -69,26 +75,28 @@ class Categorical:
         return torch.log(probability / none.clamp_min(torch.finfo(none.dtype).tiny))
 
     @staticmethod
-    def log_odds(logits: Tensor) -> Tensor:
+    def normalise(logits: Tensor) -> Tensor:
+        return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
+
+    @staticmethod
+    def log_odds(normalised: Tensor) -> Tensor:
         """log p − log(1 − p); p = 1 has none, and gets a large one."""
-        log_p = Categorical.log_probability(logits)
+        log_p = normalised[:, :-1]
         log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
         return log_p - torch.log(-torch.expm1(log_p))
 
     @staticmethod
-    def probability(logits: Tensor) -> Tensor:
-        return Categorical.log_probability(logits).exp()
+    def probability(normalised: Tensor) -> Tensor:
+        return normalised[:, :-1].exp()
 
     @staticmethod
-    def log_probability(logits: Tensor) -> Tensor:
-        return _log_categories(logits)[:, :-1]
+    def log_probability(normalised: Tensor) -> Tensor:
+        return normalised[:, :-1]
 
     @staticmethod
-    def argument(logits: Tensor, noise: Noise) -> Tensor:
-        """(log p, log p of none) + g with g = −log(−log u), which differ from (a, 0) + g by one number a cell."""
-        log_p = _log_categories(logits)
-        uniform = occurrence_noise(noise, *log_p.shape, device=logits.device, dtype=logits.dtype)
-        return log_p - torch.log(-torch.log(uniform))
+    def argument(normalised: Tensor, noise: Noise) -> Tensor:
+        """log p + g with g = −log(−log u), which differs from (a, 0) + g by one number a cell."""
+        return normalised - torch.log(-torch.log(_uniform(normalised, noise)))
 
     @staticmethod
     def relax(argument: Tensor) -> Tensor:
@@ -101,33 +109,31 @@ class Categorical:
         return torch.zeros_like(argument).scatter(1, argument.argmax(1, keepdim=True), 1.0)[:, :-1]
 
     @staticmethod
-    def divergence(logits: Tensor, prior: float) -> Tensor:
+    def divergence(normalised: Tensor, prior: float) -> Tensor:
         """KL_occ (B,) in nats."""
-        log_p = _log_categories(logits)
-        p, parts = log_p.exp(), logits.shape[1]
-        nats = (p[:, :-1] * (log_p[:, :-1] - math.log(prior))).sum((1, 2))
-        return nats + (p[:, -1] * (log_p[:, -1] - math.log1p(-parts * prior))).sum(1)
+        p, parts = normalised.exp(), normalised.shape[1] - 1
+        nats = (p[:, :-1] * (normalised[:, :-1] - math.log(prior))).sum((1, 2))
+        return nats + (p[:, -1] * (normalised[:, -1] - math.log1p(-parts * prior))).sum(1)
 
 
 DISTRIBUTIONS = {"bernoulli": Bernoulli, "categorical": Categorical}
 
 
-def _log_categories(logits):
-    """(B, N, …) → (B, N + 1, …): log p of each part and of none."""
-    return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
+def _uniform(normalised, noise):
+    return occurrence_noise(noise, *normalised.shape, device=normalised.device, dtype=normalised.dtype)
 
 
-def occurrence_weights(distribution, logits: Tensor, detach: bool) -> Tensor:
+def occurrence_weights(distribution, normalised: Tensor) -> Tensor:
     """w (B, N, L), the share of each cell in a part's occurrence, formed in log space; sums to one over cells."""
-    return distribution.log_probability(logits.detach() if detach else logits).softmax(-1)
+    return distribution.log_probability(normalised).softmax(-1)
 
 
 def sample_occurrence(
-    distribution, logits: Tensor, temperature: float | Tensor, noise: Noise | None, straight_through: bool
+    distribution, normalised: Tensor, temperature: float | Tensor, noise: Noise | None, straight_through: bool
 ) -> Tensor:
     """The y (B, N, L) to place: the relaxed sample or its decision; without noise p."""
     if noise is None:
-        return distribution.probability(logits)
-    argument = distribution.argument(logits, noise)
+        return distribution.probability(normalised)
+    argument = distribution.argument(normalised, noise)
     y = distribution.relax(argument / temperature)
     return distribution.decide(argument) + (y - y.detach()) if straight_through else y

@@ -23,11 +23,12 @@ def patch_bottleneck(
     part_dim = mean.shape[1] // parts
     dtype = accumulation_dtype(occurrence_logits, mean, log_variance)
     with torch.autocast(occurrence_logits.device.type, enabled=False):
-        logits = occurrence_logits.to(dtype).flatten(2)
+        distribution = DISTRIBUTIONS[options.occurrence]
+        normalised = distribution.normalise(occurrence_logits.to(dtype).flatten(2))
         mean_map, log_variance_map = (
             maps.to(dtype).reshape(images, parts, part_dim, height * width) for maps in (mean, log_variance)
         )
-        weights = occurrence_weights(DISTRIBUTIONS[options.occurrence], logits, options.detach_weights)
+        weights = occurrence_weights(distribution, normalised.detach() if options.detach_weights else normalised)
         pooled_mean = torch.einsum("bnl,bndl->bnd", weights, mean_map)
         if options.variance == "geometric":
             pooled = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
@@ -36,7 +37,7 @@ def patch_bottleneck(
             peak = log_variance_map.detach().amax(-1, keepdim=True)
             spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
             pooled = peak.squeeze(-1) + spread.log()
-        return _second_half(logits, pooled_mean, pooled, (height, width), mean, options, draw)
+        return _second_half(normalised, pooled_mean, pooled, (height, width), mean, options, draw)
 
 
 def pooled_patch_bottleneck(
@@ -47,15 +48,16 @@ def pooled_patch_bottleneck(
     kernel = weight.shape[-1]
     dtype = accumulation_dtype(features, occurrence_logits, weight, bias)
     with torch.autocast(features.device.type, enabled=False):
-        logits = occurrence_logits.to(dtype).flatten(2)
-        weights = occurrence_weights(DISTRIBUTIONS[options.occurrence], logits, options.detach_weights)
+        distribution = DISTRIBUTIONS[options.occurrence]
+        normalised = distribution.normalise(occurrence_logits.to(dtype).flatten(2))
+        weights = occurrence_weights(distribution, normalised.detach() if options.detach_weights else normalised)
         # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
         # lists w_{l+δ}, so the kernel's offsets are read backwards.
         maps = weights.reshape(images, parts, height, width)
         shifted = F.unfold(maps, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
         pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
-        return _second_half(logits, mean, log_variance, (height, width), features, options, draw)
+        return _second_half(normalised, mean, log_variance, (height, width), features, options, draw)
 
 
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -71,18 +73,18 @@ def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return projected.permute(1, 3, 0, 2) + bias.reshape(2, 1, parts, -1)
 
 
-def _second_half(logits, mean, log_variance, grid, like, options, draw):
+def _second_half(normalised, mean, log_variance, grid, like, options, draw):
     """Sample, place and measure; the code gets the dtype and memory format of `like`."""
     distribution = DISTRIBUTIONS[options.occurrence]
     z = mean
     if draw.sample:
-        epsilon = appearance_noise(draw.noise, *mean.shape, device=logits.device, dtype=logits.dtype)
+        epsilon = appearance_noise(draw.noise, *mean.shape, device=mean.device, dtype=mean.dtype)
         z = mean + torch.exp(0.5 * log_variance) * epsilon
     noise = draw.noise if draw.sample else None
-    y = sample_occurrence(distribution, logits, draw.temperature, noise, options.straight_through)
+    y = sample_occurrence(distribution, normalised, draw.temperature, noise, options.straight_through)
     code = (z[..., None] * y[:, :, None]).flatten(1, 2).unflatten(2, grid)
     distance = mean - options.appearance_prior_mean
     kl_appearance = 0.5 * (distance.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
-    kl_occurrence = distribution.divergence(logits, options.occurrence_prior)
+    kl_occurrence = distribution.divergence(normalised, options.occurrence_prior)
     code = code.to(like.dtype).contiguous(memory_format=memory_format(like))
     return code, mean, log_variance.exp(), kl_appearance, kl_occurrence
