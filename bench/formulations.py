@@ -21,6 +21,7 @@ def plain_bottleneck(
     temperature,
     prior,
     variance="geometric",
+    occurrence="bernoulli",
     uniform=None,
     normal=None,
 ):
@@ -28,7 +29,10 @@ def plain_bottleneck(
     shape, parts = mean.shape, logits.shape[1]
     logits = logits.flatten(2).float()
     mean, log_variance = (x.unflatten(1, (parts, -1)).flatten(3) for x in (mean, log_variance))
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    if occurrence == "bernoulli":
+        log_p, y, kl_occurrence = plain_bernoulli(logits, temperature, prior, uniform)
+    else:
+        log_p, y, kl_occurrence = plain_categorical(logits, temperature, prior, uniform)
     weights = log_p.detach().softmax(-1).to(mean.dtype)
     m = torch.einsum("bnl,bndl->bnd", weights, mean).float()
     if variance == "geometric":
@@ -37,13 +41,31 @@ def plain_bottleneck(
         log_v = torch.einsum("bnl,bndl->bnd", weights, log_variance.exp()).float().log()
     v = log_v.exp()
     z = m + v.sqrt() * (torch.randn_like(m) if normal is None else normal)
+    code = (z[..., None].to(mean.dtype) * y[:, :, None].to(mean.dtype)).reshape(shape)
+    kl_appearance = 0.5 * (m**2 + v - 1 - log_v)
+    return [code, m, v, kl_appearance.sum((1, 2)), kl_occurrence]
+
+
+def plain_bernoulli(logits, temperature, prior, uniform):
+    """log p, y and KL_occ of parts that occur each by itself."""
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     u = torch.rand_like(logits) if uniform is None else uniform
     y = torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / temperature)
-    code = (z[..., None].to(mean.dtype) * y[:, :, None].to(mean.dtype)).reshape(shape)
     p = log_p.exp()
     kl_occurrence = p * (log_p - math.log(prior)) + (1 - p) * (log_not_p - math.log1p(-prior))
-    kl_appearance = 0.5 * (m**2 + v - 1 - log_v)
-    return [code, m, v, kl_appearance.sum((1, 2)), kl_occurrence.sum((1, 2))]
+    return log_p, y, kl_occurrence.sum((1, 2))
+
+
+def plain_categorical(logits, temperature, prior, uniform):
+    """log p, y and KL_occ of cells that hold one part at most."""
+    parts = logits.shape[1]
+    logits = F.pad(logits, (0, 0, 0, 1))
+    log_p = logits.log_softmax(1)
+    u = torch.rand_like(logits) if uniform is None else uniform
+    y = ((logits - torch.log(-torch.log(u))) / temperature).softmax(1)
+    log_prior = torch.full((parts + 1, 1), math.log(prior), device=logits.device)
+    log_prior[-1] = math.log1p(-parts * prior)
+    return log_p[:, :-1], y[:, :-1], (log_p.exp() * (log_p - log_prior)).sum((1, 2))
 
 
 def release_bottleneck(logits, mean, log_variance, temperature, prior, uniform=None, normal=None):

@@ -201,7 +201,7 @@ def timings(case, provider, sets, bandwidth, budget):
 
 
 def describe(row):
-    head = f"{row['case']:46} {row['provider']:10}"
+    head = f"{row['case']:62} {row['provider']:10}"
     if "failure" in row:
         return f"{head} FAIL {row['failure']}"
 
@@ -219,7 +219,7 @@ def describe(row):
 
 
 HEAD = (
-    f"{'':46} {'':10} forward  backward both (20 % to 80 %)           in graph    limit  % copy    GB/s  ×ours "
+    f"{'':62} {'':10} forward  backward both (20 % to 80 %)           in graph    limit  % copy    GB/s  ×ours "
     "needed MB peak MB\n(milliseconds, medians; needed: inputs, outputs and the gradients of both, all there at last)"
 )
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.common.bottleneck import BottleneckOptions
 from accel.kernels import bottleneck
 from accel.ops import Noise, fused
+from accel.ops.draw import Draw
 from bench.harness import CUDA, DEVICE
 
 SHAPE = 8, 16, 6, 4, 4  # B, N, D, h, w
@@ -33,10 +35,11 @@ class Bare(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        arguments = *gradients[:5], *ctx.saved_tensors, *ctx.options
+        *tensors, draw = *ctx.saved_tensors[:6], list(ctx.saved_tensors[6:])
+        arguments = list(gradients[:5]), *tensors, draw, *ctx.options
         results = fused._bottleneck_gradients(*arguments)
         fused._launch_bottleneck_backward(*arguments, results)
-        return *results, *[None] * 11
+        return *results, *[None] * 5
 
 
 def stand_in_for_a_gpu():
@@ -71,14 +74,13 @@ def main():
         torch.randn(batch, parts * part_dim, height, width, device=DEVICE, requires_grad=True) for _ in range(2)
     )
     leaves = logits, mean, log_variance
-    sampling = fused._sampling(
-        torch.tensor(0.5, device=DEVICE), Noise(*torch.zeros(3, dtype=torch.int64, device=DEVICE)), True
-    )
-    options = 1 / parts, 0.0, "geometric", False, True, torch.float32, torch.contiguous_format
+    zeros = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    draw = fused._draw_tensors(Draw(torch.tensor(0.5, device=DEVICE), Noise(*zeros)))
+    how = draw, BottleneckOptions().of_parts(parts).text, False, torch.float32, torch.contiguous_format
     incoming = torch.randn_like(mean), *(torch.ones((), device=DEVICE).expand(batch) for _ in range(2))
 
     def both(function):
-        outputs = function(*leaves, *sampling, *options)
+        outputs = function(*leaves, *how)
         torch.autograd.grad([outputs[0], *outputs[3:5]], leaves, incoming)
 
     functions = {"bare autograd.Function": Bare.apply, "registered operator": fused._bottleneck}

@@ -130,7 +130,7 @@ class PlainStep:
         model, images = self.model, images.float() / 127.5 - 1
         features = model.encoder(images)
         maps = model.occurrence(features), model.appearance_mean(features), model.appearance_log_variance(features)
-        code, _, _, *divergences = self.bottleneck(*maps, TEMPERATURE, model.occurrence_prior, **draws)
+        code, _, _, *divergences = self.bottleneck(*maps, TEMPERATURE, model.bottleneck.occurrence_prior, **draws)
         reconstruction = model.decoder(code)
         if self.released:
             reconstruction = model.decoder(code)
