@@ -10,7 +10,7 @@ import re
 import sys
 
 from accel.commands import figures, measure, pack, report, reproduce, train, transfer
-from accel.training.options import nearest
+from accel.common.spelling import nearest
 
 COMMANDS = {
     "train": train,

@@ -5,8 +5,9 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_json
-from accel.training.options import at_least, option
+from accel.commands.finished import FinishedRun, add_run_arguments, open_run
+from accel.common.files import read_json
+from accel.common.options import at_least, option
 
 HELP = "draw a run's parts, what they look like and what the model makes of them"
 
@@ -50,7 +51,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
         opened.model,
         opened.dataset,
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict),
+        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
         transfer=transfer.results(folder),
         patch_size=options.patch_size,
     )

@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accel.common.options import Options, add_options, device_option, option
 from accel.training.config import TrainingConfig
-from accel.training.options import Options, add_options, device_option, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,16 +50,3 @@ def open_run(folder: Path, options: FinishedRun) -> Opened:
     moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(config, **moved)
     return Opened(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """A JSON file's dict or list, empty if there is no such file; ValueError names a file that is something else."""
-    if not path.is_file():
-        return kind()
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, kind):
-        raise ValueError(f"{path} must hold a {kind.__name__}, got {type(value).__name__}")
-    return value

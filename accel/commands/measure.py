@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from accel.commands.finished import FinishedRun, Opened, add_run_arguments, open_run
-from accel.training.options import flag, option
+from accel.common.files import write_whole
+from accel.common.options import flag, option
 
 HELP = "measure a run's reconstructions and parts on held-out images"
 
@@ -47,7 +48,6 @@ def run(given: dict) -> None:
 def measure_run(opened: Opened, options: MeasureOptions) -> dict:
     """Measures an opened run and writes its measures.json; returns what that holds."""
     from accel.evaluation import frechet, measures
-    from accel.models.storage import write_whole
     from accel.training.checkpoint import writing
 
     device = next(opened.model.parameters()).device

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.training.options import Options, add_options, at_least, option
+from accel.common.options import Options, add_options, at_least, option
 
 HELP = "decode a folder of images into one file"
 SHOWN = 20  # names of bad files on the screen

@@ -5,8 +5,9 @@ import dataclasses
 from pathlib import Path
 
 from accel.commands import figures, measure
-from accel.commands.finished import FinishedRun, open_run, read_json
-from accel.training.options import add_options, option
+from accel.commands.finished import FinishedRun, open_run
+from accel.common.files import read_json, write_whole
+from accel.common.options import add_options, option
 
 HELP = "write everything known of runs, side by side, into one HTML file"
 
@@ -32,7 +33,6 @@ def run(given: dict) -> None:
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
 
     from accel.figures import report
-    from accel.models.storage import write_whole
 
     shared = {name: getattr(options, name) for name in ("device", "data", "data_dir")}
     for folder in folders:
@@ -67,12 +67,12 @@ def record(folder: Path, name: str):
     from accel.figures.report import Picture, RunRecord
     from accel.training.loop import read_history
 
-    drawn = read_json(folder / "figures" / "index.json", list)
+    drawn = read_json(folder / "figures" / "index.json", list, may_be_missing=True)
     return RunRecord(
         name=name,
-        config=read_json(folder / "config.json", dict),
+        config=read_json(folder / "config.json", dict, may_be_missing=True),
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict),
+        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
         transfer=transfer.results(folder),
         pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
     )

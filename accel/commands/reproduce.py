@@ -9,8 +9,10 @@ import shlex
 import sys
 from pathlib import Path
 
+from accel.common.files import write_whole
+from accel.common.options import Options, add_options, at_least, flag, option
+from accel.common.spelling import nearest
 from accel.training.config import TrainingConfig
-from accel.training.options import Options, add_options, at_least, flag, nearest, option
 
 HELP = "make one of the paper's tables again"
 TABLES = tuple(f"table{number}" for number in range(1, 7))
@@ -56,7 +58,6 @@ def run(given: dict) -> None:
 
     from accel.evaluation import reproduce
     from accel.evaluation.tables import TABLES as tables
-    from accel.models.storage import write_whole
 
     table = tables[name]
     data = options.data or table.data
@@ -96,7 +97,6 @@ def run(given: dict) -> None:
 def _plot(result: dict, out: Path) -> list[str]:
     """Writes the table as bars and returns the file's name; says so if matplotlib is missing."""
     from accel import figures
-    from accel.models.storage import write_whole
 
     try:
         picture = io.BytesIO()

@@ -3,8 +3,8 @@
 import argparse
 import time
 
+from accel.common.options import add_options, flag
 from accel.training.config import TrainingConfig, without_effect
-from accel.training.options import add_options, flag
 
 HELP = "learn parts from images"
 

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from accel.commands.finished import add_run_arguments, refuse_other_folder
-from accel.training.options import flag, option
+from accel.common.options import flag, option
 from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
 
 HELP = "train classifiers on a run's encoder and test them"

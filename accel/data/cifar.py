@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.progress import progress
 from accel.data.images import Dataset, ImageSet
-from accel.data.progress import progress
 from accel.data.resize import fit_array
 from accel.data.safe_pickle import safe_unpickle
 

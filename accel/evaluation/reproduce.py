@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from accel.common.workers import end_with_parent
 from accel.data import Dataset
-from accel.data.packed import end_with_parent
 from accel.evaluation import transfer
 from accel.evaluation.tables import Row, Table, epochs_of
 from accel.training import checkpoint

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.files import parse_json, write_whole
+from accel.common.progress import progress
 from accel.data import Batches, Dataset, ImageSet, epoch_flips, epoch_order, load
 from accel.data.images import held_out
-from accel.data.progress import progress
 from accel.models import Classifier
 from accel.models.autoencoder import pixels
 from accel.models.encoder import pooled
-from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
+from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.ops import Noise
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
@@ -50,8 +51,9 @@ def results(folder: str | Path) -> list[dict]:
     path = Path(folder) / NAME
     if not path.is_file():
         return []
+    values = parse_json(path.read_bytes(), path)
     try:
-        entries = json.loads(path.read_text())["results"]
+        entries = values["results"]
         if lacking := set().union(*(RECORDED - entry.keys() for entry in entries)):
             raise ValueError(f"an entry lacks {', '.join(sorted(lacking))}")
         return entries

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from accel.common.files import write_whole
 from accel.data import Dataset
 from accel.evaluation import find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.reconstructions import reconstructions, samples, weight_masks
-from accel.models.storage import write_whole
 from accel.training.checkpoint import writing
 
 FOLDER = "figures"  # in the run's

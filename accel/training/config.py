@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from accel.training.options import SEED, Check, Options, above, at_least, between, device_option, option
+from accel.common.files import read_json
+from accel.common.options import SEED, Check, Options, above, at_least, between, device_option, option
 
 # The rows of the paper's tables, as they are named there; +w weighs errors by gradient energy.
 SYSTEMS = (
@@ -229,10 +230,4 @@ class TrainingConfig(Options):
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
         """Reads what `to_json` wrote; ValueError names the file if it is something else."""
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold the options of a run, got {type(values).__name__}")
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(read_json(path, dict, "the options of a run"), str(path))

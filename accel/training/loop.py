@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from accel.common.files import parse_json, write_whole
+from accel.common.options import flag
+from accel.common.progress import progress
 from accel.data import Batches, Dataset, load
-from accel.data.progress import progress
 from accel.models.encoder import scale_of
-from accel.models.storage import write_whole
 from accel.training import checkpoint, processes
 from accel.training.config import CHANGEABLE, TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
-from accel.training.options import flag
 from accel.training.schedule import temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system, model_class
@@ -118,10 +118,8 @@ def read_history(folder: Path) -> list[dict]:
     Raises ValueError that names the file if it is something else.
     """
     path = folder / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise ValueError(f"{path} is not a line of JSON an epoch: {error}") from None
+    texts = path.read_text().splitlines() if path.is_file() else []
+    lines = [parse_json(text, path, "a line of JSON an epoch") for text in texts]
     if not all(isinstance(line, dict) and "epoch" in line for line in lines):
         raise ValueError(f"{path} must say of each line which epoch it is of")
     return lines

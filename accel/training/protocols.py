@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from accel.training.options import SEED, Options, above, at_least, device_option, option
+from accel.common.options import SEED, Options, above, at_least, device_option, option
 
 # The columns of the paper's tables, and how many of the encoder's stages they freeze (section 4.1).
 FREEZES = {"conv1": 1, "conv3": 2, "conv5": 3}
