@@ -35,7 +35,7 @@ from accel.models.autoencoder import pixels
 from accel.models.patchvae import _joined
 from accel.training import TrainingConfig
 from accel.training.capture import WARM_UP, Captured
-from accel.training.config import SYSTEMS
+from accel.training.catalogue import SYSTEMS
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 from bench import formulations

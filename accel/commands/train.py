@@ -4,7 +4,8 @@ import argparse
 import time
 
 from accel.common.options import add_options, flag
-from accel.training.config import TrainingConfig, without_effect
+from accel.training.catalogue import SYSTEMS
+from accel.training.config import TrainingConfig
 
 HELP = "learn parts from images"
 
@@ -31,7 +32,7 @@ def run(given: dict) -> None:
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
     for name in given:
-        if name in without_effect(config.system):
+        if name in SYSTEMS[config.system].without_effect:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     with processes.joined(choose_device(config.device)):
         training = open_run(config, resume=resume)

@@ -7,20 +7,8 @@ from typing import ClassVar
 
 from accel.common.files import read_json
 from accel.common.options import SEED, Check, Options, above, at_least, between, device_option, option
+from accel.training.catalogue import SYSTEMS
 
-# The rows of the paper's tables, as they are named there; +w weighs errors by gradient energy.
-SYSTEMS = (
-    "beta-vae",
-    "beta-vae+w",
-    "beta-vae-gan",
-    "beta-vae-gan+w",
-    "patchvae",
-    "patchvae+w",
-    "patchvae-gan",
-    "patchvae-gan+w",
-    "bigan",
-    "supervised",
-)
 ENCODERS = ("paper", "release", "resnet18", "small")
 HEADS = ("pooled", "separate", "fused")
 VARIANCES = ("geometric", "arithmetic")
@@ -42,40 +30,6 @@ PARTS_RECIPE = {
     "batch_size": 32,
     "epochs": 8,
 }
-
-# What only PatchVAE has a use for.
-PATCHVAE_ONLY = (
-    "head",
-    "head_kernel_size",
-    "variance",
-    "beta_occ",
-    "warm_up",
-    "occurrence",
-    "occurrence_prior",
-    "appearance_prior_mean",
-    "temperature",
-    "temperature_rate",
-    "temperature_floor",
-    "straight_through",
-    "detach_weights",
-)
-
-
-def without_effect(system: str) -> set[str]:
-    """The options that a system has no use for."""
-    options = set()
-    if not system.startswith("patchvae"):
-        options |= set(PATCHVAE_ONLY)
-    if "-gan" not in system:
-        options |= {"adversarial_weight", "feature_weight"}
-    if system in ("bigan", "supervised"):
-        options |= {"beta_app"}
-    if system == "supervised":
-        options |= {"num_parts", "part_dim"}
-    else:
-        options |= {"weights"}
-    return options
-
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
 CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
@@ -112,7 +66,7 @@ class TrainingConfig(Options):
     )
 
     system: str = option(
-        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=SYSTEMS
+        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=tuple(SYSTEMS)
     )
     num_parts: int = option(16, "model", "N, how many parts may be learned", check=at_least(1))
     part_dim: int = option(
@@ -222,7 +176,7 @@ class TrainingConfig(Options):
     @property
     def weighted(self) -> bool:
         """Whether reconstruction errors are weighted by gradient energy."""
-        return self.system.endswith("+w")
+        return SYSTEMS[self.system].weighted
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, elbo
+from accel import models
+from accel.models import Bigan, Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
+from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
@@ -164,20 +166,17 @@ class SupervisedSystem(System):
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}
 
 
-def system_class(system: str) -> type[System]:
-    """How a system is trained."""
-    if system == "bigan":
-        return BiganSystem
-    if system == "supervised":
-        return SupervisedSystem
-    return AdversarialSystem if "-gan" in system else AutoencoderSystem
+TRAINERS = {kind.__name__: kind for kind in (AutoencoderSystem, AdversarialSystem, BiganSystem, SupervisedSystem)}
+
+
+def trainer_class(system: str) -> type[System]:
+    """How the system of this name is trained."""
+    return TRAINERS[SYSTEMS[system].trainer]
 
 
 def model_class(system: str) -> type[nn.Module]:
-    """The class that a system's model is made of."""
-    if system.startswith("patchvae"):
-        return PatchVAE
-    return {"bigan": Bigan, "supervised": Classifier}.get(system, BetaVAE)
+    """The class that the model of the system of this name is made of."""
+    return getattr(models, SYSTEMS[system].model)
 
 
 def build_model(
@@ -231,7 +230,7 @@ def build_system(
     num_classes: of the data's labels, None where it has none. Raises ValueError as `build_model` does.
     """
     networks = {"model": build_model(config, height, width, channels, num_classes)}
-    kind = system_class(config.system)
+    kind = trainer_class(config.system)
     if issubclass(kind, TwoPlayerSystem):
         networks["discriminator"] = build_discriminator(config, networks["model"])
     return kind(networks, config, device)

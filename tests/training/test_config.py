@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from accel.common.options import add_options, flag
 from accel.models.encoder import PRESETS
 from accel.training import TrainingConfig
-from accel.training.config import CHANGEABLE, ENCODERS, PARTS_RECIPE, SYSTEMS, without_effect
+from accel.training.catalogue import SYSTEMS
+from accel.training.config import CHANGEABLE, ENCODERS, PARTS_RECIPE
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
 
@@ -36,7 +37,7 @@ def test_recipe_fills_only_what_is_not_set():
 
 
 def test_named_sets_of_options_exist():
-    assert {*PARTS_RECIPE, *CHANGEABLE}.union(*map(without_effect, SYSTEMS)) <= FIELDS.keys()
+    assert {*PARTS_RECIPE, *CHANGEABLE}.union(*(row.without_effect for row in SYSTEMS.values())) <= FIELDS.keys()
     assert set(ENCODERS) == set(PRESETS)
 
 
