@@ -40,9 +40,9 @@ def run(given: dict) -> None:
 
 def draw(folder: Path, options: FigureOptions) -> list[str]:
     """Writes every picture of the run in `folder` and returns their names."""
-    from accel.evaluation import transfer
+    from accel.evaluation import transfer_records
     from accel.figures import pictures, write_pictures
-    from accel.training.loop import read_history
+    from accel.training.run_folder import read_history
 
     opened = open_run(folder, options)
     if options.patch_size is not None and not hasattr(opened.model, "num_parts"):
@@ -52,7 +52,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
         opened.dataset,
         history=read_history(folder),
         measures=read_json(folder / "measures.json", dict, may_be_missing=True),
-        transfer=transfer.results(folder),
+        transfer=transfer_records.results(folder),
         patch_size=options.patch_size,
     )
     return write_pictures(folder, drawn)

@@ -41,7 +41,8 @@ def refuse_other_folder(folder: Path) -> None:
 
 def open_run(folder: Path, options: FinishedRun) -> Opened:
     """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
-    from accel.training.loop import choose_device, load_dataset, load_run
+    from accel.training.resources import choose_device, load_dataset
+    from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
     if not (folder / "model").is_dir():

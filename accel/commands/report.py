@@ -48,7 +48,7 @@ def run(given: dict) -> None:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    text = report.report([record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    text = report.report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
     print(f"{out}: {len(text) / 1e6:.1f} MB")
@@ -61,11 +61,11 @@ def older(made: Path, *sources: Path) -> bool:
     return any(source.is_file() and source.stat().st_mtime > made.stat().st_mtime for source in sources)
 
 
-def record(folder: Path, name: str):
+def run_record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
-    from accel.evaluation import transfer
+    from accel.evaluation import transfer_records
     from accel.figures.report import Picture, RunRecord
-    from accel.training.loop import read_history
+    from accel.training.run_folder import read_history
 
     drawn = read_json(folder / "figures" / "index.json", list, may_be_missing=True)
     return RunRecord(
@@ -73,6 +73,6 @@ def record(folder: Path, name: str):
         config=read_json(folder / "config.json", dict, may_be_missing=True),
         history=read_history(folder),
         measures=read_json(folder / "measures.json", dict, may_be_missing=True),
-        transfer=transfer.results(folder),
+        transfer=transfer_records.results(folder),
         pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
     )

@@ -25,7 +25,8 @@ def run(given: dict) -> None:
 
     from accel.evaluation import observe, summary
     from accel.training import checkpoint, processes
-    from accel.training.loop import choose_device, open_run
+    from accel.training.loop import open_run
+    from accel.training.resources import choose_device
 
     if resume:
         folder = config.folder

@@ -8,7 +8,7 @@ from torch import nn
 from accel.data import Dataset
 from accel.evaluation.discovery import discover
 from accel.evaluation.measures import measure_reconstructions
-from accel.training.loop import read_history
+from accel.training.run_folder import read_history
 
 
 def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
