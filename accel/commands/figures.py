@@ -5,7 +5,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.commands.finished import FinishedRun, add_run_arguments, open_run
+from accel.commands.finished import FinishedRunOptions, add_run_arguments, open_finished_run
 from accel.common.files import read_json
 from accel.common.options import at_least, option
 
@@ -13,7 +13,7 @@ HELP = "draw a run's parts, what they look like and what the model makes of them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FigureOptions(FinishedRun):
+class FigureOptions(FinishedRunOptions):
     """The options of `figures`."""
 
     patch_size: int | None = option(
@@ -44,8 +44,8 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
     from accel.figures import pictures, write_pictures
     from accel.training.run_folder import read_history
 
-    opened = open_run(folder, options)
-    if options.patch_size is not None and not hasattr(opened.model, "num_parts"):
+    opened = open_finished_run(folder, options)
+    if options.patch_size is not None and not opened.model.has_parts:
         raise ValueError(f"--patch-size has no effect on {opened.config.system}, which has no parts")
     drawn = pictures(
         opened.model,

@@ -10,7 +10,7 @@ from accel.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRun(Options):
+class FinishedRunOptions(Options):
     """Where a run is looked at, and where its images are if they have moved."""
 
     device: str = device_option()
@@ -18,7 +18,7 @@ class FinishedRun(Options):
     data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
 
 
-class Opened(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run folder in memory."""
 
     folder: Path
@@ -39,7 +39,7 @@ def refuse_other_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
 
 
-def open_run(folder: Path, options: FinishedRun) -> Opened:
+def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
     from accel.training.resources import choose_device, load_dataset
     from accel.training.run_folder import load_run
@@ -50,4 +50,4 @@ def open_run(folder: Path, options: FinishedRun) -> Opened:
     model, config = load_run(folder)
     moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(config, **moved)
-    return Opened(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))
+    return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))

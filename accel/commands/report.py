@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from accel.commands import figures, measure
-from accel.commands.finished import FinishedRun, open_run
+from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, write_whole
 from accel.common.options import add_options, option
 
@@ -13,7 +13,7 @@ HELP = "write everything known of runs, side by side, into one HTML file"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportOptions(FinishedRun):
+class ReportOptions(FinishedRunOptions):
     """The options of `report`."""
 
     out: str | None = option(
@@ -32,7 +32,7 @@ def run(given: dict) -> None:
     options = ReportOptions(**given)
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
 
-    from accel.figures import report
+    from accel.figures.report import html_report
 
     shared = {name: getattr(options, name) for name in ("device", "data", "data_dir")}
     for folder in folders:
@@ -40,7 +40,7 @@ def run(given: dict) -> None:
         if older(folder / "measures.json", weights):
             print(f"measuring {folder}", flush=True)
             settings = measure.MeasureOptions(**shared)
-            measure.measure_run(open_run(folder, settings), settings)
+            measure.measure_run(open_finished_run(folder, settings), settings)
         sources = weights, folder / "measures.json", folder / "transfer.json"
         if older(folder / "figures" / "index.json", *sources):
             print(f"drawing {folder}", flush=True)
@@ -48,7 +48,7 @@ def run(given: dict) -> None:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    text = report.report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
     print(f"{out}: {len(text) / 1e6:.1f} MB")

@@ -51,7 +51,7 @@ def draw(training) -> list[str]:
     """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
 
-    if not hasattr(training.model, "reconstruct"):
+    if not training.model.has_decoder:
         return []
     try:
         drawn = list(figures.closing_pictures(training.model, training.dataset))

@@ -18,7 +18,7 @@ from accel.data import Batches, Dataset, epoch_flips, epoch_order
 from accel.evaluation.probes import cell_mean, extract, top_accuracies
 from accel.evaluation.splits import BATCH, Examples, split
 from accel.models import Classifier
-from accel.models.encoder import pooled
+from accel.models.encoder import coarse_vector
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.ops import Noise
 from accel.training.capture import Captured
@@ -118,7 +118,7 @@ class Fit:
                 network.encoder.load_state_dict(model.encoder.state_dict())
                 network.freeze(FREEZES[self.protocol], keep_statistics=self.config.frozen_bn_stats == "keep")
         network = network.to(self.device, memory_format=torch.channels_last)
-        encoder, pool = (model.encoder, cell_mean) if self.protocol == "linear" else (network.encoder, pooled)
+        encoder, pool = (model.encoder, cell_mean) if self.protocol == "linear" else (network.encoder, coarse_vector)
         self.features = self.extract_all(encoder, pool) if self.nothing_moves(encoder) else None
         return network
 

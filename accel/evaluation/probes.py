@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from accel.data import Dataset
 from accel.evaluation.splits import BATCH, Chosen, Examples, split
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import evaluating
 from accel.training.protocols import TransferConfig
 
@@ -33,7 +33,7 @@ def extract(
     parts = []
     with evaluating(encoder):
         for images, _ in chosen.batches(device):
-            images = pixels(images, torch.float32)
+            images = scaled_pixels(images, torch.float32)
             parts.append(pool(encoder(images.flip(3) if mirror else images)))
     return torch.cat(parts)
 

@@ -68,6 +68,9 @@ class PatchVAE(Autoencoder):
     Raises ValueError for any other value.
     """
 
+    has_parts = True
+    has_variance = True
+
     def __init__(
         self,
         *,
