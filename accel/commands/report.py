@@ -22,6 +22,7 @@ class ReportOptions(FinishedRunOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, as train leaves them")
     add_options(parser, ReportOptions)
 

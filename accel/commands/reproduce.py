@@ -41,6 +41,7 @@ class ReproduceOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)

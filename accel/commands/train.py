@@ -11,6 +11,7 @@ HELP = "learn parts from images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     add_options(parser, TrainingConfig)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
@@ -44,10 +45,11 @@ def run(given: dict) -> None:
     print()
     print(summary(training.folder, training.model, training.dataset))
     print()
-    print(f"{training.folder}: {', '.join(['model/', *draw(training)])} after {time.monotonic() - began:.0f} s")
+    written = ["model/", *draw_closing_pictures(training)]
+    print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
-def draw(training) -> list[str]:
+def draw_closing_pictures(training) -> list[str]:
     """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
     from accel import figures
 

@@ -28,6 +28,7 @@ class TransferOptions(TransferConfig):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     add_run_arguments(parser, TransferOptions)
 
 

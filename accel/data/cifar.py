@@ -36,6 +36,7 @@ class Archive:
 
     @property
     def file_name(self) -> str:
+        """As the server calls it."""
         return self.url.rsplit("/", 1)[-1]
 
 

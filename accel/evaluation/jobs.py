@@ -31,6 +31,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """For the terminal and the record of failures."""
         return f"{self.row.name}, seed {self.config.seed}"
 
     def results(self) -> dict[str, dict[str, Any]]:

@@ -34,12 +34,13 @@ LOG = "log.txt"
 
 @functools.lru_cache(maxsize=1)
 def _dataset(data: str, image_size: int | None, data_dir: str | None, train_images: int | None) -> Dataset:
-    """Loaded once for all runs of a process."""
+    """See `dataset_of`: of a configuration, only what decides about the images, so that runs share them."""
     config = TrainingConfig(data=data, image_size=image_size, data_dir=data_dir, train_images=train_images)
     return load_dataset(config)
 
 
 def dataset_of(config: TrainingConfig) -> Dataset:
+    """The images that the configuration names, loaded once for all runs of a process that have them in common."""
     return _dataset(config.data, config.image_size, config.data_dir, config.train_images)
 
 

@@ -27,6 +27,7 @@ class Chosen:
 
     @property
     def labels(self) -> np.ndarray:
+        """int64 (n,), of the chosen images."""
         return self.images.labels[self.indices]
 
     def batches(self, device: torch.device) -> Examples:

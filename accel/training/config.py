@@ -165,6 +165,7 @@ class TrainingConfig(Options):
     RECIPES: ClassVar = {"parts": PARTS_RECIPE}
 
     def recipe(self) -> str:
+        """The data set's name, under which RECIPES may have defaults of its own."""
         return "parts" if self.data is None else self.data
 
     @property
@@ -179,6 +180,7 @@ class TrainingConfig(Options):
         return SYSTEMS[self.system].weighted
 
     def to_json(self) -> str:
+        """What config.json holds: every option with the value in force."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod

@@ -114,9 +114,11 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
+        """The network that is saved, measured and pictured."""
         return self.system.model
 
     def state(self) -> dict:
+        """All that a checkpoint holds and `restore` takes up."""
         return {
             "config": dataclasses.asdict(self.config),
             "data": self.data,

@@ -39,6 +39,7 @@ class System:
 
     @property
     def model(self) -> nn.Module:
+        """The network that is saved, measured and pictured."""
         return self.networks["model"]
 
     def losses(self, images: Tensor, labels: Tensor | None, step, noise: Noise):
