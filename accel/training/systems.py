@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel import models
-from accel.models import Bigan, Classifier, Discriminator, PatchVAE, elbo
+from accel.models import Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
 from accel.training.catalogue import SYSTEMS
@@ -87,9 +87,12 @@ class TwoPlayerSystem(System):
     What the model made is judged twice: by weights that no gradient reaches, for the model, and without a gradient
     to the model, for the discriminator. So one backward pass gives each network the gradient of its own loss, at the
     weights before either moves; and as the discriminator has no state but its weights, judging moves nothing.
+
+    judges_codes: whether the discriminator is a joint one, of images and codes.
     """
 
     descended = ("total", "discriminator")
+    judges_codes = False
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
         super().__init__(networks, config, device)
@@ -140,6 +143,7 @@ class BiganSystem(TwoPlayerSystem):
     """
 
     terms = ("total", "encoder", "generator", "discriminator")
+    judges_codes = True
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
         super().__init__(networks, config, device)
@@ -214,9 +218,9 @@ def build_model(
     return model
 
 
-def build_discriminator(config: TrainingConfig, model: nn.Module) -> Discriminator:
-    """A new discriminator of the images of a model, or of a Bigan's images and codes, on the seed alone."""
-    joint = {"latent_dim": model.latent_dim} if isinstance(model, Bigan) else {}
+def build_discriminator(config: TrainingConfig, model: nn.Module, judges_codes: bool) -> Discriminator:
+    """A new discriminator of a model's images, and its codes if they are to be judged, on the seed alone."""
+    joint = {"latent_dim": model.latent_dim} if judges_codes else {}
     channels = model.encoder.conv1.in_channels
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -233,5 +237,5 @@ def build_system(
     networks = {"model": build_model(config, height, width, channels, num_classes)}
     kind = trainer_class(config.system)
     if issubclass(kind, TwoPlayerSystem):
-        networks["discriminator"] = build_discriminator(config, networks["model"])
+        networks["discriminator"] = build_discriminator(config, networks["model"], kind.judges_codes)
     return kind(networks, config, device)
