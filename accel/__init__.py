@@ -8,9 +8,15 @@ Names are imported when they are first used, so that what needs no model does no
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["BetaVAE", "Noise", "PatchVAE", "elbo"]
+__all__ = ["BetaVAE", "BottleneckOptions", "Noise", "PatchVAE", "elbo"]
 
-_ROOMS = {"BetaVAE": "models", "Noise": "ops", "PatchVAE": "models", "elbo": "models"}
+_ROOMS = {
+    "BetaVAE": "models",
+    "BottleneckOptions": "common.bottleneck",
+    "Noise": "ops",
+    "PatchVAE": "models",
+    "elbo": "models",
+}
 
 
 def __getattr__(name: str):

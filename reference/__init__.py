@@ -1,11 +1,12 @@
 """The specification of PatchVAE in float64 NumPy: each function begins with its equation.
 
-Read in this order: noise, divergence, bottleneck, weighted_loss, objective, quality. For each function
+Read in this order: noise, divergence, occurrence, bottleneck, weighted_loss, objective, quality. For each function
 NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. Nothing here is there for
 speed, and nothing here imports the fast implementations that are held to it.
 """
 
 from .bottleneck import (
+    BottleneckOptions,
     PatchBottleneck,
     patch_bottleneck,
     patch_bottleneck_gradients,
@@ -31,6 +32,7 @@ from .weighted_loss import (
 )
 
 __all__ = [
+    "BottleneckOptions",
     "Elbo",
     "Noise",
     "PatchBottleneck",

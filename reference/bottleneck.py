@@ -13,15 +13,56 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .divergence import (
-    bernoulli_divergence,
-    bernoulli_divergence_gradients,
-    gaussian_divergence,
-    gaussian_divergence_gradients,
-    log_sigmoid,
-    sigmoid,
-)
-from .noise import appearance_noise, occurrence_noise
+from .divergence import gaussian_divergence, gaussian_divergence_gradients
+from .noise import Noise, appearance_noise
+from .occurrence import DISTRIBUTIONS, occurrence_weights, occurrence_weights_gradients, sample_occurrence
+
+VARIANCE_RULES = ("geometric", "arithmetic")
+
+
+@dataclass(frozen=True)
+class BottleneckOptions:
+    """What the bottleneck is: the keywords that every function below takes."""
+
+    variance: str = "geometric"  # or "arithmetic": how log-variances are pooled, see pool_appearance
+    occurrence: str = "bernoulli"  # or "categorical": the distribution of occurrences, see occurrence.py
+    occurrence_prior: float | None = None  # 0 < π < 1, categorical < 1/N; the distribution's default_prior if None
+    appearance_prior_mean: float = 0.0  # c of the prior N(c, 1) of each number of an appearance
+    straight_through: bool = False  # place the decision instead of the relaxed sample, with the latter's gradient
+    detach_weights: bool = True  # concerns gradients alone: none flows through the pooling weights w
+
+    def __post_init__(self):
+        if self.variance not in VARIANCE_RULES:
+            raise ValueError(f"variance must be one of {', '.join(VARIANCE_RULES)}, got {self.variance!r}")
+        if self.occurrence not in DISTRIBUTIONS:
+            raise ValueError(f"occurrence must be one of {', '.join(DISTRIBUTIONS)}, got {self.occurrence!r}")
+
+    @property
+    def distribution(self):
+        """Bernoulli or Categorical."""
+        return DISTRIBUTIONS[self.occurrence]
+
+    def prior(self, parts):
+        """π as given, or by default."""
+        return self.distribution.default_prior(parts) if self.occurrence_prior is None else self.occurrence_prior
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the posteriors are drawn from: temperature τ > 0, the draws' address, or not at all (z_app = m, y = p)."""
+
+    temperature: float = 1.0
+    noise: Noise | None = None
+    sample: bool = True
+
+    def __post_init__(self):
+        if self.sample and self.noise is None:
+            raise ValueError("sample=True draws from the posteriors and needs noise=Noise(seed, step, first_image)")
+
+    @property
+    def address(self):
+        """The noise to add, None for none."""
+        return self.noise if self.sample else None
 
 
 @dataclass(frozen=True)
@@ -36,26 +77,6 @@ class PatchBottleneck:
 
 
 # First half: one appearance for each part of an image
-
-
-def occurrence_weights(occurrence_logits):
-    """w_l = p_l / Σ_j p_j  with  p = σ(a), formed in log space. (B, N, L) → (B, N, L).
-
-        log w_l = log σ(a_l) − log Σ_j exp(log σ(a_j))
-
-    Where every p rounds to zero the logarithms still differ, so a part that is nowhere has an exact average
-    too, and no ε is needed in the denominator.
-    """
-    log_probability = log_sigmoid(occurrence_logits)
-    relative = np.exp(log_probability - log_probability.max(-1, keepdims=True))
-    return relative / relative.sum(-1, keepdims=True)
-
-
-def occurrence_weights_gradients(d_weights, occurrence_logits):
-    """d_a_l = σ(−a_l) w_l (d_w_l − Σ_j w_j d_w_j): a softmax over log σ(a), whose derivative is σ(−a)."""
-    weights = occurrence_weights(occurrence_logits)
-    centred = d_weights - (weights * d_weights).sum(-1, keepdims=True)
-    return sigmoid(-occurrence_logits) * weights * centred
 
 
 def pool_appearance(weights, mean, log_variance, variance):
@@ -101,72 +122,47 @@ def sample_appearance(mean, log_variance, epsilon):
     return mean + np.exp(0.5 * log_variance) * epsilon
 
 
-def sample_occurrence(occurrence_logits, uniform, temperature):
-    """y = σ((a + log u − log(1 − u)) / τ): relaxed Bernoulli (binary Concrete; Maddison et al. 2017).
-
-    log u − log(1 − u) is a logistic draw, so the argument is positive with probability exactly σ(a): as
-    τ → 0, y becomes a Bernoulli(p) sample. Returns that sample, 1[argument > 0], beside y.
-    """
-    argument = occurrence_logits + np.log(uniform) - np.log1p(-uniform)
-    return sigmoid(argument / temperature), (argument > 0).astype(np.float64)
+def _epsilon(draw, shape):
+    """ε ~ N(0, 1) of each number of an appearance, 0 for the posterior's mean."""
+    return appearance_noise(draw.noise, *shape) if draw.sample else np.zeros(shape)
 
 
-def _sample(occurrence_logits, mean, log_variance, temperature, noise, straight_through, sample):
-    """z_app (B, N, D), the y to place (B, N, L), its derivative by the logit, and ε."""
-    if not sample:
-        p = sigmoid(occurrence_logits)
-        return mean, p, p * sigmoid(-occurrence_logits), np.zeros_like(mean)
-    if noise is None:
-        raise ValueError("sample=True draws from the posteriors and needs noise=Noise(seed, step, first_image)")
-    epsilon = appearance_noise(noise, *mean.shape)
-    relaxed, hard = sample_occurrence(occurrence_logits, occurrence_noise(noise, *occurrence_logits.shape), temperature)
-    slope = relaxed * (1.0 - relaxed) / temperature
-    return (
-        sample_appearance(mean, log_variance, epsilon),
-        hard if straight_through else relaxed,
-        slope,
-        epsilon,
-    )
-
-
-def _second_half(occurrence_logits, mean, log_variance, prior, prior_mean, **sampling):
+def _second_half(logits, mean, log_variance, options, draw):
     """ẑ[b, n, d, l] = z_app[b, n, d] · y[b, n, l], and both divergences (equations 9 and 11)."""
-    z, y, _, _ = _sample(occurrence_logits, mean, log_variance, **sampling)
+    z = sample_appearance(mean, log_variance, _epsilon(draw, mean.shape))
+    y, _, _ = sample_occurrence(options.distribution, logits, draw.temperature, draw.address, options.straight_through)
     code = z[..., None] * y[:, :, None]
-    kl_appearance = gaussian_divergence(mean, log_variance, prior_mean).sum((1, 2))
-    kl_occurrence = bernoulli_divergence(occurrence_logits, prior).sum((1, 2))
+    kl_appearance = gaussian_divergence(mean, log_variance, options.appearance_prior_mean).sum((1, 2))
+    kl_occurrence = options.distribution.divergence(logits, options.prior(logits.shape[1]))
     return code, np.exp(log_variance), kl_appearance, kl_occurrence
 
 
-def _second_half_gradients(d_output, d_code, occurrence_logits, mean, log_variance, prior, prior_mean, **sampling):
+def _second_half_gradients(d_output, d_code, logits, mean, log_variance, options, draw):
     """Returns (d_a, d_m, d_log v), the part of d_a that comes through the weights not included.
 
-        d_z = Σ_l d_ẑ y_l,    d_y_l = Σ_d d_ẑ z_d,    d_a_l = d_y_l ∂y_l/∂a_l
+        d_z = Σ_l d_ẑ y_l,    d_y_l = Σ_d d_ẑ z_d,    d_a = relax_gradients(d_y, x) dx/da
         d_m = d_z,            d_log v = d_z ½ √v ε + d_v v
 
-    and each divergence adds its own. With straight_through, y is the hard sample, ∂y/∂a the relaxed one's.
+    and each divergence adds its own. With straight_through, y is the decision and its gradient the relaxed sample's.
     """
-    z, y, slope, epsilon = _sample(occurrence_logits, mean, log_variance, **sampling)
+    distribution, prior = options.distribution, options.prior(logits.shape[1])
+    epsilon = _epsilon(draw, mean.shape)
+    z = sample_appearance(mean, log_variance, epsilon)
+    y, x, slope = sample_occurrence(distribution, logits, draw.temperature, draw.address, options.straight_through)
     variance = np.exp(log_variance)
     d_z = np.einsum("bndl,bnl->bnd", d_code, y)
     d_y = np.einsum("bndl,bnd->bnl", d_code, z)
     kl_mean, kl_log_variance = gaussian_divergence_gradients(
-        d_output.kl_appearance[:, None, None], mean, log_variance, prior_mean
+        d_output.kl_appearance[:, None, None], mean, log_variance, options.appearance_prior_mean
     )
     d_mean = d_z + d_output.appearance_mean + kl_mean
     d_log_variance = d_z * 0.5 * np.sqrt(variance) * epsilon + d_output.appearance_variance * variance + kl_log_variance
-    d_logits = d_y * slope + bernoulli_divergence_gradients(
-        d_output.kl_occurrence[:, None, None], occurrence_logits, prior
-    )
+    d_logits = distribution.relax_gradients(d_y, x) * slope
+    d_logits = d_logits + distribution.divergence_gradients(d_output.kl_occurrence, logits, prior)
     return d_logits, d_mean, d_log_variance
 
 
 # The operators
-
-
-def _prior(occurrence_prior, parts):
-    """π = 1/N unless given: one part a cell is expected. A single part would get 1, which has no logit, so ½."""
-    return 1.0 / max(parts, 2) if occurrence_prior is None else occurrence_prior
 
 
 def _cells(maps, parts):
@@ -182,37 +178,28 @@ def patch_bottleneck(
     *,
     temperature=1.0,
     noise=None,
-    occurrence_prior=None,
-    appearance_prior_mean=0.0,
-    variance="geometric",
-    straight_through=False,
-    detach_weights=True,
     sample=True,
+    **options,
 ):
     """Pool, sample and place from maps: a (B, N, h, w), μ and s (B, N·D, h, w) → PatchBottleneck.
 
         w = occurrence_weights(a),   (m, log v) = pool_appearance(w, μ, s)
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
-        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_{n,l} KL(Bern(p) ‖ Bern(π))
+        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_l KL(p ‖ π) by the distribution of occurrences
 
-    temperature: τ > 0. noise: a Noise, needed when sampling. occurrence_prior: 0 < π < 1, see _prior.
-    appearance_prior_mean: c. variance: "geometric" or "arithmetic". straight_through: place the hard sample, with the
-    relaxed one's gradient. detach_weights concerns the gradient alone: no gradient flows through w. sample=False takes
-    z_app = m and y = p.
+    temperature, noise, sample: those of Draw. options: the fields of BottleneckOptions.
     """
+    options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
     mean, log_variance = pool_appearance(
-        occurrence_weights(logits),
+        occurrence_weights(options.distribution, logits),
         _cells(appearance_mean, parts),
         _cells(appearance_log_variance, parts),
-        variance,
+        options.variance,
     )
-    code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, _prior(occurrence_prior, parts), appearance_prior_mean,
-        temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
-    )  # fmt: skip
-    return PatchBottleneck(code.reshape(appearance_mean.shape), mean, pooled_variance, kl_appearance, kl_occurrence)
+    code, variance, kl_appearance, kl_occurrence = _second_half(logits, mean, log_variance, options, draw)
+    return PatchBottleneck(code.reshape(appearance_mean.shape), mean, variance, kl_appearance, kl_occurrence)
 
 
 def patch_bottleneck_gradients(
@@ -223,33 +210,28 @@ def patch_bottleneck_gradients(
     *,
     temperature=1.0,
     noise=None,
-    occurrence_prior=None,
-    appearance_prior_mean=0.0,
-    variance="geometric",
-    straight_through=False,
-    detach_weights=True,
     sample=True,
+    **options,
 ):
     """(d_a, d_μ, d_s) of patch_bottleneck, from d_output, a PatchBottleneck of incoming derivatives.
 
     The second half gives d_m and d_log v; pool_appearance_gradients spreads them over the cells, and with
     detach_weights=False sends d_w back into the logits.
     """
+    options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
-    weights = occurrence_weights(logits)
+    weights = occurrence_weights(options.distribution, logits)
     maps = _cells(appearance_mean, parts), _cells(appearance_log_variance, parts)
-    mean, log_variance = pool_appearance(weights, *maps, variance)
+    mean, log_variance = pool_appearance(weights, *maps, options.variance)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
-        d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        _prior(occurrence_prior, parts), appearance_prior_mean,
-        temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
-    )  # fmt: skip
-    d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
-        d_mean, d_log_variance, weights, *maps, variance
+        d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
     )
-    if not detach_weights:
-        d_logits = d_logits + occurrence_weights_gradients(d_weights, logits)
+    d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
+        d_mean, d_log_variance, weights, *maps, options.variance
+    )
+    if not options.detach_weights:
+        d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
     return (
         d_logits.reshape(occurrence_logits.shape),
         d_mean_map.reshape(appearance_mean.shape),
@@ -298,11 +280,8 @@ def pooled_patch_bottleneck(
     *,
     temperature=1.0,
     noise=None,
-    occurrence_prior=None,
-    appearance_prior_mean=0.0,
-    straight_through=False,
-    detach_weights=True,
     sample=True,
+    **options,
 ):
     """patch_bottleneck(a, μ, s) with (μ, s) = W ∗ f + bias, without ever forming μ and s.
 
@@ -315,14 +294,21 @@ def pooled_patch_bottleneck(
     features: f (B, E, h, w). weight: W (2·N·D, E, k, k), k odd, the first N·D outputs for μ, the others for
     s; zero padding. bias: (2·N·D,).
     """
+    options, draw = _linear(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
-    mean, log_variance = _pool_features(occurrence_weights(logits), features, weight, bias)
-    code, pooled_variance, kl_appearance, kl_occurrence = _second_half(
-        logits, mean, log_variance, _prior(occurrence_prior, parts), appearance_prior_mean,
-        temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
-    )  # fmt: skip
-    return PatchBottleneck(code.reshape(images, -1, height, width), mean, pooled_variance, kl_appearance, kl_occurrence)
+    weights = occurrence_weights(options.distribution, logits)
+    mean, log_variance = _pool_features(weights, features, weight, bias)
+    code, variance, kl_appearance, kl_occurrence = _second_half(logits, mean, log_variance, options, draw)
+    return PatchBottleneck(code.reshape(images, -1, height, width), mean, variance, kl_appearance, kl_occurrence)
+
+
+def _linear(options):
+    """The options of a bottleneck whose pooling is linear."""
+    options = BottleneckOptions(**options)
+    if options.variance != "geometric":
+        raise ValueError("features are pooled before they are projected under the geometric rule alone")
+    return options
 
 
 def _patches(features, kernel_size):
@@ -354,11 +340,8 @@ def pooled_patch_bottleneck_gradients(
     *,
     temperature=1.0,
     noise=None,
-    occurrence_prior=None,
-    appearance_prior_mean=0.0,
-    straight_through=False,
-    detach_weights=True,
     sample=True,
+    **options,
 ):
     """(d_f, d_a, d_W, d_bias) of pooled_patch_bottleneck.
 
@@ -367,25 +350,23 @@ def pooled_patch_bottleneck_gradients(
         d_W_δ = Σ_b g F[δ],        d_bias = Σ_b g,             d_F[δ] = Wᵀ_δ g,
         d_f_{l+δ} += w_l d_F[δ],   d_w_l = Σ_δ d_F[δ] · f_{l+δ}
     """
+    options, draw = _linear(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
-    kernel_size = weight.shape[-1]
     logits = occurrence_logits.reshape(images, parts, -1)
-    weights = occurrence_weights(logits)
+    weights = occurrence_weights(options.distribution, logits)
     mean, log_variance = _pool_features(weights, features, weight, bias)
     d_logits, d_mean, d_log_variance = _second_half_gradients(
-        d_output, _cells(d_output.code, parts), logits, mean, log_variance,
-        _prior(occurrence_prior, parts), appearance_prior_mean,
-        temperature=temperature, noise=noise, straight_through=straight_through, sample=sample,
-    )  # fmt: skip
+        d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
+    )
     d_projected = np.stack([d_mean, d_log_variance])
-    patches = _patches(features, kernel_size)
+    patches = _patches(features, weight.shape[-1])
     pooled = np.einsum("bnl,beijl->bneij", weights, patches)
     d_weight = np.einsum("rbnd,bneij->rndeij", d_projected, pooled).reshape(weight.shape)
     d_bias = d_projected.sum(1).reshape(bias.shape)
     d_pooled = np.einsum("rndeij,rbnd->bneij", _part_kernels(weight, parts), d_projected)
     d_patches = np.einsum("bnl,bneij->beijl", weights, d_pooled)
     d_features = shifted_gradients(d_patches.reshape(*patches.shape[:4], height, width))
-    if not detach_weights:
+    if not options.detach_weights:
         d_weights = np.einsum("bneij,beijl->bnl", d_pooled, patches)
-        d_logits = d_logits + occurrence_weights_gradients(d_weights, logits)
+        d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
     return d_features, d_logits.reshape(occurrence_logits.shape), d_weight, d_bias

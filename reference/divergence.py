@@ -52,6 +52,11 @@ def gaussian_divergence_gradients(d_divergence, mean, log_variance, prior_mean=0
     return d_divergence * (mean - prior_mean), d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
 
 
+def with_none(logits):
+    """(B, N, L) → (B, N + 1, L): the logit 0 of a cell that holds no part stands last."""
+    return np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1)
+
+
 def category_log_probabilities(logits):
     """log p of each part and, last, of none: (B, N, L) → (B, N + 1, L).
 
@@ -59,7 +64,7 @@ def category_log_probabilities(logits):
 
     A cell holds one part at most; "none" is a category whose logit is 0, so a single part has p = σ(a).
     """
-    logits = np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1)
+    logits = with_none(logits)
     relative = logits - logits.max(1, keepdims=True)
     return relative - np.log(np.exp(relative).sum(1, keepdims=True))
 

@@ -1,12 +1,18 @@
-"""Noise as a pure function of (seed, step, image, stream, element).
+"""Noise as a pure function of (seed, step, image, stream, place).
 
 A sampler with a state gives different draws when the batch is split, the run resumed or the code fused.
-Here every draw has an address instead, and a counter-based generator turns the address into bits:
+Here every draw has an address instead, and a counter-based generator turns addresses into bits:
 
-    (w0, w1, w2, w3) = Philox-4x32-10(counter = (element, image, stream, step), key = (seed low, seed high))
+    (w₀, w₁, w₂, w₃) = Philox-4x32-10(counter = (block, image, stream, step), key = (seed low, seed high))
 
 so any program that knows the address draws the same number. Philox is from Salmon et al., "Parallel Random
-Numbers: As Easy as 1, 2, 3", SC 2011.
+Numbers: As Easy as 1, 2, 3", SC 2011. One evaluation gives four words and costs the same however many are used,
+so four neighbours share a block: with K numbers a part,
+
+    number k of part n is word k mod 4 of block n · ⌈K/4⌉ + ⌊k/4⌋.
+
+Every part begins a block of its own, so that a program that draws for one part evaluates no other part's blocks;
+where 4 does not divide K, the words left over in a part's last block are not used.
 """
 
 from dataclasses import dataclass
@@ -68,36 +74,55 @@ def uniform(word):
     return ((word >> 9).astype(np.float64) + 0.5) * 2.0**-23
 
 
-def draw_words(noise, stream, images, elements):
-    """The four Philox words of every (image, element): four uint32 arrays (images, elements)."""
-    element = np.arange(elements)[None, :]
+def draw_words(noise, stream, images, blocks):
+    """The four Philox words of every (image, block): uint32 (images, blocks, 4)."""
+    block = np.arange(blocks)[None, :]
     image = (noise.first_image + np.arange(images))[:, None] & _LOW_WORD
     key = (noise.seed & _LOW_WORD, noise.seed >> 32)
-    return philox((element, image, stream, noise.step), key)
+    return np.stack(philox((block, image, stream, noise.step), key), axis=2)
+
+
+def blocks_of_a_part(numbers):
+    """⌈K/4⌉, the blocks that hold a part's K numbers."""
+    return -(-numbers // 4)
+
+
+def of_each_part(draws, parts, numbers):
+    """(B, N·⌈K/4⌉, 4) → (B, N, K): each part's blocks in a row, without the draws left over in the last."""
+    return draws.reshape(len(draws), parts, 4 * blocks_of_a_part(numbers))[:, :, :numbers]
 
 
 def occurrence_noise(noise, images, parts, cells):
-    """u ~ U(0, 1) for each (image, part, cell): word 0 of stream 0 at element n·L + l. (B, N, L)."""
-    words = draw_words(noise, OCCURRENCE_STREAM, images, parts * cells)
-    return uniform(words[0]).reshape(images, parts, cells)
+    """u ~ U(0, 1) for each (image, part, cell), from stream 0. (B, N, L).
+
+    u[b, n, l] is the uniform of word l mod 4 of block n · ⌈L/4⌉ + ⌊l/4⌋. Where a cell holds one part at most, 'none'
+    is one more part, the last.
+    """
+    words = draw_words(noise, OCCURRENCE_STREAM, images, parts * blocks_of_a_part(cells))
+    return of_each_part(uniform(words), parts, cells)
 
 
 def appearance_noise(noise, images, parts, part_dim):
-    """ε ~ N(0, 1) for each (image, part, number): stream 1 at element n·D + d. (B, N, D).
+    """ε ~ N(0, 1) for each (image, part, number), from stream 1. (B, N, D).
 
-    Box and Muller: ε = √(−2 log u₀) · cos(2π u₁), from words 0 and 1.
+    ε[b, n, d] is normal d mod 4 of block n · ⌈D/4⌉ + ⌊d/4⌋. Box and Muller make four normals of a block's four
+    uniforms, two of each pair:
+
+        ε₀, ε₁ = √(−2 log u₀) · (cos, sin)(2π u₁),    ε₂, ε₃ = √(−2 log u₂) · (cos, sin)(2π u₃)
     """
-    words = draw_words(noise, APPEARANCE_STREAM, images, parts * part_dim)
-    radius = np.sqrt(-2.0 * np.log(uniform(words[0])))
-    angle = 2.0 * np.pi * uniform(words[1])
-    return (radius * np.cos(angle)).reshape(images, parts, part_dim)
+    words = draw_words(noise, APPEARANCE_STREAM, images, parts * blocks_of_a_part(part_dim))
+    u0, u1, u2, u3 = np.moveaxis(uniform(words), 2, 0)
+    first, second = np.sqrt(-2.0 * np.log(u0)), np.sqrt(-2.0 * np.log(u2))
+    angle, other = 2.0 * np.pi * u1, 2.0 * np.pi * u3
+    normals = (first * np.cos(angle), first * np.sin(angle), second * np.cos(other), second * np.sin(other))
+    return of_each_part(np.stack(normals, axis=2), parts, part_dim)
 
 
 def dropout_noise(noise, images, elements):
-    """Fair coins, bool (images, elements): stream 2, whose 128 bits an element are 128 coins.
+    """Fair coins, bool (images, elements): stream 2, whose 128 bits a block are 128 coins.
 
-    Coin i is bit i mod 32, counted from the lowest, of word (i // 32) mod 4 of element i // 128.
+    Coin i is bit i mod 32, counted from the lowest, of word (i // 32) mod 4 of block i // 128.
     """
-    words = np.stack(draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128)), axis=2)
+    words = draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128))
     i = np.arange(elements)
     return words[:, i // 128, i // 32 % 4] >> (i % 32).astype(np.uint32) & 1 == 1

@@ -81,9 +81,14 @@ def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.floa
     else:
         arrays += [rng.normal(size=numbers), rng.normal(size=numbers)]
     arrays = [to_numpy(torch.tensor(a).to(dtype)) for a in arrays]
+    occurrence = draw(st.sampled_from(["bernoulli", "categorical"]))
+    prior = draw(st.sampled_from([None, 1e-6, 0.05, 0.5, 1 - 1e-6]))
+    if prior is not None and occurrence == "categorical":
+        prior /= parts  # what the parts leave is none's
     options = {
         "temperature": draw(st.sampled_from([0.05, 0.1, 0.5, 1.0, 5.0])),
-        "occurrence_prior": draw(st.sampled_from([None, 1e-6, 0.05, 0.5, 1 - 1e-6])),
+        "occurrence": occurrence,
+        "occurrence_prior": prior,
         "appearance_prior_mean": draw(st.sampled_from([0.0, 2.0, -0.5])),
         "straight_through": draw(st.booleans()),
         "detach_weights": draw(st.booleans()),
@@ -133,9 +138,14 @@ def run_operator(tensors, options, address, incoming, pooled=False, **extra):
     return dict(zip(FIELDS, outputs, strict=True)), gradients
 
 
-def near_threshold(logits, address, margin=1e-4):
-    """Is a straight-through draw so close to its threshold that rounding may decide it otherwise?"""
-    batch, parts, height, width = logits.shape
-    uniform = reference.occurrence_noise(reference.Noise(**address), batch, parts, height * width)
-    argument = logits.reshape(uniform.shape) + np.log(uniform) - np.log1p(-uniform)
-    return bool((np.abs(argument) < margin * np.maximum(1.0, np.abs(logits.reshape(uniform.shape)))).any())
+def near_threshold(logits, options, address, margin=1e-4):
+    """Is a straight-through decision so close that rounding may take it otherwise?"""
+    distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
+    logits = logits.reshape(*logits.shape[:2], -1)
+    argument = distribution.argument(logits, reference.Noise(**address))
+    if options["occurrence"] == "bernoulli":
+        close, size = np.abs(argument), np.abs(logits)
+    else:
+        second, first = np.sort(argument, axis=1)[:, -2:].transpose(1, 0, 2)
+        close, size = first - second, np.abs(logits).max(1)
+    return bool((close < margin * np.maximum(1.0, size)).any())

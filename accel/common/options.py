@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import numbers
 import re
 import types
 import typing
@@ -111,8 +112,8 @@ class Options:
             value = getattr(self, field.name)
             if value is None:
                 value = recipe.get(field.name, field.metadata["default"])
-            if type(value) is int and _kind(field.type)[0] is float:
-                value = float(value)
+            if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and type(value) is not bool:
+                value = float(value)  # of an int, or of NumPy's
             if problem := _problem(field, value):
                 raise ValueError(f"{field.name} {problem}")
             object.__setattr__(self, field.name, value)
@@ -172,7 +173,9 @@ def add_options(parser: argparse.ArgumentParser, options: type[Options], names: 
     """Adds one command line option for each field, or for those named; what the user leaves out stays out of the
     namespace."""
     groups = {}
-    for field in dataclasses.fields(options):
+    # Each group begins with the class's own options; inherited ones come after them.
+    fields = sorted(dataclasses.fields(options), key=lambda field: field.name not in vars(options)["__annotations__"])
+    for field in fields:
         if names is not None and field.name not in names:
             continue
         kind, _ = _kind(field.type)

@@ -157,7 +157,7 @@ def traversals(
             batch, posterior = _posteriors(model, image)
             for number in range(min(model.part_dim, rows - len(tiles))):
                 every = posterior.appearance_mean[0, part].repeat(len(amounts), 1)
-                every[:, number] = model.appearance_prior_mean + amounts.to(every)
+                every[:, number] = model.bottleneck.appearance_prior_mean + amounts.to(every)
                 with evaluating(model):
                     tiles.append([image[0], *as_images(vary_appearance(model, batch, part, every))])
                 labels.append(f"part {part}" + (f"\nnumber {number}" if model.part_dim > 1 else ""))

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from accel.evaluation import psnr
 from accel.figures.canvas import enlarge, heat, mosaic
 from accel.models.autoencoder import scaled_pixels
-from accel.models.patchvae import occurs
-from accel.ops import Noise, appearance_noise, gradient_energy_weights, occurrence_noise
+from accel.ops import Noise, appearance_noise, gradient_energy_weights
 from accel.training.held_out import evaluating, in_order
 
 
@@ -78,9 +77,9 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
     if model.has_parts:
         mean, variance, p = posterior.appearance_mean, posterior.appearance_variance, posterior.occurrence
         epsilon = appearance_noise(noise, count, *mean.shape[1:], device=images.device)
-        uniform = occurrence_noise(noise, count, p.shape[1], p[0, 0].numel(), device=images.device)
-        present = occurs(p, uniform.view_as(p), model.kind)
-        return model.decode(code_of(mean + variance.sqrt() * epsilon, present.to(p.dtype)))
+        occurrence = model.distribution
+        present = occurrence.decide(occurrence.argument(occurrence.logits(p.flatten(2)), noise))
+        return model.decode(code_of(mean + variance.sqrt() * epsilon, present.view_as(p)))
     if not model.has_variance:
         return model.decode(posterior.code)
     epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)

@@ -46,11 +46,23 @@ def uniform(word):
 
 
 @triton.jit
-def logistic_noise(element, image, step, seed):
-    """log u − log(1 − u), one for each element of the occurrence stream."""
-    word, _ = philox(element, image, OCCURRENCE_STREAM, step, seed)
-    u = uniform(word)
+def occurrence_uniform(cells, parts, L: tl.constexpr, draw):
+    """u of (cell, part), from a draw (seed, step, image, …)."""
+    word, _ = philox(parts[None, :] * L + cells[:, None], draw[2], OCCURRENCE_STREAM, draw[1], draw[0])
+    return uniform(word)
+
+
+@triton.jit
+def logistic_noise(cells, parts, L: tl.constexpr, draw):
+    """log u − log(1 − u) of (cell, part)."""
+    u = occurrence_uniform(cells, parts, L, draw)
     return tl.log(u / (1.0 - u))
+
+
+@triton.jit
+def gumbel_noise(cells, parts, L: tl.constexpr, draw):
+    """−log(−log u) of (cell, part); none is part N."""
+    return -tl.log(-tl.log(occurrence_uniform(cells, parts, L, draw)))
 
 
 @triton.jit
@@ -70,7 +82,8 @@ def cosine_of_turns(x):
 
 
 @triton.jit
-def normal_noise(element, image, step, seed):
-    """√(−2 log u₀) · cos(2π u₁), one for each element of the appearance stream."""
-    word_0, word_1 = philox(element, image, APPEARANCE_STREAM, step, seed)
+def normal_noise(parts, numbers, D: tl.constexpr, draw):
+    """√(−2 log u₀) · cos(2π u₁) of (part, number)."""
+    element = parts[:, None] * D + numbers[None, :]
+    word_0, word_1 = philox(element, draw[2], APPEARANCE_STREAM, draw[1], draw[0])
     return tl.sqrt(-2.0 * tl.log(uniform(word_0))) * cosine_of_turns(uniform(word_1))

@@ -2,15 +2,18 @@
 
 F[n, δ] = Σ_l w_l f_{l+δ} is a matrix product over cells once the weights are shifted instead of the features:
 F[n, δ] = Σ_l w_{l−δ} f_l, with w zero outside the grid. These kernels write the shifted weights and collect their
-gradient; the products are cuBLAS's. Sampling and placing what comes out of them is bottleneck.py's, rule "pooled".
+gradient; the products are cuBLAS's. Sampling and placing what comes out of them is bottleneck.py's, where POOLED.
 """
 
 from functools import cache
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import occurrence
+from .occurrence import load_cells, log_probability
 from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
 
 # SHAPE, a compile-time constant: (parts, height, width, kernel size). BLOCKS: (cells, parts) of a tile. The shifted
@@ -46,29 +49,49 @@ def shift_of(offset, cells, parts, inside, SHAPE: tl.constexpr):
 
 
 @triton.jit
+def log_p_tile(
+    logits, numbers, image, cells, parts, inside,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr,
+):  # fmt: skip
+    """log p of (cell, part)."""
+    L: tl.constexpr = SHAPE[1] * SHAPE[2]
+    cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+    return log_probability(load_map(logits, image, cells, parts, inside, LAYOUTS, 0), cell, CATEGORICAL)
+
+
+@triton.jit
 def normaliser(
-    logits, image, parts, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr
-):
-    """max_l log σ(a_l) of each part, and 1 / Σ_l exp(log σ(a_l) − max)."""
+    logits, numbers, image, parts,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """max_l log p_l of each part, and 1 / Σ_l exp(log p_l − max)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     largest = tl.full(BLOCKS, float("-inf"), tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
-        largest = tl.maximum(largest, tl.where((cells < L)[:, None], logit, float("-inf")))
-    peak = log_sigmoid(tl.max(largest, axis=0))[None, :]
+        # σ rises with its argument, so the largest logit has the largest log σ.
+        if CATEGORICAL:
+            value = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+        else:
+            value = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+        largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, float("-inf")))
+    peak = tl.max(largest, axis=0)[None, :]
+    if not CATEGORICAL:
+        peak = log_sigmoid(peak)
     total = tl.zeros(BLOCKS, tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
-        total += tl.where((cells < L)[:, None], tl.exp(log_sigmoid(logit) - peak), 0.0)
+        log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+        total += tl.where((cells < L)[:, None], tl.exp(log_p - peak), 0.0)
     return peak, (1.0 / tl.sum(total, axis=0))[None, :]
 
 
 @triton.jit
 def weights_kernel(
     logits,
+    numbers,  # of categorical cells, else None
     weights,
+    CATEGORICAL: tl.constexpr,
     LAYOUTS: tl.constexpr,
     SHAPE: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -78,12 +101,12 @@ def weights_kernel(
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
     image, parts = part_block(SHAPE, BLOCKS, INDEX)
-    peak, share = normaliser(logits, image, parts, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, numbers, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
     rows = weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
-        weight = tl.exp(log_sigmoid(logit) - peak) * share
+        log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+        weight = tl.exp(log_p - peak) * share
         tl.store(rows + SHIFTS // 2 * L + cells[:, None], weight.to(weights.dtype.element_ty), mask=inside)
     # Other threads of this program have written what is read next.
     tl.debug_barrier()
@@ -100,18 +123,20 @@ def weights_kernel(
 @triton.jit
 def weights_backward_kernel(
     logits,
+    numbers,  # of categorical cells, else None
     d_weights,
-    d_logits,
+    d_logits,  # of categorical cells d_log p, float32, which couple_kernel takes on
+    CATEGORICAL: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of logits and d_logits
     SHAPE: tl.constexpr,
     BLOCKS: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """d_w_l = Σ_δ of the shifted weights' gradients at l + δ, and d_a_l = σ(−a_l) w_l (d_w_l − Σ_j w_j d_w_j)."""
+    """d_w_l = Σ_δ of the shifted weights' gradients at l + δ, and d_log p_l = w_l (d_w_l − Σ_j w_j d_w_j)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
     image, parts = part_block(SHAPE, BLOCKS, INDEX)
-    peak, share = normaliser(logits, image, parts, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, numbers, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
     rows = d_weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
     mean_sum = tl.zeros(BLOCKS, tl.float32)
     for walk in tl.static_range(2):
@@ -124,14 +149,17 @@ def weights_backward_kernel(
                 target, target_inside = shift_of(shift, cells, parts, inside, SHAPE)
                 moved = tl.load(rows + shift * L + target[:, None], mask=target_inside, other=0.0)
                 d_weight += moved.to(tl.float32)
-            logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
-            weight = tl.where(inside, tl.exp(log_sigmoid(logit) - peak) * share, 0.0)
+            log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+            weight = tl.where(inside, tl.exp(log_p - peak) * share, 0.0)
             if walk == 0:
                 mean_sum += weight * d_weight
             else:
-                not_p, _ = sigmoid_and_slope(-logit)
-                d_logit = not_p * weight * (d_weight - mean)
-                store_map(d_logits, d_logit, image, cells, parts, inside, LAYOUTS, 1)
+                gradient = weight * (d_weight - mean)
+                if not CATEGORICAL:
+                    logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+                    not_p, _ = sigmoid_and_slope(-logit)
+                    gradient *= not_p
+                store_map(d_logits, gradient, image, cells, parts, inside, LAYOUTS, 1)
 
 
 # Launchers
@@ -145,13 +173,15 @@ def tiles(parts: int, cells: int):
     return (block_cells, block_parts), max(1, block_cells * block_parts // 256), triton.cdiv(parts, block_parts)
 
 
-def launch(kernel, logits: Tensor, kernel_size: int, *others: Tensor):
+def launch(kernel, logits: Tensor, numbers: Tensor | None, kernel_size: int, *others: Tensor):
     images, parts, height, width = logits.shape
     blocks, warps, part_blocks = tiles(parts, height * width)
     map_layouts = layouts(logits, *others[1:])
     kernel[(images * part_blocks,)](
         logits,
+        numbers,
         *others,
+        CATEGORICAL=numbers is not None,
         LAYOUTS=map_layouts,
         SHAPE=(parts, height, width, kernel_size),
         BLOCKS=blocks,
@@ -160,11 +190,22 @@ def launch(kernel, logits: Tensor, kernel_size: int, *others: Tensor):
     )
 
 
-def shifted_weights(logits: Tensor, kernel_size: int, weights: Tensor):
-    """Fills weights (B, N, k², L), of any dtype: w_{l−δ}, zero where l − δ lies outside the grid."""
-    launch(weights_kernel, logits, kernel_size, weights)
+def shifted_weights(logits: Tensor, numbers: Tensor | None, kernel_size: int, weights: Tensor):
+    """Fills weights (B, N, k², L), of any dtype: w_{l−δ}, zero where l − δ lies outside the grid.
+
+    numbers: of categorical cells (occurrence.py), None for Bernoulli occurrences.
+    """
+    launch(weights_kernel, logits, numbers, kernel_size, weights)
 
 
-def shifted_weights_backward(d_weights: Tensor, logits: Tensor, kernel_size: int, d_logits: Tensor):
+def shifted_weights_backward(
+    d_weights: Tensor, logits: Tensor, numbers: Tensor | None, kernel_size: int, d_logits: Tensor
+):
     """Fills d_logits (B, N, h, w) from the gradient of the shifted weights (B, N, k², L)."""
-    launch(weights_backward_kernel, logits, kernel_size, d_weights, d_logits)
+    if numbers is None:
+        launch(weights_backward_kernel, logits, None, kernel_size, d_weights, d_logits)
+        return
+    d_log_p = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    launch(weights_backward_kernel, logits, numbers, kernel_size, d_weights, d_log_p)
+    no_prior = 0.0, 0.0
+    occurrence.couple(logits, numbers, None, d_log_p, None, no_prior, occurrence.NO_DRAW, d_logits)

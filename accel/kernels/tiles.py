@@ -4,6 +4,7 @@ Shapes and strides are compile-time constants: a model has one set of them, and 
 loads 16 bytes at once and folds the offsets into the instructions.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -105,3 +106,39 @@ def index_type(channels: int, height: int, layouts: tuple):
         for _, channel, row, column, width in filter(None, layouts)
     )
     return tl.int32 if reach < 2**31 else tl.int64
+
+
+@cache
+def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, weights_learn: bool = False):
+    """The (parts, numbers, cells) of a program's tile and its warps.
+
+    Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
+    instructions a number. Fewer warps a program spend fewer, since the sums over cells then stay inside a warp.
+
+    - An image of up to 8192 numbers is one program, and its divergences need no second sum.
+    - Channels-last: 256 channels side by side and 8 cells, 16 numbers a thread.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
+    - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
+
+    Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
+    Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. Where the weights
+    learn, three maps are held at once, and tiles of the first and third kind are half as large.
+    """
+    block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
+    block_d = triton.next_power_of_2(part_dim)
+    per_thread = 16
+    if block_n * block_d * block_l > (4096 if weights_learn else 8192):
+        if channels_last:
+            size, longest = 2048, 8
+        elif cells <= 64:
+            per_thread = 32 if weights_learn else 64
+            size, longest = 32 * per_thread, 64
+        else:
+            per_thread = 64 // item_size
+            size, longest = 1024, 64 if cells <= 256 else 128
+        longest = min(longest, max(1, (2048 if block_d <= 64 else 1024) // block_d))
+        block_l = min(block_l, longest)
+        block_n = min(block_n, max(1, size // (block_d * block_l)))
+        per_thread = min(per_thread, max(16, 8 * block_d))
+    tile = block_n, block_d, block_l
+    return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))

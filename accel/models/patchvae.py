@@ -1,24 +1,18 @@
 """PatchVAE (Gupta, Singh and Shrivastava, CVPR 2020): parts that occur in places and look like something."""
 
-import math
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from accel.ops import (
-    Noise,
-    PatchBottleneck,
-    appearance_noise,
-    occurrence_noise,
-    patch_bottleneck,
-    pooled_patch_bottleneck,
-)
+from accel.common.bottleneck import declare, takes_bottleneck_options
+from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import accumulation_dtype
-from accel.ops.bottleneck import OCCURRENCES, default_prior, log_occurrence
+from accel.ops.occurrence import DISTRIBUTIONS
 
 from .autoencoder import Autoencoder, check_positive
 from .release import read_release
@@ -31,8 +25,8 @@ class PatchPosterior:
     Everything but the code is float32 under lower precision too (float64 in a float64 model).
     """
 
-    occurrence_logits: Tensor  # (B, N, h, w), a, in the head's dtype (of a categorical one: the logit of p, float32)
-    occurrence: Tensor  # (B, N, h, w), p = σ(a) in [0, 1]
+    occurrence_logits: Tensor  # (B, N, h, w), log p − log(1 − p): a itself where parts occur each by itself
+    occurrence: Tensor  # (B, N, h, w), p in [0, 1]
     code: Tensor  # (B, N·D, h, w), what the decoder reads: the posterior's mean, or a sample of it
     appearance_mean: Tensor  # (B, N, D), m
     appearance_variance: Tensor  # (B, N, D), v > 0
@@ -58,12 +52,8 @@ class PatchVAE(Autoencoder):
         "pooled" (default under the geometric rule): pools features, then projects one vector a part;
         "separate": one convolution each;
         "fused" (default under the arithmetic rule): one convolution for all three.
-    variance: "geometric" or "arithmetic", how log-variances are pooled over cells.
-    occurrence_prior: π in (0, 1), 1/N if not given (½ for a single part). straight_through: hard occurrence
-    samples with the relaxed ones' gradient. occurrence: "bernoulli", or "categorical": one part a cell at most, π being
-    1/(N + 1) if not given. appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance; with c ≠ 0
-    a part of no particular look is still seen by the decoder. detach_weights: no gradient through the pooling weights.
     backend: of accel.ops; it says how to compute rather than what, so it is not part of `config`.
+    options: of the bottleneck, which accel.BottleneckOptions explains.
 
     Raises ValueError for any other value.
     """
@@ -71,6 +61,7 @@ class PatchVAE(Autoencoder):
     has_parts = True
     has_variance = True
 
+    @takes_bottleneck_options
     def __init__(
         self,
         *,
@@ -81,36 +72,17 @@ class PatchVAE(Autoencoder):
         encoder: str = "paper",
         head: str | None = None,
         head_kernel_size: int = 3,
-        variance: str = "geometric",
-        occurrence_prior: float | None = None,
-        appearance_prior_mean: float = 0.0,
-        straight_through: bool = False,
-        occurrence: str = "bernoulli",
-        detach_weights: bool = True,
         backend: str | None = None,
+        **options: Any,
     ):
         check_positive(num_parts=num_parts, part_dim=part_dim, head_kernel_size=head_kernel_size)
-        if variance not in ("geometric", "arithmetic"):
-            raise ValueError(f"variance must be 'geometric' or 'arithmetic', got {variance!r}")
-        if head is None:
-            head = "pooled" if variance == "geometric" else "fused"
-        if head not in ("pooled", "separate", "fused"):
-            raise ValueError(f"head must be 'pooled', 'separate' or 'fused', got {head!r}")
-        if head == "pooled" and variance == "arithmetic":
-            raise ValueError("head='pooled' needs variance='geometric', the arithmetic rule is not linear")
+        bottleneck = declare("PatchVAE", num_parts, options)
+        head = _choose_head(head, bottleneck.variance)
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
-        if occurrence not in OCCURRENCES:
-            raise ValueError(f"occurrence must be 'bernoulli' or 'categorical', got {occurrence!r}")
-        if occurrence_prior is None:
-            occurrence_prior = default_prior(num_parts, occurrence)
-        most = 1 if occurrence == "bernoulli" else 1 / num_parts
-        if not isinstance(occurrence_prior, float) or not 0 < occurrence_prior < most:
-            limit = "1" if most == 1 else f"1/num_parts = {most:g} where occurrence is categorical"
-            raise ValueError(f"occurrence_prior must be a number between 0 and {limit}, got {occurrence_prior!r}")
-        if not isinstance(appearance_prior_mean, (int, float)) or not math.isfinite(appearance_prior_mean):
-            raise ValueError(f"appearance_prior_mean must be a finite number, got {appearance_prior_mean!r}")
         super().__init__(image_size, channels, encoder, num_parts * part_dim)
+        self.num_parts, self.part_dim, self.head = num_parts, part_dim, head
+        self.bottleneck, self.backend = bottleneck, backend
         self.config = {
             "image_size": self.image_size,
             "channels": channels,
@@ -119,18 +91,8 @@ class PatchVAE(Autoencoder):
             "encoder": encoder,
             "head": head,
             "head_kernel_size": head_kernel_size,
-            "variance": variance,
-            "occurrence_prior": occurrence_prior,
-            "appearance_prior_mean": appearance_prior_mean,
-            "straight_through": straight_through,
-            "occurrence": occurrence,
-            "detach_weights": detach_weights,
+            **dataclasses.asdict(bottleneck),
         }
-        self.num_parts, self.part_dim, self.head = num_parts, part_dim, head
-        self.variance, self.occurrence_prior = variance, occurrence_prior
-        self.appearance_prior_mean = appearance_prior_mean
-        self.straight_through, self.detach_weights, self.backend = straight_through, detach_weights, backend
-        self.kind = occurrence
 
         def convolution(outputs: int) -> nn.Conv2d:
             width = self.encoder.out_channels
@@ -143,9 +105,13 @@ class PatchVAE(Autoencoder):
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
             self.occurrence.weight.mul_(0.1)
-            absent = 1 - occurrence_prior * (num_parts if occurrence == "categorical" else 1)
-            self.occurrence.bias.fill_(math.log(occurrence_prior / absent))
-            self.appearance_mean.bias.add_(appearance_prior_mean)
+            self.occurrence.bias.copy_(self._prior_logits().flatten())
+            self.appearance_mean.bias.add_(bottleneck.appearance_prior_mean)
+
+    @property
+    def distribution(self):
+        """The distribution of occurrences: of accel.ops.occurrence."""
+        return DISTRIBUTIONS[self.bottleneck.occurrence]
 
     def forward(
         self,
@@ -184,11 +150,11 @@ class PatchVAE(Autoencoder):
         check_positive(count=count)
         noise = Noise(seed=seed)
         height, width = self.grid
-        weight = self.occurrence.weight
-        uniform = occurrence_noise(noise, count, self.num_parts, height * width, device=weight.device)
+        weight, prior = self.occurrence.weight, self.bottleneck
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
-        appearance = appearance + self.appearance_prior_mean
-        occurrence = occurs(torch.full_like(uniform, self.occurrence_prior), uniform, self.kind)
+        appearance = appearance + prior.appearance_prior_mean
+        logits = self._prior_logits().to(weight).expand(count, -1, height * width)
+        occurrence = self.distribution.decide(self.distribution.argument(logits, noise))
         code = appearance[..., None] * occurrence[:, :, None]
         return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
 
@@ -205,25 +171,22 @@ class PatchVAE(Autoencoder):
 
     def _posterior(self, images, temperature, noise, sample) -> dict[str, Tensor]:
         features = self.features(images)
-        options = {
-            "temperature": temperature,
-            "noise": noise,
-            "occurrence_prior": self.occurrence_prior,
-            "appearance_prior_mean": self.appearance_prior_mean,
-            "straight_through": self.straight_through,
-            "occurrence": self.kind,
-            "detach_weights": self.detach_weights,
-            "sample": sample,
-            "backend": self.backend,
-        }
+        draw = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
+        options = dataclasses.asdict(self.bottleneck)
         if self.head == "pooled":
             logits = self.occurrence(features)
             weight, bias = _joined(self.appearance_mean, self.appearance_log_variance)
-            pooled = pooled_patch_bottleneck(features, logits, weight, bias, **options)
+            result = pooled_patch_bottleneck(features, logits, weight, bias, **draw, **options)
         else:
             logits, mean, log_variance = self._maps(features)
-            pooled = patch_bottleneck(logits, mean, log_variance, variance=self.variance, **options)
-        return _fields(logits, pooled, self.kind)
+            result = patch_bottleneck(logits, mean, log_variance, **draw, **options)
+        log_odds = self.distribution.log_odds(logits.to(accumulation_dtype(logits)))
+        return {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **vars(result)}
+
+    def _prior_logits(self) -> Tensor:
+        """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
+        prior = torch.full((1, self.num_parts, 1), self.bottleneck.occurrence_prior, dtype=torch.float64, device="cpu")
+        return self.distribution.logits(prior)
 
     def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
         heads = (self.occurrence, self.appearance_mean, self.appearance_log_variance)
@@ -233,33 +196,17 @@ class PatchVAE(Autoencoder):
         return maps.split([head.out_channels for head in heads], dim=1)
 
 
-def occurs(probability: Tensor, uniform: Tensor, occurrence: str) -> Tensor:
-    """Draws, bool, of parts whose p and u in (0, 1) are (B, N, …); in a categorical cell only part 0's u counts."""
-    if occurrence == "bernoulli":
-        return uniform > 1 - probability  # the sampler's rule a + log u − log(1 − u) > 0
-    # Each part's share of [0, 1) is as wide as its p; what is left over is no part's.
-    chosen = (uniform[:, :1] >= probability.cumsum(1)).sum(1, keepdim=True)
-    parts = torch.arange(probability.shape[1], device=probability.device)
-    return chosen == parts.view(-1, *[1] * (probability.ndim - 2))
+def _choose_head(head: str | None, variance: str) -> str:
+    """The head that was asked for, or the one that suits the variance rule."""
+    if head is None:
+        return "pooled" if variance == "geometric" else "fused"
+    if head not in ("pooled", "separate", "fused"):
+        raise ValueError(f"head must be 'pooled', 'separate' or 'fused', got {head!r}")
+    if head == "pooled" and variance == "arithmetic":
+        raise ValueError("head='pooled' needs variance='geometric', the arithmetic rule is not linear")
+    return head
 
 
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution whose outputs are the heads' outputs, one after another."""
     return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-
-
-def _fields(logits: Tensor, pooled: PatchBottleneck, occurrence: str) -> dict[str, Tensor]:
-    if occurrence == "categorical":
-        # The logit of each part's p, so that p = σ(a) for every reader; p = 1 has none, and gets a large one.
-        log_p = log_occurrence(logits.to(accumulation_dtype(logits)), occurrence)
-        log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
-        logits = log_p - torch.log(-torch.expm1(log_p))
-    return {
-        "occurrence_logits": logits,
-        "occurrence": logits.to(accumulation_dtype(logits)).sigmoid(),
-        "code": pooled.code,
-        "appearance_mean": pooled.appearance_mean,
-        "appearance_variance": pooled.appearance_variance,
-        "kl_appearance": pooled.kl_appearance,
-        "kl_occurrence": pooled.kl_occurrence,
-    }

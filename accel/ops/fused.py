@@ -1,158 +1,139 @@
-"""The operators on Triton's kernels: what the public functions call for backend="triton"."""
+"""The operators on Triton's kernels: what the public functions call for backend="triton".
+
+Registered operators know tensors, numbers and text, so the bottleneck's options travel through them as one line of
+text, and a draw as a list of 0-d tensors: seed, step, first image and temperature, or empty for the posterior's mean.
+"""
 
 import torch
 from torch import Tensor
 
-from ..kernels import bottleneck, pooled, weighted_loss
-from .bottleneck import memory_format, project_pooled
-from .noise import Noise
+from accel.common.bottleneck import BottleneckOptions
+
+from ..kernels import bottleneck, occurrence, pooled, weighted_loss
+from .draw import Draw
+from .layout import empty_map, memory_format
+from .plain import project_pooled
 from .registration import define, define_launch, differentiate
 
-# The bottleneck. Its rule is the variance's; or "pooled", and then mean and log_variance are m and log v (B, N, D).
 
-SAMPLING = (
-    "Tensor? temperature, Tensor? seed, Tensor? step, Tensor? first_image, "
-    "float prior, float prior_mean, str rule, bool straight_through"
-)
-
-
-def _sampling(temperature, noise, sample):
-    """temperature, seed, step and first_image as 0-d tensors: on the host where they were plain numbers."""
-    if not sample:
-        return None, None, None, None
+def _draw_tensors(draw: Draw) -> list[Tensor]:
+    """On the host where they were plain numbers."""
+    if not draw.sample:
+        return []
+    temperature = draw.temperature
     if not isinstance(temperature, Tensor):
         temperature = torch.full((), temperature, dtype=torch.float32)
-    return temperature.to(torch.float32), *noise.tensors("cpu")
+    return [*draw.noise.tensors("cpu"), temperature.to(torch.float32)]
 
 
-def _empty_map(like, channels, dtype, format):
-    images, _, height, width = like.shape
-    return torch.empty(images, channels, height, width, dtype=dtype, device=like.device, memory_format=format)
+# The bottleneck, of maps μ and s, or of what `pooled` says is already pooled: m and log v (B, N, D).
 
 
-def _bottleneck_outputs(
-    logits, mean, log_variance, temperature, seed, step, first_image,
-    prior, prior_mean, rule, straight_through, detach_weights, dtype, format,
-):  # fmt: skip
-    images, parts = logits.shape[:2]
-    part_dim = mean.shape[2] if rule == "pooled" else mean.shape[1] // parts
-    saved = 2 * part_dim if rule == "pooled" else 2 * part_dim + 2
-    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, saved)
+def _bottleneck_outputs(logits, mean, log_variance, draw, options, pooled, dtype, format):
+    """code, m, v, KL_app, KL_occ, and for the backward pass: saved numbers of parts, and those of categorical cells."""
+    images, parts, height, width = logits.shape
+    part_dim = mean.shape[2] if pooled else mean.shape[1] // parts
+    categorical = BottleneckOptions.from_text(options).occurrence == "categorical"
+    numbers = (occurrence.CELL_NUMBERS, height * width) if categorical else (0, 0)
+    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, 2 * part_dim + (0 if pooled else 2)), numbers
     return (
-        _empty_map(logits, parts * part_dim, dtype, format),
+        empty_map(logits, parts * part_dim, dtype, format),
         *(torch.empty(images, *size, dtype=torch.float32, device=logits.device) for size in sizes),
     )
 
 
-def _launch_bottleneck(
-    logits, mean, log_variance, temperature, seed, step, first_image,
-    prior, prior_mean, rule, straight_through, detach_weights, dtype, format, outputs,
-):  # fmt: skip
-    noise = seed, step, first_image
-    bottleneck.forward(
-        logits, mean, log_variance, temperature, noise, prior, prior_mean, rule, straight_through, outputs
-    )
+def _launch_bottleneck(logits, mean, log_variance, draw, options, pooled, dtype, format, outputs):
+    options = BottleneckOptions.from_text(options)
+    bottleneck.forward(logits, mean, log_variance, options, draw, pooled, outputs)
 
 
 _bottleneck = define_launch(
-    f"patch_bottleneck(Tensor logits, Tensor mean, Tensor log_variance, {SAMPLING}, bool detach_weights, "
-    "ScalarType dtype, MemoryFormat format) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "patch_bottleneck(Tensor logits, Tensor mean, Tensor log_variance, Tensor[] draw, str options, bool pooled, "
+    "ScalarType dtype, MemoryFormat format) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _bottleneck_outputs,
     _launch_bottleneck,
 )
 
 
 def _bottleneck_gradients(
-    d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
-    logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
-    prior, prior_mean, rule, straight_through, mean_dtype, log_variance_dtype, format,
-):  # fmt: skip
-    d_logits = _empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
-    if rule == "pooled":
+    incoming, logits, mean, log_variance, pooled_mean, saved, numbers, draw, options, pooled, dtypes, format
+):
+    d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
+    if pooled:
         return d_logits, torch.empty_like(pooled_mean), torch.empty_like(pooled_mean)
     channels = pooled_mean.shape[1] * pooled_mean.shape[2]
-    dtypes = mean_dtype, log_variance_dtype
-    return d_logits, *(_empty_map(logits, channels, dtype, format) for dtype in dtypes)
+    return d_logits, *(empty_map(logits, channels, dtype, format) for dtype in dtypes)
 
 
 def _launch_bottleneck_backward(
-    d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence,
-    logits, mean, log_variance, pooled_mean, saved, temperature, seed, step, first_image,
-    prior, prior_mean, rule, straight_through, mean_dtype, log_variance_dtype, format, outputs,
-):  # fmt: skip
-    incoming = d_code, d_mean, d_variance, d_kl_appearance, d_kl_occurrence
-    noise = seed, step, first_image
+    incoming, logits, mean, log_variance, pooled_mean, saved, numbers, draw, options, pooled, dtypes, format, outputs
+):
+    options = BottleneckOptions.from_text(options)
     bottleneck.backward(
-        incoming, logits, mean, log_variance, pooled_mean, saved, temperature, noise,
-        prior, prior_mean, rule, straight_through, outputs,
-    )  # fmt: skip
+        incoming, logits, mean, log_variance, pooled_mean, saved, numbers, options, draw, pooled, outputs
+    )
 
 
 _bottleneck_backward = define_launch(
-    "patch_bottleneck_backward(Tensor? d_code, Tensor? d_mean, Tensor? d_variance, Tensor? d_kl_appearance, "
-    "Tensor? d_kl_occurrence, Tensor logits, Tensor? mean, Tensor? log_variance, Tensor pooled_mean, Tensor saved, "
-    f"{SAMPLING}, ScalarType mean_dtype, ScalarType log_variance_dtype, MemoryFormat format) "
-    "-> (Tensor, Tensor, Tensor)",
+    "patch_bottleneck_backward(Tensor?[] incoming, Tensor logits, Tensor? mean, Tensor? log_variance, "
+    "Tensor pooled_mean, Tensor saved, Tensor numbers, Tensor[] draw, str options, bool pooled, ScalarType[] dtypes, "
+    "MemoryFormat format) -> (Tensor, Tensor, Tensor)",
     _bottleneck_gradients,
     _launch_bottleneck_backward,
 )
 
 
 def _save_bottleneck(ctx, inputs, outputs):
-    logits, mean, log_variance, *noise, prior, prior_mean, rule, straight_through, detach_weights, _, format = inputs
-    attached = rule != "pooled" and not detach_weights
+    logits, mean, log_variance, draw, options, pooled, _, format = inputs
+    declared = BottleneckOptions.from_text(options)
+    attached = not pooled and not declared.detach_weights
+    _, pooled_mean, _, _, _, saved, numbers = outputs
     ctx.save_for_backward(
         logits,
         mean if attached else None,
-        log_variance if attached or rule == "arithmetic" else None,
-        outputs[1],
-        outputs[5],
-        *noise,
+        log_variance if attached or (declared.variance == "arithmetic" and not pooled) else None,
+        pooled_mean,
+        saved,
+        numbers,
+        *draw,
     )
-    ctx.options = prior, prior_mean, rule, straight_through, mean.dtype, log_variance.dtype, format
-    ctx.mark_non_differentiable(outputs[5])
+    ctx.options = options, pooled, [mean.dtype, log_variance.dtype], format
+    ctx.mark_non_differentiable(saved, numbers)
 
 
 def _differentiate_bottleneck(ctx, *gradients):
-    results = _bottleneck_backward(*gradients[:5], *ctx.saved_tensors, *ctx.options)
-    return *results, *[None] * 11
+    incoming = list(gradients[:5])  # the others are not differentiable
+    *tensors, draw = *ctx.saved_tensors[:6], list(ctx.saved_tensors[6:])
+    d_logits, d_mean, d_log_variance = _bottleneck_backward(incoming, *tensors, draw, *ctx.options)
+    return d_logits, d_mean, d_log_variance, None, None, None, None, None
 
 
 differentiate(_bottleneck, _save_bottleneck, _differentiate_bottleneck)
 
 
 def patch_bottleneck(
-    logits: Tensor,
-    mean: Tensor,
-    log_variance: Tensor,
-    temperature: float | Tensor,
-    noise: Noise | None,
-    prior: float,
-    prior_mean: float,
-    variance: str,
-    straight_through: bool,
-    detach_weights: bool,
-    sample: bool,
-):
+    logits: Tensor, mean: Tensor, log_variance: Tensor, options: BottleneckOptions, draw: Draw
+) -> tuple[Tensor, ...]:
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
-    sampling = _sampling(temperature, noise, sample)
-    options = prior, prior_mean, variance, straight_through, detach_weights, mean.dtype, memory_format(mean)
-    return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
+    map_type = mean.dtype, memory_format(mean)
+    return _bottleneck(logits, mean, log_variance, _draw_tensors(draw), options.text, False, *map_type)[:5]
 
 
 # Pooling features under the shifts of a kernel. The products are in the features' dtype, the result is in float32.
 
 
-def _shifted_weights(logits, kernel_size, dtype):
-    """(B, N·k², L)"""
+def _shifted_weights(logits, kernel_size, categorical, dtype):
+    """(B, N·k², L), and the numbers of categorical cells."""
     images, parts, height, width = logits.shape
     weights = torch.empty(images, parts, kernel_size**2, height * width, dtype=dtype, device=logits.device)
-    pooled.shifted_weights(logits, kernel_size, weights)
-    return weights.flatten(1, 2)
+    numbers = occurrence.new_cell_numbers(logits, categorical)
+    pooled.shifted_weights(logits, numbers, kernel_size, weights)
+    return weights.flatten(1, 2), numbers
 
 
-def _run_pool_features(features, logits, kernel_size, detach_weights):
-    weights, features = _shifted_weights(logits, kernel_size, features.dtype), features.flatten(2).transpose(1, 2)
+def _run_pool_features(features, logits, kernel_size, categorical, detach_weights):
+    weights, _ = _shifted_weights(logits, kernel_size, categorical, features.dtype)
+    features = features.flatten(2).transpose(1, 2)
     if features.dtype == torch.float32:
         result = torch.bmm(weights, features)
     elif features.is_cuda:
@@ -162,82 +143,73 @@ def _run_pool_features(features, logits, kernel_size, detach_weights):
     return result.unflatten(1, (logits.shape[1], kernel_size**2))
 
 
-def _fake_pool_features(features, logits, kernel_size, detach_weights):
+def _fake_pool_features(features, logits, kernel_size, categorical, detach_weights):
     images, parts = logits.shape[:2]
     return features.new_empty(images, parts, kernel_size**2, features.shape[1], dtype=torch.float32)
 
 
 _pool_features = define(
-    "pool_features(Tensor features, Tensor logits, int kernel_size, bool detach_weights) -> Tensor",
+    "pool_features(Tensor features, Tensor logits, int kernel_size, bool categorical, bool detach_weights) -> Tensor",
     _run_pool_features,
     _fake_pool_features,
 )
 
 
-def _run_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights):
+def _run_pool_features_backward(d_pooled, features, logits, kernel_size, categorical, detach_weights):
     grid = logits.shape[2:]
-    weights = _shifted_weights(logits, kernel_size, features.dtype)
+    weights, numbers = _shifted_weights(logits, kernel_size, categorical, features.dtype)
     d_pooled = d_pooled.flatten(1, 2).to(features.dtype)
     if memory_format(features) == torch.channels_last:
         d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
     else:
         d_features = torch.bmm(d_pooled.transpose(1, 2), weights).unflatten(2, grid)
-    d_logits = _fake_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights)[1]
-    if not detach_weights:
-        d_weights = torch.bmm(d_pooled, features.flatten(2))
-        pooled.shifted_weights_backward(d_weights, logits, kernel_size, d_logits)
+    if detach_weights:
+        return d_features, logits.new_empty(0)
+    d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
+    d_weights = torch.bmm(d_pooled, features.flatten(2))
+    pooled.shifted_weights_backward(d_weights, logits, numbers, kernel_size, d_logits)
     return d_features, d_logits
 
 
-def _fake_pool_features_backward(d_pooled, features, logits, kernel_size, detach_weights):
-    d_features = _empty_map(features, features.shape[1], features.dtype, memory_format(features))
+def _fake_pool_features_backward(d_pooled, features, logits, kernel_size, categorical, detach_weights):
+    d_features = empty_map(features, features.shape[1], features.dtype, memory_format(features))
     if detach_weights:
         return d_features, logits.new_empty(0)
-    return d_features, _empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
+    return d_features, empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
 
 
 _pool_features_backward = define(
-    "pool_features_backward(Tensor d_pooled, Tensor features, Tensor logits, int kernel_size, bool detach_weights) "
-    "-> (Tensor, Tensor)",
+    "pool_features_backward(Tensor d_pooled, Tensor features, Tensor logits, int kernel_size, bool categorical, "
+    "bool detach_weights) -> (Tensor, Tensor)",
     _run_pool_features_backward,
     _fake_pool_features_backward,
 )
 
 
 def _save_pool_features(ctx, inputs, outputs):
-    *tensors, ctx.kernel_size, ctx.detach_weights = inputs
-    ctx.save_for_backward(*tensors)
+    features, logits, *ctx.options = inputs
+    ctx.save_for_backward(features, logits)
 
 
 def _differentiate_pool_features(ctx, d_pooled):
-    options = ctx.kernel_size, ctx.detach_weights
-    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, *options)
-    return d_features, None if ctx.detach_weights else d_logits, None, None
+    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, *ctx.options)
+    _, _, detach_weights = ctx.options
+    return d_features, None if detach_weights else d_logits, None, None, None
 
 
 differentiate(_pool_features, _save_pool_features, _differentiate_pool_features)
 
 
 def pooled_patch_bottleneck(
-    features: Tensor,
-    logits: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    temperature: float | Tensor,
-    noise: Noise | None,
-    prior: float,
-    prior_mean: float,
-    straight_through: bool,
-    detach_weights: bool,
-    sample: bool,
-):
+    features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor, options: BottleneckOptions, draw: Draw
+) -> tuple[Tensor, ...]:
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
+    categorical = options.occurrence == "categorical"
     with torch.autocast(features.device.type, enabled=False):
-        pooled_features = _pool_features(features, logits, weight.shape[-1], detach_weights)
+        pooled_features = _pool_features(features, logits, weight.shape[-1], categorical, options.detach_weights)
         mean, log_variance = project_pooled(pooled_features, weight.float(), bias.float()).contiguous().unbind()
-    sampling = _sampling(temperature, noise, sample)
-    options = prior, prior_mean, "pooled", straight_through, True, features.dtype, memory_format(features)
-    return _bottleneck(logits, mean, log_variance, *sampling, *options)[:5]
+    map_type = features.dtype, memory_format(features)
+    return _bottleneck(logits, mean, log_variance, _draw_tensors(draw), options.text, True, *map_type)[:5]
 
 
 # The weighted squared error.
@@ -257,7 +229,7 @@ _squared_error = define_launch(
 
 
 def _error_gradients(d_total, reconstruction, images, energy, scale, patch_size):
-    return _empty_map(reconstruction, reconstruction.shape[1], reconstruction.dtype, memory_format(reconstruction))
+    return empty_map(reconstruction, reconstruction.shape[1], reconstruction.dtype, memory_format(reconstruction))
 
 
 _squared_error_backward = define_launch(

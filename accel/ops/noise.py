@@ -1,4 +1,4 @@
-"""Draws as a pure function of (seed, step, image, stream, element), in PyTorch, on any device.
+"""Draws as a pure function of (seed, step, image, stream, place), in PyTorch, on any device.
 
 The contract and its derivation stand in reference/noise.py; the uniforms here are the same numbers bit for bit.
 """
@@ -16,6 +16,7 @@ DROPOUT_STREAM = 2
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW_WORD = 0xFFFFFFFF
+_BLOCKS_A_THREAD = 2**15  # that a CPU draws at once: a quarter of a MiB a word, so that a round stays in the cache
 
 
 @dataclass(frozen=True)
@@ -56,51 +57,70 @@ def _int64(value, device):
     return torch.full((), value - 2**64 if value >= 2**63 else value, dtype=torch.int64, device=device)
 
 
-def _multiply(a: Tensor, multiplier: int):
-    """High and low word of a 32 × 32 bit product: int64 wraps around, which keeps all 64 bits."""
-    product = a * multiplier
-    return (product >> 32) & _LOW_WORD, product & _LOW_WORD
-
-
 def philox(counter, key):
-    """Philox-4x32-10 on int64 tensors that hold 32-bit words. Returns the four output words."""
+    """Philox-4x32-10 on int64 tensors whose low 32 bits are the words; the high 32 bits are ignored and undefined.
+
+    counter: four tensors or ints that broadcast. Words that vary along one dimension only should be given so: the
+    first three rounds then compute five of their six products once a row or column. key: two 0-d tensors.
+    Returns four tensors.
+    """
     c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        high_0, low_0 = _multiply(c0, _MULTIPLIERS[0])
-        high_1, low_1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
-        k0, k1 = (k0 + _KEY_INCREMENTS[0]) & _LOW_WORD, (k1 + _KEY_INCREMENTS[1]) & _LOW_WORD
+    rounds = torch.arange(10, device=key[0].device)
+    keys = [(word + rounds * increment).unbind() for word, increment in zip(key, _KEY_INCREMENTS, strict=True)]
+    for k0, k1 in zip(*keys, strict=True):
+        # int64 wraps around, which keeps all 64 bits of a product of two words; >> repeats the sign bit above them.
+        product_0, product_1 = (c0 & _LOW_WORD) * _MULTIPLIERS[0], (c2 & _LOW_WORD) * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (product_1 >> 32) ^ (c1 ^ k0), product_1, (product_0 >> 32) ^ (c3 ^ k1), product_0
     return c0, c1, c2, c3
 
 
-def _draw_words(noise: Noise, stream: int, images: int, elements: int, device):
+def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device):
+    """The words of every block: int32 (images, blocks, 4)."""
     seed, step, first_image = noise.tensors(device)
-    element = torch.arange(elements, device=device)[None, :]
-    image = (first_image + torch.arange(images, device=device))[:, None] & _LOW_WORD
-    counter = (element, image, torch.full_like(element, stream), step & _LOW_WORD)
-    return philox(counter, (seed & _LOW_WORD, (seed >> 32) & _LOW_WORD))
+    block = torch.arange(blocks, device=device)[None, :]
+    image = (first_image + torch.arange(images, device=device))[:, None]
+
+    def words(image):
+        four = philox((block, image, stream, step), (seed, seed >> 32))
+        return torch.stack([word.to(torch.int32) for word in four], dim=2)
+
+    if image.device.type != "cpu" or torch.compiler.is_compiling():
+        return words(image)  # a GPU wants few launches, and a compiler makes few passes by itself
+    rows = max(1, _BLOCKS_A_THREAD * torch.get_num_threads() // max(1, blocks))
+    return torch.cat([words(some) for some in image.split(rows)])
 
 
-def _uniform(word: Tensor, dtype: torch.dtype):
-    return ((word >> 9).to(dtype) + 0.5) * 2.0**-23
+def _uniform(words: Tensor):
+    """(k + ½) · 2⁻²³ with k = word >> 9, float32, written over the words.
+
+    It is exact: k is the mantissa of a float in [1, 2), less 1 − 2⁻²⁴. The mask drops the sign that >> repeats.
+    """
+    bits = words.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
+    return bits.view(torch.float32).sub_(1.0 - 2.0**-24)
+
+
+def _of_each_part(draws: Tensor, parts: int, length: int):
+    """(B, N·⌈length/4⌉, 4) → (B, N, length): a part's last block may have words to spare."""
+    return draws.unflatten(1, (parts, -1)).flatten(2)[..., :length].contiguous()
 
 
 def occurrence_noise(noise: Noise, images: int, parts: int, cells: int, *, device=None, dtype=torch.float32):
     """u ~ U(0, 1) for each (image, part, cell): (B, N, L) of dtype float32 or float64, never 0 or 1."""
-    words = _draw_words(noise, OCCURRENCE_STREAM, images, parts * cells, device)
-    return _uniform(words[0], dtype).reshape(images, parts, cells)
+    words = _draw_words(noise, OCCURRENCE_STREAM, images, parts * -(-cells // 4), device)
+    return _of_each_part(_uniform(words), parts, cells).to(dtype)
 
 
 def appearance_noise(noise: Noise, images: int, parts: int, part_dim: int, *, device=None, dtype=torch.float32):
     """ε ~ N(0, 1) for each (image, part, number): (B, N, D) of dtype float32 or float64."""
-    words = _draw_words(noise, APPEARANCE_STREAM, images, parts * part_dim, device)
-    radius = torch.sqrt(-2.0 * torch.log(_uniform(words[0], dtype)))
-    return (radius * torch.cos(2.0 * math.pi * _uniform(words[1], dtype))).reshape(images, parts, part_dim)
+    words = _draw_words(noise, APPEARANCE_STREAM, images, parts * -(-part_dim // 4), device)
+    uniform = _uniform(words).to(dtype)
+    radius, angle = torch.sqrt(-2.0 * torch.log(uniform[..., 0::2])), 2.0 * math.pi * uniform[..., 1::2]
+    normals = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    return _of_each_part(normals, parts, part_dim)
 
 
 def dropout_noise(noise: Noise, images: int, elements: int, *, device=None):
-    """Fair coins, bool (images, elements): coin i is bit i mod 32 of word i // 32 mod 4 at element i // 128."""
-    words = torch.stack(_draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128), device), dim=2)
-    bits = words[..., None] >> torch.arange(32, device=device) & 1
+    """Fair coins, bool (images, elements): coin i is bit i mod 32 of word i // 32 mod 4 of block i // 128."""
+    words = _draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128), device)
+    bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=device) & 1
     return bits.flatten(1)[:, :elements].bool()

@@ -1,23 +1,21 @@
 """The systems of the paper's tables, one a row of one table: all that distinguishes them, without PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from accel.common.bottleneck import BottleneckOptions
 
 # Options of `TrainingConfig` that only some systems have a use for.
+BOTTLENECK = tuple(field.name for field in fields(BottleneckOptions))
 PATCHVAE_ONLY = frozenset(
     {
         "head",
         "head_kernel_size",
-        "variance",
         "beta_occ",
         "warm_up",
-        "occurrence",
-        "occurrence_prior",
-        "appearance_prior_mean",
         "temperature",
         "temperature_rate",
         "temperature_floor",
-        "straight_through",
-        "detach_weights",
+        *BOTTLENECK,
     }
 )
 ADVERSARIAL_ONLY = frozenset({"adversarial_weight", "feature_weight"})

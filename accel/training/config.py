@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+from accel.common.bottleneck import BottleneckOptions
 from accel.common.files import read_json
-from accel.common.options import SEED, Check, Options, above, at_least, between, device_option, option
+from accel.common.options import SEED, Check, above, at_least, device_option, option
 from accel.training.catalogue import SYSTEMS
 
 ENCODERS = ("paper", "release", "resnet18", "small")
 HEADS = ("pooled", "separate", "fused")
-VARIANCES = ("geometric", "arithmetic")
 
 # The main job: finds the built-in parts within three minutes on two CPU cores.
 PARTS_RECIPE = {
@@ -36,7 +36,7 @@ CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Options):
+class TrainingConfig(BottleneckOptions):
     """The options of a training run; None stands for the default, which some data sets set themselves.
 
     The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE where data is "parts". Once made,
@@ -92,22 +92,9 @@ class TrainingConfig(Options):
     weights: str | None = option(
         None, "model", "file of torchvision's ResNet-18 that supervised starts from", absent="random weights"
     )
-    variance: str = option("geometric", "model", "how cells' variances are averaged into a part's", choices=VARIANCES)
 
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
     beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
-    occurrence_prior: float | None = option(
-        None,
-        "objective",
-        "π, probability that a part occurs in a cell",
-        check=between(0, 1),
-        absent="1/N, or 1/(N + 1) if categorical",
-    )
-    appearance_prior_mean: float = option(
-        0.0,
-        "objective",
-        "c, mean of the prior N(c, 1) of appearances; away from 0 a part of no particular look is seen too",
-    )
     warm_up: int = option(
         0,
         "objective",
@@ -117,17 +104,6 @@ class TrainingConfig(Options):
     temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
     temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))
     temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
-    straight_through: bool = option(
-        False, "objective", "decode true Bernoulli samples, with the gradient of the relaxed ones"
-    )
-    occurrence: str = option(
-        "bernoulli",
-        "objective",
-        "whether parts occur each by itself, or one a cell at most (categorical; π is then 1/(N + 1) by default)",
-        choices=("bernoulli", "categorical"),
-    )
-    detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
-
     adversarial_weight: float = option(
         1.0, "adversarial", "weight of taking the discriminator in by reconstructions", check=at_least(0)
     )

@@ -8,7 +8,7 @@ from accel import models
 from accel.models import Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
-from accel.training.catalogue import SYSTEMS
+from accel.training.catalogue import BOTTLENECK, SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
@@ -199,12 +199,7 @@ def build_model(
             "part_dim": config.part_dim,
             "head": config.head,
             "head_kernel_size": config.head_kernel_size,
-            "variance": config.variance,
-            "occurrence": config.occurrence,
-            "occurrence_prior": config.occurrence_prior,
-            "appearance_prior_mean": config.appearance_prior_mean,
-            "straight_through": config.straight_through,
-            "detach_weights": config.detach_weights,
+            **{name: getattr(config, name) for name in BOTTLENECK},
         }
     elif kind is Classifier:
         arguments["num_classes"] = num_classes

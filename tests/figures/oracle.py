@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import torch
 
+from accel.common.bottleneck import BottleneckOptions
 from accel.figures.reconstructions import code_of
 from accel.models.autoencoder import scaled_pixels
+from accel.ops.occurrence import Bernoulli
 
 
 class Oracle(torch.nn.Module):
@@ -18,7 +20,7 @@ class Oracle(torch.nn.Module):
 
     has_decoder = has_variance = has_parts = True
     num_parts, part_dim, scale = 3, 2, 8
-    appearance_prior_mean, kind = 0.0, "bernoulli"
+    bottleneck, distribution = BottleneckOptions(), Bernoulli
 
     def __init__(self):
         super().__init__()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from accel.common.bottleneck import BottleneckOptions
 from accel.figures import (
     aggregated_samples,
     interpolations,
@@ -98,7 +99,7 @@ def test_traversals_have_a_row_for_each_number_and_a_column_for_each_value(image
 def test_traversals_are_about_the_priors_mean(images, monkeypatch):
     canvases = []
     for prior_mean, values in ((0.0, (-0.5, 0, 0.5)), (0.5, (-1, -0.5, 0))):
-        monkeypatch.setattr(Oracle, "appearance_prior_mean", prior_mean)
+        monkeypatch.setattr(Oracle, "bottleneck", BottleneckOptions(appearance_prior_mean=prior_mean))
         canvases.append(traversals(Oracle(), images, values=values).axes[0].images[0].get_array())
     assert np.array_equal(*canvases)
 

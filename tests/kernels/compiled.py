@@ -20,7 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from accel.common.bottleneck import BottleneckOptions
 from accel.kernels import bottleneck, pooled, weighted_loss
+from accel.kernels.occurrence import CELL_NUMBERS
 
 TARGETS = (80, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -52,21 +54,24 @@ def empty(*shape, dtype=torch.float32, format=torch.contiguous_format):
     return torch.empty(shape, dtype=dtype, device="meta", memory_format=format)
 
 
-def launch_bottleneck(shape, dtype, format, rule, attached):
+def launch_bottleneck(shape, dtype, format, pooled, options):
     parts, part_dim, height, width = shape
     logits = empty(2, parts, height, width, dtype=dtype, format=format)
     maps = empty(2, parts * part_dim, height, width, dtype=dtype, format=format)
-    numbers = empty(2, parts, part_dim)
-    given = numbers if rule == "pooled" else maps
-    saved = empty(2, parts, 2 * part_dim + (0 if rule == "pooled" else 2))
-    noise = tuple(torch.empty((), dtype=torch.int64, device="meta") for _ in range(3))
+    of_parts = empty(2, parts, part_dim)
+    given = of_parts if pooled else maps
+    saved = empty(2, parts, 2 * part_dim + (0 if pooled else 2))
+    cells = empty(2, CELL_NUMBERS, height * width)
     image = empty(2)
-    options = empty(), noise, 0.1, 2.0, rule, False
-    bottleneck.forward(logits, given, given, *options, (maps, numbers, numbers, image, image, saved))
+    draw = [*(torch.empty((), dtype=torch.int64, device="meta") for _ in range(3)), empty()]
+    options = BottleneckOptions(occurrence_prior=0.01, appearance_prior_mean=2.0, **options)
+    how = options, draw, pooled
+    bottleneck.forward(logits, given, given, *how, (maps, of_parts, of_parts, image, image, saved, cells))
+    attached = not (pooled or options.detach_weights)
     mean = given if attached else None
-    log_variance = given if attached or rule == "arithmetic" else None
-    incoming = maps, None, None, image, image
-    bottleneck.backward(incoming, logits, mean, log_variance, numbers, saved, *options, (logits, given, given))
+    log_variance = given if attached or options.variance == "arithmetic" else None
+    incoming = [maps, None, None, image, image]
+    bottleneck.backward(incoming, logits, mean, log_variance, of_parts, saved, cells, *how, (logits, given, given))
 
 
 def launch_weighted_loss(dtype, format, size, patch):
@@ -76,11 +81,12 @@ def launch_weighted_loss(dtype, format, size, patch):
     weighted_loss.backward(total, images, images, energy, scale, patch, images)
 
 
-def launch_shifted_weights(dtype, side, kernel):
+def launch_shifted_weights(dtype, side, kernel, categorical):
     logits = empty(2, 64, side, side, dtype=dtype)
     weights = empty(2, 64, kernel**2, side * side, dtype=dtype)
-    pooled.shifted_weights(logits, kernel, weights)
-    pooled.shifted_weights_backward(weights, logits, kernel, logits)
+    cells = empty(2, CELL_NUMBERS, side * side) if categorical else None
+    pooled.shifted_weights(logits, cells, kernel, weights)
+    pooled.shifted_weights_backward(weights, logits, cells, kernel, logits)
 
 
 def cases():
@@ -90,16 +96,21 @@ def cases():
     for (label, shape), (order, format), dtype in itertools.product(SHAPES.items(), formats.items(), dtypes):
         if (label, order) == ("few cells", "channels-last"):
             continue  # the same entry as many cells
-        rules = [("geometric", False), ("arithmetic", True)]
-        for rule, attached in [*rules, ("pooled", False)] if label == "many cells" else rules:
-            name = f"bottleneck, {label}, {order}, {str(dtype)[6:]}, {rule}{', attached' * attached}"
-            yield name, lambda a=(shape, dtype, format, rule, attached): launch_bottleneck(*a)
+        # The plainest bottleneck, and the one with most in its registers.
+        variants = [(False, {}), (False, {"variance": "arithmetic", "detach_weights": False})]
+        variants += [(True, {})] if label == "many cells" else []
+        for (is_pooled, options), occurrence in itertools.product(variants, ("bernoulli", "categorical")):
+            kind = "pooled" if is_pooled else ", ".join(["maps", *map(str, options.values())])
+            name = f"bottleneck, {label}, {order}, {str(dtype)[6:]}, {occurrence}, {kind}"
+            arguments = shape, dtype, format, is_pooled, options | {"occurrence": occurrence}
+            yield name, lambda a=arguments: launch_bottleneck(*a)
     for (order, format), dtype in itertools.product(formats.items(), dtypes):
         for size, patch in ((224, 8), (56, 7)) if dtype == torch.float32 else ((224, 8),):
             name = f"weighted loss, {size} px, patch {patch}, {order}, {str(dtype)[6:]}"
             yield name, lambda a=(dtype, format, size, patch): launch_weighted_loss(*a)
-    for dtype in dtypes:
-        yield f"shifted weights, 28x28, {str(dtype)[6:]}", lambda a=(dtype, 28, 3): launch_shifted_weights(*a)
+    for dtype, categorical in itertools.product(dtypes, (False, True)):
+        name = f"shifted weights, 28x28, {str(dtype)[6:]}{', categorical' * categorical}"
+        yield name, lambda a=(dtype, 28, 3, categorical): launch_shifted_weights(*a)
 
 
 def resources(kernel):

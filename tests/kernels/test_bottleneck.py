@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import reference
 from accel import ops
 from accel.kernels import bottleneck, pooled
+from accel.kernels import occurrence as occurrence_kernels
 from tests.kernels.common import DEVICE, STORED, poisoned_memory
 from tests.support import (
     FIELDS,
@@ -32,7 +33,7 @@ LAYOUTS = st.tuples(layouts, layouts, layouts)
 def hold_to_reference(case, dtype, chosen_layouts, pooled=False):
     arrays, options, address, incoming = case
     if options["straight_through"] and options["sample"]:
-        assume(not near_threshold(arrays[1 if pooled else 0], address))
+        assume(not near_threshold(arrays[1 if pooled else 0], options, address))
     remaining = iter(chosen_layouts)
     tensors = [torch.tensor(a, dtype=dtype, device=DEVICE) for a in arrays]
     tensors = [restride(t, next(remaining)) if t.ndim == 4 else t for t in tensors]
@@ -75,7 +76,13 @@ def test_blocks_of_parts_and_cells_make_no_difference(case, chosen):
     def small_blocks(parts, part_dim, *_):
         return (2, triton.next_power_of_2(part_dim), 4), 1
 
-    with mock.patch.object(bottleneck, "blocks", small_blocks):
+    def small_tiles(parts, cells):
+        return (4, 2), 1, triton.cdiv(cells, 4)
+
+    with (
+        mock.patch.object(bottleneck, "blocks", small_blocks),
+        mock.patch.object(occurrence_kernels, "tiles", small_tiles),
+    ):
         hold_to_reference(case, torch.float32, chosen)
 
 
@@ -111,9 +118,11 @@ def run(leaves, **options):
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("detach_weights", [True, False])
-def test_gradients_of_one_output_alone(field, detach_weights):
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_gradients_of_one_output_alone(field, detach_weights, occurrence):
     leaves = example()
-    output = run(leaves, detach_weights=detach_weights)[FIELDS.index(field)]
+    options = {"detach_weights": detach_weights, "occurrence": occurrence}
+    output = run(leaves, **options)[FIELDS.index(field)]
     incoming = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     with poisoned_memory():
         gradients = torch.autograd.grad(output, leaves, incoming.to(DEVICE))
@@ -126,16 +135,17 @@ def test_gradients_of_one_output_alone(field, detach_weights):
         *arrays,
         temperature=0.7,
         noise=reference.Noise(3, 4, 5),
-        detach_weights=detach_weights,
+        **options,
     )
     for name, got, wanted in zip("aμs", gradients, expected, strict=True):
         assert_close(f"gradient of {name}", got, wanted, relative=1e-5, absolute=1e-6)
 
 
 @pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
-def test_incoming_gradients_of_any_strides(variance):
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_incoming_gradients_of_any_strides(variance, occurrence):
     leaves = example()
-    outputs = run(leaves, variance=variance, detach_weights=False)
+    outputs = run(leaves, variance=variance, occurrence=occurrence, detach_weights=False)
     foreign = [
         torch.tensor(0.5).expand(outputs[0].shape),
         torch.randn(2, 3, 2).permute(2, 1, 0)[:, :, :1].expand(2, 3, 2),
@@ -153,12 +163,13 @@ def test_incoming_gradients_of_any_strides(variance):
             assert torch.equal(strided, contiguous)
 
 
-@pytest.mark.parametrize(("parts", "part_dim", "height", "width"), [(256, 1, 1, 2), (2, 128, 2, 1), (1, 1, 56, 56)])
-def test_extents_at_their_limits(parts, part_dim, height, width):
+@pytest.mark.parametrize(("parts", "part_dim", "height", "width"), [(300, 1, 1, 2), (2, 128, 2, 1), (1, 1, 56, 56)])
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_extents_at_their_limits(parts, part_dim, height, width, occurrence):
     leaves = example(parts, part_dim, height, width, images=1)
     theirs = [x.detach().clone().requires_grad_() for x in leaves]
-    outputs = run(leaves)
-    expected = run(theirs, backend="torch")
+    outputs = run(leaves, occurrence=occurrence)
+    expected = run(theirs, occurrence=occurrence, backend="torch")
     for name, got, wanted in zip(FIELDS, outputs, expected, strict=True):
         assert_close(name, got, wanted, relative=2e-5, absolute=2e-5)
     gradients = [
@@ -184,17 +195,19 @@ def test_the_arithmetic_rule_is_finite_where_exponentials_vanish_or_grow(spread,
         assert_close("result", got, wanted, relative=5e-5)
 
 
-def test_the_same_input_gives_the_same_bits():
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_the_same_input_gives_the_same_bits(occurrence):
     leaves = example(parts=5)
     results = []
     for _ in range(2):
-        outputs = run(leaves, detach_weights=False)
+        outputs = run(leaves, occurrence=occurrence, detach_weights=False)
         results.append((*outputs, *torch.autograd.grad([x.sum() for x in outputs], leaves)))
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
 
 
-def test_offsets_beyond_32_bits(tmp_path):
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_offsets_beyond_32_bits(tmp_path, occurrence):
     """Maps whose channels lie 2³⁰ elements apart, in a file that is empty but for what is written."""
     leaves = example(parts=3, part_dim=1, images=1, dtype=torch.bfloat16)
     size = 2**31 + 6
@@ -213,7 +226,7 @@ def test_offsets_beyond_32_bits(tmp_path):
         view.requires_grad_()
     results = []
     for inputs in (leaves, far):
-        outputs = run(inputs)
+        outputs = run(inputs, occurrence=occurrence)
         results.append((*outputs, *torch.autograd.grad(outputs[0].sum() + outputs[4].sum(), inputs)))
     for near, distant in zip(*results, strict=True):
         assert torch.equal(near, distant)

@@ -1,5 +1,6 @@
 """The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
 
+import functools
 from unittest import mock
 
 import pytest
@@ -8,8 +9,11 @@ from torch._subclasses import FakeTensorMode
 
 import reference
 from accel import ops
+from accel.common.bottleneck import BottleneckOptions
+from accel.kernels.occurrence import CELL_NUMBERS
 from accel.ops import fused
 from accel.ops.backend import choose_backend
+from accel.ops.draw import Draw
 from tests.kernels.common import DEVICE
 from tests.support import FIELDS, assert_close, restride
 
@@ -34,26 +38,21 @@ def images(**options):
     return tensors((2, 3, 8, 8), (2, 3, 8, 8), **options)
 
 
-def patch_bottleneck(a, mean, log_variance, noise):
-    out = ops.patch_bottleneck(
-        a, mean, log_variance, temperature=0.6, noise=noise, appearance_prior_mean=2.0, backend="triton"
-    )
+OPTIONS = {"temperature": 0.6, "appearance_prior_mean": 2.0, "detach_weights": False, "backend": "triton"}
+
+
+def patch_bottleneck(a, mean, log_variance, noise, occurrence="bernoulli"):
+    out = ops.patch_bottleneck(a, mean, log_variance, noise=noise, occurrence=occurrence, **OPTIONS)
     return [getattr(out, field) for field in FIELDS]
 
 
-def pooled_patch_bottleneck(features, a, weight, bias, noise):
-    out = ops.pooled_patch_bottleneck(
-        features,
-        a,
-        weight,
-        bias,
-        temperature=0.6,
-        noise=noise,
-        appearance_prior_mean=2.0,
-        detach_weights=False,
-        backend="triton",
-    )
+def pooled_patch_bottleneck(features, a, weight, bias, noise, occurrence="bernoulli"):
+    out = ops.pooled_patch_bottleneck(features, a, weight, bias, noise=noise, occurrence=occurrence, **OPTIONS)
     return [getattr(out, field) for field in FIELDS]
+
+
+def categorical(operator):
+    return functools.partial(operator, occurrence="categorical")
 
 
 def weighted_squared_error(reconstruction, images, noise):
@@ -63,21 +62,28 @@ def weighted_squared_error(reconstruction, images, noise):
 OPERATORS = [
     pytest.param(patch_bottleneck, bottleneck_inputs, id="patch_bottleneck"),
     pytest.param(pooled_patch_bottleneck, pooled_inputs, id="pooled_patch_bottleneck"),
+    pytest.param(categorical(patch_bottleneck), bottleneck_inputs, id="patch_bottleneck, categorical"),
+    pytest.param(categorical(pooled_patch_bottleneck), pooled_inputs, id="pooled_patch_bottleneck, categorical"),
     pytest.param(weighted_squared_error, images, id="weighted_squared_error"),
 ]
 
 
 def registered():
     a, mean, log_variance = bottleneck_inputs(layout="channels_last")
-    sampling = fused._sampling(0.6, ops.Noise(*ADDRESS), True)
-    options = 0.2, 2.0, "arithmetic", False, False, torch.float32, torch.channels_last
-    yield "patch_bottleneck", (a, mean, log_variance, *sampling, *options)
+    draw = fused._draw_tensors(Draw(0.6, ops.Noise(*ADDRESS)))
     pooled = [torch.randn(2, 3, 2, device=DEVICE, requires_grad=True) for _ in range(2)]
-    options = 0.2, 0.0, "pooled", True, True, torch.bfloat16, torch.contiguous_format
-    yield "patch_bottleneck", (a, *pooled, *sampling, *options)
+    for occurrence in ("bernoulli", "categorical"):
+        attached = BottleneckOptions(variance="arithmetic", occurrence=occurrence, detach_weights=False)
+        map_type = torch.float32, torch.channels_last
+        yield "patch_bottleneck", (a, mean, log_variance, draw, attached.of_parts(3).text, False, *map_type)
+        hard = BottleneckOptions(occurrence=occurrence, straight_through=True)
+        map_type = torch.bfloat16, torch.contiguous_format
+        yield "patch_bottleneck", (a, *pooled, draw, hard.of_parts(3).text, True, *map_type)
+        yield "patch_bottleneck", (a, *pooled, [], hard.of_parts(3).text, True, *map_type)
     features, a, _, _ = pooled_inputs()
-    yield "pool_features", (features, a, 3, False)
-    yield "pool_features", (features, a, 3, True)
+    yield "pool_features", (features, a, 3, False, False)
+    yield "pool_features", (features, a, 3, True, True)
+    yield "pool_features", (features, a, 3, True, False)
     yield "weighted_squared_error", (*images(), 4)
     yield "gradient_energy", (images()[0].detach(), 4)
 
@@ -132,15 +138,19 @@ def test_a_second_derivative_is_refused_in_a_sentence(operator, inputs):
         torch.autograd.grad(gradient.sum(), leaves[1])
 
 
-def test_nothing_of_a_maps_size_is_kept_but_the_inputs_that_are_needed():
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+def test_nothing_of_a_maps_size_is_kept_but_the_inputs_that_are_needed(occurrence):
     kept = []
     a, mean, log_variance = bottleneck_inputs()
+    options = {"temperature": 0.6, "noise": ops.Noise(*ADDRESS), "occurrence": occurrence, "backend": "triton"}
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        patch_bottleneck(a, mean, log_variance, ops.Noise(*ADDRESS))
+        ops.patch_bottleneck(a, mean, log_variance, **options)
     addresses = {x.data_ptr() for x in kept}
     assert a.data_ptr() in addresses
     assert not addresses & {mean.data_ptr(), log_variance.data_ptr()}
-    assert all(x.numel() <= 2 * 3 * (2 * 2 + 2) for x in kept)
+    # A few numbers a part, and of categorical occurrences a few a cell.
+    cells = 3 * 2 * CELL_NUMBERS if occurrence == "categorical" else 0
+    assert sum(x.numel() for x in kept if x.data_ptr() != a.data_ptr()) <= 2 * (3 * (2 * 2 + 2 + 2) + cells) + 4
 
 
 @pytest.mark.parametrize(("operator", "inputs"), OPERATORS)

@@ -14,9 +14,10 @@ def test_importing_the_package_does_not_import_torch():
 
 
 def test_the_promised_names_are_there_and_no_others():
-    from accel import BetaVAE, Noise, PatchVAE, elbo
+    from accel import BetaVAE, BottleneckOptions, Noise, PatchVAE, elbo
 
-    assert {BetaVAE.__name__, Noise.__name__, PatchVAE.__name__, elbo.__name__} == set(accel.__all__)
+    promised = BetaVAE, BottleneckOptions, Noise, PatchVAE, elbo
+    assert {one.__name__ for one in promised} == set(accel.__all__)
     assert set(accel.__all__) <= set(dir(accel))
     with pytest.raises(AttributeError, match="module 'accel' has no attribute 'PatchVae'"):
         _ = accel.PatchVae

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,6 +34,7 @@ def small(**options):
     kernel=st.sampled_from([1, 3, 5]),
     grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     channels=st.sampled_from([1, 3]),
+    occurrence=st.sampled_from(["bernoulli", "categorical"]),
     straight_through=st.booleans(),
     detach_weights=st.booleans(),
     sample=st.booleans(),
@@ -59,10 +61,11 @@ def test_heads_agree_in_values_and_gradients(num_parts, part_dim, kernel, grid, 
 
 
 @pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
 @pytest.mark.parametrize("straight_through", [True, False])
-def test_the_bottleneck_is_the_specification_s(variance, straight_through):
-    options = {"variance": variance, "straight_through": straight_through, "occurrence_prior": 0.2}
-    options["appearance_prior_mean"] = 1.5
+def test_the_bottleneck_is_the_specification_s(variance, occurrence, straight_through):
+    options = {"variance": variance, "occurrence": occurrence, "straight_through": straight_through}
+    options |= {"occurrence_prior": 0.2, "appearance_prior_mean": 1.5}
     model = small(head="fused", **options).double()
     images = pictures(2, 3, 16, 24, dtype=torch.float64)
     out = model.eval()(images, temperature=0.6, noise=Noise(seed=9, step=2, first_image=5))
@@ -76,7 +79,10 @@ def test_the_bottleneck_is_the_specification_s(variance, straight_through):
     )
     for name, value in vars(expected).items():
         assert_close(name, getattr(out, name), value, relative=1e-9)
-    assert_close("occurrence", out.occurrence, 1 / (1 + (-model.occurrence(features)).exp()), relative=1e-12)
+    distribution = reference.BottleneckOptions(occurrence=occurrence).distribution
+    p = distribution.relax(distribution.argument(to_numpy(model.occurrence(features).flatten(2))))
+    assert_close("occurrence", out.occurrence.flatten(2), p, relative=1e-12)
+    assert_close("log odds", out.occurrence_logits.flatten(2), np.log(p) - np.log1p(-p), relative=1e-12)
     assert_close("reconstruction", out.reconstruction, model.decode(out.code), relative=1e-12)
 
 
@@ -269,11 +275,11 @@ def test_compiles_as_one_graph(head, backend):
         ({"head": "map"}, "head must be 'pooled', 'separate' or 'fused', got 'map'"),
         ({"head": "pooled", "variance": "arithmetic"}, "head='pooled' needs variance='geometric'"),
         ({"head_kernel_size": 2}, "head_kernel_size must be odd, got 2"),
-        ({"variance": "harmonic"}, "variance must be 'geometric' or 'arithmetic', got 'harmonic'"),
-        ({"occurrence_prior": 1.0}, "occurrence_prior must be a number between 0 and 1, got 1.0"),
-        ({"occurrence_prior": "low"}, "occurrence_prior must be a number between 0 and 1, got 'low'"),
-        ({"appearance_prior_mean": float("inf")}, "appearance_prior_mean must be a finite number, got inf"),
-        ({"appearance_prior_mean": "high"}, "appearance_prior_mean must be a finite number, got 'high'"),
+        ({"variance": "harmonic"}, "variance must be one of geometric, arithmetic, got 'harmonic'"),
+        ({"occurrence_prior": 1.0}, "occurrence_prior must be between 0 and 1, both excluded, got 1.0"),
+        ({"occurrence_prior": "low"}, "occurrence_prior must be a number, got 'low'"),
+        ({"appearance_prior_mean": float("inf")}, "appearance_prior_mean must be a number, got inf"),
+        ({"appearance_prior_mean": "high"}, "appearance_prior_mean must be a number, got 'high'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )
@@ -320,7 +326,7 @@ def test_defaults_depend_on_the_variance_rule():
 def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
     options = {"image_size": 16, "num_parts": 4, "part_dim": 1, "encoder": "small", "head": head}
     model = PatchVAE(**options, occurrence="categorical", straight_through=True).eval()
-    assert model.occurrence_prior == 0.2
+    assert model.bottleneck.occurrence_prior == 0.2
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     out = model(images, noise=Noise(3))
     raw = model.occurrence(model.features(images))
@@ -346,8 +352,8 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
 
 def test_a_categorical_prior_leaves_room_for_none():
     with pytest.raises(
-        ValueError, match=r"occurrence_prior must be a number between 0 and 1/num_parts = 0.25 where .* got 0.25"
+        ValueError, match=r"occurrence_prior must be below 1/N = 0.25 where 4 parts share a categorical cell, got 0.25"
     ):
         PatchVAE(num_parts=4, occurrence="categorical", occurrence_prior=0.25)
-    with pytest.raises(ValueError, match="occurrence must be 'bernoulli' or 'categorical', got 'one'"):
+    with pytest.raises(ValueError, match="occurrence must be one of bernoulli, categorical, got 'one'"):
         PatchVAE(occurrence="one")

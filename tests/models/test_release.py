@@ -114,8 +114,8 @@ def test_computes_what_the_release_computes(checkpoint, write, zipped):
 def test_configuration_comes_from_the_checkpoint(checkpoint, write, tmp_path):
     model = PatchVAE.from_release(write(checkpoint))
     assert model.image_size == (24, 24)
-    assert (model.num_parts, model.part_dim, model.occurrence_prior) == (PARTS, DIM, 0.05)
-    assert (model.config["encoder"], model.variance) == ("release", "arithmetic")
+    assert (model.num_parts, model.part_dim, model.bottleneck.occurrence_prior) == (PARTS, DIM, 0.05)
+    assert (model.config["encoder"], model.bottleneck.variance) == ("release", "arithmetic")
     model.save_pretrained(tmp_path / "ours")
     ours = PatchVAE.from_pretrained(tmp_path / "ours").state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in model.state_dict().items())

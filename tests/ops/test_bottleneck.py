@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import reference
 from accel import ops
+from accel.ops.occurrence import DISTRIBUTIONS
 from tests.support import (
     FIELDS,
     ROUNDOFF,
@@ -25,7 +26,7 @@ from tests.support import (
 def hold_to_reference(case, dtype, pooled, chosen_layouts):
     arrays, options, address, incoming = case
     if options["straight_through"] and options["sample"]:
-        assume(not near_threshold(arrays[1 if pooled else 0], address))
+        assume(not near_threshold(arrays[1 if pooled else 0], options, address))
     tensors = [
         restride(torch.tensor(a, dtype=dtype), layout) if a.ndim == 4 else torch.tensor(a, dtype=dtype)
         for a, layout in zip(arrays, chosen_layouts, strict=False)
@@ -125,9 +126,9 @@ NOISE = ops.Noise()
         ((A, M, M), {"temperature": 0.0}, r"temperature must be positive and finite, got 0.0"),
         ((A, M, M), {"temperature": torch.ones(2)}, r"temperature must be a number or a 0-d tensor, got shape"),
         ((A, M, M), {"temperature": torch.ones((), requires_grad=True)}, r"temperature gets no gradient, expected"),
-        ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must lie between 0 and 1, got 1.0"),
-        ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be a finite number, got nan"),
-        ((A, M, M), {"variance": "mean"}, r"variance must be 'geometric' or 'arithmetic', got 'mean'"),
+        ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must be between 0 and 1, both excluded, got 1.0"),
+        ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be a number, got nan"),
+        ((A, M, M), {"variance": "mean"}, r"variance must be one of geometric, arithmetic, got 'mean'"),
         ((A, M, M), {"noise": None}, r"sample=True needs noise=Noise\(seed, step, first_image\)"),
         ((A, M, M), {"backend": "cuda"}, r"backend must be 'triton' or 'torch', got 'cuda'"),
         ((A.double(), M, M), {"backend": "triton"}, r"backend='triton' computes in float32|needs CUDA tensors"),
@@ -154,6 +155,13 @@ F, W, B = torch.zeros(2, 7, 4, 5), torch.zeros(12, 7, 3, 3), torch.zeros(12)
 def test_bad_arguments_of_the_pooled_operator_are_named(arguments, message):
     with pytest.raises(ValueError, match=f"pooled_patch_bottleneck: {message}"):
         ops.pooled_patch_bottleneck(*arguments, noise=NOISE)
+
+
+def test_an_unknown_keyword_is_named_with_the_nearest():
+    with pytest.raises(
+        TypeError, match=r"patch_bottleneck\(\) has no argument 'ocurrence', the nearest is 'occurrence'"
+    ):
+        ops.patch_bottleneck(A, M, M, noise=NOISE, ocurrence="categorical")
 
 
 @pytest.mark.parametrize("variance", ["geometric", "arithmetic"])
@@ -222,9 +230,7 @@ def test_hard_categorical_samples_hold_one_part_at_most_as_often_as_they_should(
 def test_one_category_is_one_bernoulli_variable():
     logits, *maps = categorical_inputs(parts=1)
     options = {"sample": False, "occurrence_prior": 0.3, "detach_weights": False}
-    one, other = (
-        ops.patch_bottleneck(logits, *maps, occurrence=kind, **options) for kind in ops.bottleneck.OCCURRENCES
-    )
+    one, other = (ops.patch_bottleneck(logits, *maps, occurrence=kind, **options) for kind in DISTRIBUTIONS)
     for field in FIELDS:
         assert_close(field, getattr(one, field), getattr(other, field), relative=1e-10)
 
@@ -245,9 +251,9 @@ def test_categorical_gradients_are_finite_differences():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"occurrence": "categorial"}, "occurrence must be 'bernoulli' or 'categorical', got 'categorial'"),
-        ({"backend": "triton"}, "occurrence='categorical' needs backend='torch'"),
-        ({"occurrence_prior": 0.5}, "occurrence_prior must lie between 0 and 0.2, got 0.5"),
+        ({"occurrence": "categorial"}, "occurrence must be one of bernoulli, categorical, got 'categorial'"),
+        ({"occurrence_prior": 0.5}, "occurrence_prior must be below 1/N = 0.2 where 5 parts share a categorical cell"),
+        ({"straight_through": 1}, "straight_through must be true or false, got 1"),
     ],
 )
 def test_what_categories_cannot_be_is_refused(options, sentence):

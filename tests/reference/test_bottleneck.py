@@ -124,8 +124,9 @@ def scalar(output, incoming):
 def frozen_weights(function, arrays, logits_at, **options):
     """The operator with its pooling weights held at the given logits, which is what detaching means."""
     original = bottleneck.occurrence_weights
-    fixed = original(logits_at.reshape(*logits_at.shape[:2], -1))
-    bottleneck.occurrence_weights = lambda _: fixed
+    distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
+    fixed = original(distribution, logits_at.reshape(*logits_at.shape[:2], -1))
+    bottleneck.occurrence_weights = lambda *_: fixed
     try:
         return function(*arrays, **options)
     finally:
@@ -167,15 +168,17 @@ def test_gradients_equal_central_differences(pooled, data):
 def test_straight_through_places_hard_samples_and_keeps_the_relaxed_gradient(case):
     arrays, options, address, incoming = case
     options = options | {"sample": True, "detach_weights": True}
-    assume(not near_threshold(arrays[0], address, margin=0.0))
+    assume(not near_threshold(arrays[0], options, address, margin=0.0))
     hard, hard_gradients = run_reference(arrays, options | {"straight_through": True}, address, incoming)
     _, relaxed_gradients = run_reference(arrays, options | {"straight_through": False}, address, incoming)
     np.testing.assert_array_equal(hard_gradients[0], relaxed_gradients[0])
     batch, parts, height, width = arrays[0].shape
     code = hard["code"].reshape(batch, parts, -1, height * width)
-    # Each cell holds the part's one appearance or nothing, and it holds it where the relaxed sample exceeds ½.
+    # Each cell holds the part's one appearance or nothing, and of categorical parts one at most.
     appearance = np.abs(code).max(-1, keepdims=True) * np.sign(code.sum(-1, keepdims=True))
     assert ((code == 0) | (code == appearance)).all()
+    if options["occurrence"] == "categorical":
+        assert ((code != 0).any(2).sum(1) <= 1).all()
 
 
 def test_straight_through_appearance_gradient_uses_what_was_placed():

@@ -1,0 +1,361 @@
+"""Where parts occur, inside kernels: both distributions of reference/occurrence.py, a tile (cells, parts) at a time.
+
+A Bernoulli part is a function of its logit. A categorical cell couples its parts, but only through sums over them:
+`cell_kernel` reads the logits once and leaves CELL_NUMBERS numbers a cell, from which every kernel computes p and y of
+the parts that it owns, and `couple_kernel` ends the backward pass with the sums over a cell's parts.
+"""
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .noise import gumbel_noise, logistic_noise, read
+from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
+
+# Rows of a categorical cell's numbers (B, CELL_NUMBERS, L). All are relative to the largest logit, since differences of
+# logits stay exact where the logits themselves are large.
+PEAK = tl.constexpr(0)  # the largest of its logits and of none's, 0
+LOG_TOTAL = tl.constexpr(1)  # log Σ exp(a − peak) over parts and none
+TOP = tl.constexpr(2)  # the largest of a − peak + g
+LOG_RELAXED = tl.constexpr(3)  # log Σ exp((a − peak + g − top) / τ)
+WINNER = tl.constexpr(4)  # the part that has the largest, N for none
+CELL_NUMBERS = 5
+NO_DRAW = (None, None, None, None)
+
+
+@triton.jit
+def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr):
+    """What a draw of this image needs: (seed, step, image of the global batch, 1/τ)."""
+    draw = (seed, step, image, 1.0)
+    if SAMPLE:
+        draw = (read(seed), read(step), read(first_image) + image, 1.0 / read(temperature))
+    return draw
+
+
+@triton.jit
+def load_cells(numbers, image, cells, L: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr):
+    """The numbers of these cells, each (cells, 1); nothing for Bernoulli occurrences, which have none."""
+    result = None
+    if CATEGORICAL:
+        numbers += image * (5 * L)
+        peak = tl.load(numbers + PEAK * L + cells, mask=cells < L, other=0.0)[:, None]
+        log_total = tl.load(numbers + LOG_TOTAL * L + cells, mask=cells < L, other=0.0)[:, None]
+        result = (peak, log_total)
+        if SAMPLE:
+            top = tl.load(numbers + TOP * L + cells, mask=cells < L, other=0.0)[:, None]
+            log_relaxed = tl.load(numbers + LOG_RELAXED * L + cells, mask=cells < L, other=0.0)[:, None]
+            winner = tl.load(numbers + WINNER * L + cells, mask=cells < L, other=0.0)[:, None]
+            result = (peak, log_total, top, log_relaxed, winner)
+    return result
+
+
+@triton.jit
+def log_probability(logit, cell, CATEGORICAL: tl.constexpr):
+    """log p."""
+    return logit - cell[PEAK] - cell[LOG_TOTAL] if CATEGORICAL else log_sigmoid(logit)
+
+
+@triton.jit
+def sample_occurrence(
+    logit,
+    cell,
+    cells,
+    parts,
+    L: tl.constexpr,
+    draw,
+    CATEGORICAL: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    HARD: tl.constexpr,
+):
+    """The y to place, and how the relaxed sample (or p) answers to its logit.
+
+    Bernoulli: dy/da. Categorical: y/τ (or p), since d_a_n = y_n/τ (d_y_n − Σ_k y_k d_y_k).
+    """
+    if CATEGORICAL:
+        if SAMPLE:
+            argument = logit - cell[PEAK] + gumbel_noise(cells, parts, L, draw)
+            y = tl.exp((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED])
+            slope = y * draw[3]
+            if HARD:
+                y = (parts[None, :] == cell[WINNER].to(tl.int32)).to(tl.float32)
+        else:
+            y = tl.exp(logit - cell[PEAK] - cell[LOG_TOTAL])
+            slope = y
+    elif SAMPLE:
+        argument = logit + logistic_noise(cells, parts, L, draw)
+        y, slope = sigmoid_and_slope(argument * draw[3])
+        slope *= draw[3]
+        if HARD:
+            y = (argument > 0.0).to(tl.float32)
+    else:
+        y, slope = sigmoid_and_slope(logit)
+    return y, slope
+
+
+@triton.jit
+def divergence(logit, cell, parts, prior, CATEGORICAL: tl.constexpr):
+    """Terms of KL_occ whose sum over cells and parts it is; prior = (log π, log of what π leaves for absence).
+
+    The first part's term holds none's as well.
+    """
+    if CATEGORICAL:
+        log_p = logit - cell[PEAK] - cell[LOG_TOTAL]
+        log_none = -cell[PEAK] - cell[LOG_TOTAL]
+        terms = tl.exp(log_p) * (log_p - prior[0])
+        terms += tl.where(parts[None, :] == 0, tl.exp(log_none) * (log_none - prior[1]), 0.0)
+    else:
+        log_p = log_sigmoid(logit)
+        p, _ = sigmoid_and_slope(logit)
+        not_p, _ = sigmoid_and_slope(-logit)
+        terms = p * (log_p - prior[0]) + not_p * (log_p - logit - prior[1])
+    return terms
+
+
+@triton.jit
+def bernoulli_gradient(logit, slope, d_y, d_log_p, d_divergence, prior):
+    """d_a of a Bernoulli part, from the derivatives by y, by log p and by KL_occ."""
+    _, p_slope = sigmoid_and_slope(logit)
+    not_p, _ = sigmoid_and_slope(-logit)
+    return d_y * slope + d_divergence * p_slope * (logit - (prior[0] - prior[1])) + not_p * d_log_p
+
+
+@triton.jit
+def cell_block(SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
+    """This program's image and cells."""
+    CELL_BLOCKS: tl.constexpr = (SHAPE[1] + BLOCKS[0] - 1) // BLOCKS[0]
+    cells = tl.program_id(0) % CELL_BLOCKS * BLOCKS[0] + tl.arange(0, BLOCKS[0])
+    return (tl.program_id(0) // CELL_BLOCKS).to(tl.int64), cells.to(INDEX)
+
+
+@triton.jit
+def part_block(first, cells, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
+    """The parts from the first on, and which (cell, part) exist."""
+    parts = (first + tl.arange(0, BLOCKS[1])).to(INDEX)
+    return parts, (cells < SHAPE[1])[:, None] & (parts < SHAPE[0])[None, :]
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def cell_kernel(
+    logits,
+    numbers,  # (B, CELL_NUMBERS, L); the last three are 0 unless SAMPLE
+    seed,
+    step,
+    first_image,
+    temperature,
+    SAMPLE: tl.constexpr,
+    LAYOUTS: tl.constexpr,
+    SHAPE: tl.constexpr,  # N, L
+    BLOCKS: tl.constexpr,  # cells, parts
+    INDEX: tl.constexpr,
+):
+    """The numbers of categorical cells. Parts that do not fit one block are walked twice, the second time in cache."""
+    N: tl.constexpr = SHAPE[0]
+    L: tl.constexpr = SHAPE[1]
+    image, cells = cell_block(SHAPE, BLOCKS, INDEX)
+    largest = tl.zeros(BLOCKS, tl.float32)
+    for first in range(0, N, BLOCKS[1]):
+        parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
+        largest = tl.maximum(largest, load_map(logits, image, cells, parts, inside, LAYOUTS, 0))
+    peak = tl.max(largest, axis=1)
+
+    draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
+    none = -peak[:, None]
+    total = tl.zeros(BLOCKS, tl.float32)
+    if SAMPLE:
+        none_argument = none + gumbel_noise(cells, tl.full([1], N, INDEX), L, draw)
+        # Each column of the tile keeps the largest argument it has met, and its sum relative to that.
+        top = tl.zeros(BLOCKS, tl.float32) + none_argument
+        relaxed = tl.zeros(BLOCKS, tl.float32)
+        winner = tl.full(BLOCKS, N, tl.int32)
+    for first in range(0, N, BLOCKS[1]):
+        parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
+        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0) - peak[:, None]
+        total += tl.where(inside, tl.exp(logit), 0.0)
+        if SAMPLE:
+            argument = tl.where(inside, logit + gumbel_noise(cells, parts, L, draw), float("-inf"))
+            winner = tl.where(argument > top, parts[None, :], winner).to(tl.int32)
+            taller = tl.maximum(top, argument)
+            relaxed = relaxed * tl.exp((top - taller) * draw[3]) + tl.exp((argument - taller) * draw[3])
+            top = taller
+
+    numbers += image * (5 * L) + cells
+    exists = cells < L
+    tl.store(numbers + PEAK * L, peak, mask=exists)
+    tl.store(numbers + LOG_TOTAL * L, tl.log(tl.sum(total, axis=1) + tl.exp(-peak)), mask=exists)
+    tallest = tl.zeros_like(peak)
+    log_relaxed = tl.zeros_like(peak)
+    first_winner = tl.zeros_like(peak)
+    if SAMPLE:
+        tallest = tl.max(top, axis=1)
+        sums = tl.sum(relaxed * tl.exp((top - tallest[:, None]) * draw[3]), axis=1)
+        log_relaxed = tl.log(sums + tl.exp((tl.max(none_argument, axis=1) - tallest) * draw[3]))
+        # Of equals the first part wins.
+        first_winner = tl.min(tl.where(top == tallest[:, None], winner, N), axis=1).to(tl.float32)
+    tl.store(numbers + TOP * L, tallest, mask=exists)
+    tl.store(numbers + LOG_RELAXED * L, log_relaxed, mask=exists)
+    tl.store(numbers + WINNER * L, first_winner, mask=exists)
+
+
+@triton.jit
+def coupled_terms(
+    logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior,
+    CATEGORIES: tl.constexpr, SAMPLE: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """Of each part: what answers to its sample, slope and d_y, its d_log p, and its p and log p − log π."""
+    logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+    log_p = log_probability(logit, cell, True)
+    p = tl.where(inside, tl.exp(log_p), 0.0)
+    slope, sample_gradient, weight_gradient = p, tl.zeros_like(p), tl.zeros_like(p)
+    place = (image * CATEGORIES + parts)[None, :] * L + cells[:, None]
+    if d_y is not None:
+        sample_gradient += tl.load(d_y + place, mask=inside, other=0.0)
+        _, slope = sample_occurrence(logit, cell, cells, parts, L, draw, True, SAMPLE, False)
+        slope = tl.where(inside, slope, 0.0)
+    if d_log_p is not None:
+        weight_gradient += tl.load(d_log_p + place, mask=inside, other=0.0)
+    return slope, sample_gradient, weight_gradient, p, log_p - prior[0]
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def couple_kernel(
+    logits,
+    numbers,
+    d_y,  # (B, N, L) float32, or None
+    d_log_p,  # through the pooling weights, (B, N, L) float32, or None
+    d_divergence,  # (B,), or None
+    d_logits,  # to be written
+    seed,
+    step,
+    first_image,
+    temperature,
+    prior,  # log π, log(1 − N·π)
+    SAMPLE: tl.constexpr,
+    LAYOUTS: tl.constexpr,  # of logits and d_logits; the last is d_divergence's stride
+    SHAPE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """d_a of categorical cells, with r = log p − log π and sums over the parts of a cell:
+
+        d_a_n = y_n/τ (d_y_n − Σ_k y_k d_y_k) + d_log p_n − p_n Σ_k d_log p_k + d_KL p_n (r_n − Σ_k p_k r_k)
+
+    In the last sum none counts as well; it is the cell's divergence.
+    """
+    N: tl.constexpr = SHAPE[0]
+    L: tl.constexpr = SHAPE[1]
+    image, cells = cell_block(SHAPE, BLOCKS, INDEX)
+    cell = load_cells(numbers, image, cells, L, True, SAMPLE)
+    draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
+    d_kl = 0.0
+    if d_divergence is not None:
+        d_kl = tl.load(d_divergence + image * LAYOUTS[2]).to(tl.float32)
+    sample_sum = tl.zeros(BLOCKS, tl.float32)
+    weight_sum = tl.zeros(BLOCKS, tl.float32)
+    kl_sum = tl.zeros(BLOCKS, tl.float32)
+    for first in range(0, N, BLOCKS[1]):
+        parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
+        slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
+            logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
+        )
+        sample_sum += slope * sample_gradient
+        weight_sum += weight_gradient
+        kl_sum += p * tl.where(inside, ratio, 0.0)
+    log_none = -cell[PEAK] - cell[LOG_TOTAL]
+    kl = tl.sum(kl_sum, axis=1)[:, None] + tl.exp(log_none) * (log_none - prior[1])
+    # y = slope · τ
+    sample_mean = tl.sum(sample_sum, axis=1)[:, None] / draw[3]
+    weight_sum = tl.sum(weight_sum, axis=1)[:, None]
+    for first in range(0, N, BLOCKS[1]):
+        parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
+        slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
+            logits, d_y, d_log_p, image, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
+        )
+        d_logit = slope * (sample_gradient - sample_mean) + weight_gradient - p * weight_sum
+        d_logit += d_kl * p * (ratio - kl)
+        store_map(d_logits, d_logit, image, cells, parts, inside, LAYOUTS, 1)
+
+
+# Launchers
+
+
+@cache
+def tiles(parts: int, cells: int):
+    """(cells, parts) of a tile of up to 2048, its warps, and programs an image: all parts of a cell where they fit."""
+    block_parts = min(triton.next_power_of_2(parts), 256)
+    block_cells = min(triton.next_power_of_2(cells), max(4, 2048 // block_parts))
+    warps = max(1, min(8, block_cells * block_parts // 256))
+    return (block_cells, block_parts), warps, triton.cdiv(cells, block_cells)
+
+
+def cell_numbers(logits: Tensor, draw: tuple, numbers: Tensor):
+    """Fills the numbers (B, CELL_NUMBERS, L) of categorical cells.
+
+    draw: seed, step, first image and temperature as kernel arguments, Nones where nothing is drawn.
+    """
+    images, parts, height, width = logits.shape
+    blocks, warps, cell_blocks = tiles(parts, height * width)
+    map_layouts = layouts(logits)
+    seed, step, first_image, temperature = draw
+    cell_kernel[(images * cell_blocks,)](
+        logits=logits,
+        numbers=numbers,
+        seed=seed,
+        step=step,
+        first_image=first_image,
+        temperature=temperature,
+        SAMPLE=temperature is not None,
+        LAYOUTS=map_layouts,
+        SHAPE=(parts, height * width),
+        BLOCKS=blocks,
+        INDEX=index_type(parts, height, map_layouts),
+        num_warps=warps,
+    )
+
+
+def new_cell_numbers(logits: Tensor, categorical: bool) -> Tensor | None:
+    """The numbers of categorical cells of which nothing is drawn; None for Bernoulli occurrences."""
+    if not categorical:
+        return None
+    images, _, height, width = logits.shape
+    numbers = torch.empty(images, CELL_NUMBERS, height * width, dtype=torch.float32, device=logits.device)
+    cell_numbers(logits, NO_DRAW, numbers)
+    return numbers
+
+
+def couple(
+    logits: Tensor,
+    numbers: Tensor,
+    d_y: Tensor | None,
+    d_log_p: Tensor | None,
+    d_divergence: Tensor | None,
+    prior: tuple[float, float],
+    draw: tuple,
+    d_logits: Tensor,
+):
+    """Fills d_logits (B, N, h, w), as couple_kernel describes it."""
+    images, parts, height, width = logits.shape
+    blocks, warps, cell_blocks = tiles(parts, height * width)
+    map_layouts = layouts(logits, d_logits)
+    seed, step, first_image, temperature = draw
+    couple_kernel[(images * cell_blocks,)](
+        logits=logits,
+        numbers=numbers,
+        d_y=d_y,
+        d_log_p=d_log_p,
+        d_divergence=d_divergence,
+        d_logits=d_logits,
+        seed=seed,
+        step=step,
+        first_image=first_image,
+        temperature=temperature,
+        prior=prior,
+        SAMPLE=temperature is not None,
+        LAYOUTS=(*map_layouts, None if d_divergence is None else d_divergence.stride(0)),
+        SHAPE=(parts, height * width),
+        BLOCKS=blocks,
+        INDEX=index_type(parts, height, map_layouts),
+        num_warps=warps,
+    )

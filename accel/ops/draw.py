@@ -1,0 +1,34 @@
+"""How a draw is made: what travels beside the bottleneck's options."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .noise import Noise
+
+
+class Draw(NamedTuple):
+    """temperature: τ > 0, a number or a 0-d tensor. noise: the draws' address. sample: False for the posterior's mean,
+    and then the other two have no meaning.
+    """
+
+    temperature: float | Tensor = 1.0
+    noise: Noise | None = None
+    sample: bool = True
+
+
+def check_draw(function: str, draw: Draw) -> None:
+    """Raises ValueError where sampling cannot go on."""
+    temperature = draw.temperature
+    if draw.sample and draw.noise is None:
+        raise ValueError(f"{function}: sample=True needs noise=Noise(seed, step, first_image)")
+    if isinstance(temperature, Tensor):
+        if temperature.ndim:
+            raise ValueError(
+                f"{function}: temperature must be a number or a 0-d tensor, got shape {tuple(temperature.shape)}"
+            )
+        if temperature.requires_grad:
+            raise ValueError(f"{function}: temperature gets no gradient, expected temperature.detach()")
+    elif not 0.0 < temperature < math.inf:
+        raise ValueError(f"{function}: temperature must be positive and finite, got {temperature}")

@@ -1,0 +1,88 @@
+"""The bottleneck in plain PyTorch: what the public functions compute for backend="torch", on any device, in any order
+of derivatives. The equations stand in reference/bottleneck.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.common.bottleneck import BottleneckOptions
+
+from .backend import accumulation_dtype
+from .draw import Draw
+from .layout import memory_format
+from .noise import appearance_noise
+from .occurrence import DISTRIBUTIONS, occurrence_weights, sample_occurrence
+
+
+def patch_bottleneck(
+    occurrence_logits: Tensor, mean: Tensor, log_variance: Tensor, options: BottleneckOptions, draw: Draw
+) -> tuple[Tensor, ...]:
+    """code, m, v, KL_app and KL_occ of maps a, μ and s."""
+    images, parts, height, width = occurrence_logits.shape
+    part_dim = mean.shape[1] // parts
+    dtype = accumulation_dtype(occurrence_logits, mean, log_variance)
+    with torch.autocast(occurrence_logits.device.type, enabled=False):
+        logits = occurrence_logits.to(dtype).flatten(2)
+        mean_map, log_variance_map = (
+            maps.to(dtype).reshape(images, parts, part_dim, height * width) for maps in (mean, log_variance)
+        )
+        weights = occurrence_weights(DISTRIBUTIONS[options.occurrence], logits, options.detach_weights)
+        pooled_mean = torch.einsum("bnl,bndl->bnd", weights, mean_map)
+        if options.variance == "geometric":
+            pooled = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
+        else:
+            # Relative to each pooled number's largest s, so that exp neither overflows nor vanishes.
+            peak = log_variance_map.detach().amax(-1, keepdim=True)
+            spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
+            pooled = peak.squeeze(-1) + spread.log()
+        return _second_half(logits, pooled_mean, pooled, (height, width), mean, options, draw)
+
+
+def pooled_patch_bottleneck(
+    features: Tensor, occurrence_logits: Tensor, weight: Tensor, bias: Tensor, options: BottleneckOptions, draw: Draw
+) -> tuple[Tensor, ...]:
+    """The same of features f, logits a and the convolution from f to μ and s."""
+    images, parts, height, width = occurrence_logits.shape
+    kernel = weight.shape[-1]
+    dtype = accumulation_dtype(features, occurrence_logits, weight, bias)
+    with torch.autocast(features.device.type, enabled=False):
+        logits = occurrence_logits.to(dtype).flatten(2)
+        weights = occurrence_weights(DISTRIBUTIONS[options.occurrence], logits, options.detach_weights)
+        # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
+        # lists w_{l+δ}, so the kernel's offsets are read backwards.
+        maps = weights.reshape(images, parts, height, width)
+        shifted = F.unfold(maps, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
+        pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
+        mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
+        return _second_half(logits, mean, log_variance, (height, width), features, options, draw)
+
+
+def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """m and log v, (2, B, N, D), of features that were pooled under every shift, (B, N, k², E).
+
+    A product for each part, in whose layout the pooled features, by far the largest, are read as they are.
+    """
+    _, parts, shifts, channels = pooled.shape
+    kernels = (
+        weight.reshape(2, parts, -1, channels, shifts).permute(1, 0, 2, 4, 3).reshape(parts, -1, shifts * channels)
+    )
+    projected = torch.bmm(kernels, pooled.flatten(2).permute(1, 2, 0)).unflatten(1, (2, -1))
+    return projected.permute(1, 3, 0, 2) + bias.reshape(2, 1, parts, -1)
+
+
+def _second_half(logits, mean, log_variance, grid, like, options, draw):
+    """Sample, place and measure; the code gets the dtype and memory format of `like`."""
+    distribution = DISTRIBUTIONS[options.occurrence]
+    z = mean
+    if draw.sample:
+        epsilon = appearance_noise(draw.noise, *mean.shape, device=logits.device, dtype=logits.dtype)
+        z = mean + torch.exp(0.5 * log_variance) * epsilon
+    noise = draw.noise if draw.sample else None
+    y = sample_occurrence(distribution, logits, draw.temperature, noise, options.straight_through)
+    code = (z[..., None] * y[:, :, None]).flatten(1, 2).unflatten(2, grid)
+    distance = mean - options.appearance_prior_mean
+    kl_appearance = 0.5 * (distance.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
+    kl_occurrence = distribution.divergence(logits, options.occurrence_prior)
+    code = code.to(like.dtype).contiguous(memory_format=memory_format(like))
+    return code, mean, log_variance.exp(), kl_appearance, kl_occurrence
