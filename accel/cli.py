@@ -10,7 +10,7 @@ import re
 import sys
 
 from accel.commands import figures, measure, pack, report, reproduce, train, transfer
-from accel.common.options import nearest
+from accel.common.spelling import nearest
 
 COMMANDS = {
     "train": train,
@@ -41,9 +41,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **arguments)
 
     def error(self, message: str):
+        """Raises what argparse would print, without its 'argument'."""
         raise ValueError(re.sub(r"^argument ([^\s:]+): ", r"\1 ", message))
 
     def parse_args(self, args=None, namespace=None):
+        """As argparse's, but what is unknown is refused with the nearest name that is known."""
         result, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].split("=")[0]

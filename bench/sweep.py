@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.data import Dataset, load
 from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, train
-from accel.training.loop import read_history
 from accel.training.protocols import TransferConfig
+from accel.training.run_folder import read_history
 
 # Short runs need longer steps than the paper's 90 epochs of 1e-4.
 BASELINE = {"system": "patchvae+w", "encoder": "small", "batch_size": 32, "learning_rate": 1e-3, "device": "cpu"}

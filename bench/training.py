@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel import ops
 from accel.data import Batches, ImageSet
 from accel.models import PatchVAE, elbo
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.models.patchvae import _joined
 from accel.training import TrainingConfig
 from accel.training.capture import WARM_UP, Captured
-from accel.training.config import SYSTEMS
+from accel.training.catalogue import SYSTEMS
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 from bench import formulations
@@ -164,7 +164,7 @@ def check_ours(step, images):
     """Raises AssertionError where the first step's loss is not that of its model in float32; takes that step."""
     with torch.no_grad():
         noise = ops.Noise(step.config.seed, 0)
-        target = pixels(images, torch.float32)
+        target = scaled_pixels(images, torch.float32)
         _, losses = step.system.losses(target, None, step.config.temperature, noise)
     expected = losses["total"].item()
     step.ledger.reset()
@@ -290,7 +290,7 @@ def parts_of(step, configuration):
     """The parts of one of our steps of PatchVAE with a pooled head."""
     model, autocast = step.system.model, step.autocast
     batch = configuration.images(configuration.batch)
-    images = pixels(batch, torch.float32)
+    images = scaled_pixels(batch, torch.float32)
     with torch.no_grad(), autocast:
         features = model.encoder(images)
         logits = model.occurrence(features)
@@ -331,7 +331,7 @@ def parts_of(step, configuration):
     def gather():
         chosen = batch.permute(0, 2, 3, 1).index_select(0, order)
         chosen = torch.where(flips, chosen.flip(2), chosen).permute(0, 3, 1, 2)
-        pixels(chosen.contiguous(memory_format=torch.channels_last), torch.float32)
+        scaled_pixels(chosen.contiguous(memory_format=torch.channels_last), torch.float32)
 
     order = torch.randperm(len(batch), device=DEVICE)
     flips = (order % 2 == 0)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Imports point down the house: design's table of rooms, read from the source without running it."""
+"""Imports point down the house, and never in a circle: design's table of rooms, read from the source."""
 
 import ast
 import sys
@@ -8,8 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# What each room may import directly; what those may import comes with them.
+# What each room may import directly; what those may import comes with them. Every room of accel may import COMMON.
+COMMON = "accel.common"
 ROOMS = {
+    COMMON: set(),
     "accel.kernels": set(),
     "accel.ops": {"accel.kernels"},
     "accel.models": {"accel.ops"},
@@ -17,10 +19,12 @@ ROOMS = {
     "accel.training": {"accel.models", "accel.data"},
     "accel.evaluation": {"accel.models", "accel.data", "accel.training"},
     "accel.figures": {"accel.evaluation"},
+    "accel.commands": {"accel.figures"},
     "reference": set(),
 }
 EXTRAS = {"PIL", "matplotlib", "tqdm"}
 PACKAGES = {
+    COMMON: {"tqdm"},
     "accel.kernels": {"torch", "triton"},
     "accel.data": {"numpy", "torch", "PIL", "tqdm"},
     "reference": {"numpy"},
@@ -31,7 +35,8 @@ OURS = {"accel", "reference", "bench", "tests"}
 
 def below(room):
     """Every room that may be imported from `room`, itself included."""
-    return {room}.union(*(below(direct) for direct in ROOMS[room]))
+    common = {COMMON} if room.startswith("accel.") else set()
+    return {room}.union(common, *(below(direct) for direct in ROOMS[room]))
 
 
 def room_of(module):
@@ -80,8 +85,48 @@ def violations(root):
     return found
 
 
+def links(root):
+    """For each module in `reference/` and `accel/` under root, the modules there that it imports, in functions too.
+
+    A package stands for its __init__.py. Importing a name from a package counts as importing the package, and the file
+    of that name if it is one. That importing a file first runs the packages that it lies in does not count, or every
+    __init__.py that offers names would be a circle.
+    """
+    paths = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in [*root.glob("accel/**/*.py"), *root.glob("reference/**/*.py")]
+    }
+    found = {}
+    for module, path in paths.items():
+        names = {name for _, name, _ in imports(path, module)}
+        # `from .noise import Noise` is the name accel.ops.noise.Noise, whose file is accel.ops.noise.
+        found[module] = {name if name in paths else name.rpartition(".")[0] for name in names} & paths.keys()
+    return found
+
+
+def circles(root):
+    """Groups of two or more modules of which each imports each, directly or through others; each group sorted."""
+    reached = {}
+    direct = links(root)
+    for module in direct:
+        seen, waiting = set(), [module]
+        while waiting:
+            for other in direct[waiting.pop()] - seen:
+                seen.add(other)
+                waiting.append(other)
+        reached[module] = seen
+    groups = {
+        tuple(sorted({module, *(other for other in reached[module] if module in reached[other])})) for module in direct
+    }
+    return sorted(group for group in groups if len(group) > 1)
+
+
 def test_imports_point_down():
     assert violations(ROOT) == []
+
+
+def test_no_files_import_each_other():
+    assert circles(ROOT) == []
 
 
 @pytest.mark.parametrize(
@@ -95,6 +140,13 @@ def test_imports_point_down():
         ("accel/models/a.py", "import accel.data"),
         ("accel/data/a.py", "from accel.ops import Noise"),
         ("accel/training/a.py", "import accel.evaluation.quality as quality"),
+        ("accel/figures/a.py", "def f():\n    from accel.commands import train"),
+        ("accel/common/a.py", "from accel.data import load"),
+        ("accel/common/a.py", "def f():\n    from accel.kernels import launch"),
+        ("accel/common/a.py", "import numpy"),
+        ("accel/common/a.py", "import tqdm"),
+        ("accel/common/a.py", "def f():\n    import torch"),
+        ("reference/a.py", "from accel.common import files"),
         ("accel/training/a.py", "from accel.cli import main"),
         ("accel/ops/a.py", "import reference"),
         ("accel/cli.py", "from reference.noise import Noise"),
@@ -117,6 +169,9 @@ def test_planted_violation_is_found(tmp_path, file, source):
     [
         ("accel/ops/a.py", "import torch\nfrom accel.kernels import launch\nfrom . import noise\nimport math"),
         ("accel/training/a.py", "from accel.ops.noise import Noise\nfrom ..models import PatchVAE"),
+        ("accel/common/a.py", "import json\nfrom accel.common.files import read_json\n\ndef f():\n    import tqdm"),
+        ("accel/kernels/a.py", "from accel.common import bottleneck"),
+        ("accel/commands/a.py", "from accel.common.options import flag\nfrom accel.data import load"),
         ("accel/figures/a.py", "from accel.data import load\n\ndef f():\n    import matplotlib.figure"),
         ("accel/cli.py", "from accel.figures import parts"),
         ("reference/a.py", "import numpy as np\nfrom .noise import Noise\nimport dataclasses"),
@@ -126,3 +181,57 @@ def test_downward_import_passes(tmp_path, file, source):
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(source)
     assert violations(tmp_path) == []
+
+
+def plant(root, files):
+    """Writes files, by their paths from the root."""
+    for name, source in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source)
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        (
+            {"accel/ops/a.py": "from accel.ops.b import f", "accel/ops/b.py": "import accel.ops.a"},
+            ("accel.ops.a", "accel.ops.b"),
+        ),
+        (
+            {"accel/ops/a.py": "from .b import f", "accel/ops/b.py": "def f():\n    from . import a"},
+            ("accel.ops.a", "accel.ops.b"),
+        ),
+        (
+            {
+                "accel/data/a.py": "def f():\n    from accel.data import b",
+                "accel/data/b.py": "class B:\n    from accel.data.c import C",
+                "accel/data/c.py": "if True:\n    from accel.data import a",
+            },
+            ("accel.data.a", "accel.data.b", "accel.data.c"),
+        ),
+        (
+            {"reference/__init__.py": "from .a import f", "reference/a.py": "from reference import g"},
+            ("reference", "reference.a"),
+        ),
+        (
+            {"accel/ops/a.py": "import accel.models.b", "accel/models/b.py": "def f():\n    import accel.ops.a"},
+            ("accel.models.b", "accel.ops.a"),
+        ),
+    ],
+    ids=["two", "inside a function", "through a third", "with the package", "of two rooms"],
+)
+def test_planted_circle_is_found(tmp_path, files, circle):
+    plant(tmp_path, files | {"accel/ops/apart.py": "from . import a", "accel/ops/__init__.py": ""})
+    assert circles(tmp_path) == [circle]
+
+
+def test_files_that_meet_without_a_circle_pass(tmp_path):
+    files = {
+        "accel/ops/__init__.py": "from .a import f\nfrom .b import g",
+        "accel/ops/a.py": "from .b import g\nfrom .c import h\nimport accel.kernels.d",
+        "accel/ops/b.py": "def g():\n    from accel.ops.c import h",
+        "accel/ops/c.py": "import math",
+        "accel/kernels/d.py": "import torch",
+    }
+    plant(tmp_path, files)
+    assert circles(tmp_path) == []

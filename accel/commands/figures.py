@@ -5,14 +5,15 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.commands.finished import FinishedRun, add_run_arguments, open_run, read_json
+from accel.commands.finished import FinishedRunOptions, add_run_arguments, open_finished_run
+from accel.common.files import read_json
 from accel.common.options import at_least, option
 
 HELP = "draw a run's parts, what they look like and what the model makes of them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FigureOptions(FinishedRun):
+class FigureOptions(FinishedRunOptions):
     """The options of `figures`."""
 
     patch_size: int | None = option(
@@ -25,6 +26,7 @@ class FigureOptions(FinishedRun):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     add_run_arguments(parser, FigureOptions)
 
 
@@ -39,19 +41,19 @@ def run(given: dict) -> None:
 
 def draw(folder: Path, options: FigureOptions) -> list[str]:
     """Writes every picture of the run in `folder` and returns their names."""
-    from accel.evaluation import transfer
+    from accel.evaluation import transfer_records
     from accel.figures import pictures, write_pictures
-    from accel.training.loop import read_history
+    from accel.training.run_folder import read_history
 
-    opened = open_run(folder, options)
-    if options.patch_size is not None and not hasattr(opened.model, "num_parts"):
+    opened = open_finished_run(folder, options)
+    if options.patch_size is not None and not opened.model.has_parts:
         raise ValueError(f"--patch-size has no effect on {opened.config.system}, which has no parts")
     drawn = pictures(
         opened.model,
         opened.dataset,
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict),
-        transfer=transfer.results(folder),
+        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
+        transfer=transfer_records.results(folder),
         patch_size=options.patch_size,
     )
     return write_pictures(folder, drawn)

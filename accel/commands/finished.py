@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from accel.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRun(Options):
+class FinishedRunOptions(Options):
     """Where a run is looked at, and where its images are if they have moved."""
 
     device: str = device_option()
@@ -19,7 +18,7 @@ class FinishedRun(Options):
     data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
 
 
-class Opened(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run folder in memory."""
 
     folder: Path
@@ -40,9 +39,10 @@ def refuse_other_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
 
 
-def open_run(folder: Path, options: FinishedRun) -> Opened:
+def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
-    from accel.training.loop import choose_device, load_dataset, load_run
+    from accel.training.resources import choose_device, load_dataset
+    from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
     if not (folder / "model").is_dir():
@@ -50,17 +50,4 @@ def open_run(folder: Path, options: FinishedRun) -> Opened:
     model, config = load_run(folder)
     moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(config, **moved)
-    return Opened(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """A JSON file's dict or list, empty if there is no such file; ValueError names a file that is something else."""
-    if not path.is_file():
-        return kind()
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, kind):
-        raise ValueError(f"{path} must hold a {kind.__name__}, got {type(value).__name__}")
-    return value
+    return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))

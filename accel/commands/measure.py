@@ -5,14 +5,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from accel.commands.finished import FinishedRun, Opened, add_run_arguments, open_run
+from accel.commands.finished import FinishedRun, FinishedRunOptions, add_run_arguments, open_finished_run
+from accel.common.files import write_whole
 from accel.common.options import flag, option
 
 HELP = "measure a run's reconstructions and parts on held-out images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureOptions(FinishedRun):
+class MeasureOptions(FinishedRunOptions):
     """The options of `measure`."""
 
     inception: str | None = option(
@@ -27,6 +28,7 @@ class MeasureOptions(FinishedRun):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     add_run_arguments(parser, MeasureOptions)
 
 
@@ -34,25 +36,24 @@ def run(given: dict) -> None:
     """Measures, prints, and writes RUN/measures.json."""
     folder = Path(given.pop("run"))
     options = MeasureOptions(**given)
-    opened = open_run(folder, options)
+    opened = open_finished_run(folder, options)
 
-    from accel.evaluation.measures import report
+    from accel.evaluation.measures import measures_table
 
     measures = measure_run(opened, options)
-    print(report(measures))
+    print(measures_table(measures))
     print()
     print(f"{folder}: measures.json")
 
 
-def measure_run(opened: Opened, options: MeasureOptions) -> dict:
+def measure_run(opened: FinishedRun, options: MeasureOptions) -> dict:
     """Measures an opened run and writes its measures.json; returns what that holds."""
     from accel.evaluation import frechet, measures
-    from accel.models.storage import write_whole
     from accel.training.checkpoint import writing
 
     device = next(opened.model.parameters()).device
     for name in ("inception", "classifier"):
-        if getattr(options, name) is not None and not hasattr(opened.model, "reconstruct"):
+        if getattr(options, name) is not None and not opened.model.has_decoder:
             raise ValueError(f"{flag(name)} has no effect on {opened.config.system}, which does not reconstruct")
     features = []
     if options.inception is not None:

@@ -22,6 +22,7 @@ class PackOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     parser.add_argument("source", metavar="FOLDER", help="folder of images, or indoor67, places205 or imagenet")
     parser.add_argument("out", metavar="OUT.npy", help="the file to write, with OUT.json beside it")
     add_options(parser, PackOptions)

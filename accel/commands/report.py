@@ -5,14 +5,15 @@ import dataclasses
 from pathlib import Path
 
 from accel.commands import figures, measure
-from accel.commands.finished import FinishedRun, open_run, read_json
+from accel.commands.finished import FinishedRunOptions, open_finished_run
+from accel.common.files import read_json, write_whole
 from accel.common.options import add_options, option
 
 HELP = "write everything known of runs, side by side, into one HTML file"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportOptions(FinishedRun):
+class ReportOptions(FinishedRunOptions):
     """The options of `report`."""
 
     out: str | None = option(
@@ -21,6 +22,7 @@ class ReportOptions(FinishedRun):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, as train leaves them")
     add_options(parser, ReportOptions)
 
@@ -31,8 +33,7 @@ def run(given: dict) -> None:
     options = ReportOptions(**given)
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
 
-    from accel.figures import report
-    from accel.models.storage import write_whole
+    from accel.figures.report import html_report
 
     shared = {name: getattr(options, name) for name in ("device", "data", "data_dir")}
     for folder in folders:
@@ -40,7 +41,7 @@ def run(given: dict) -> None:
         if older(folder / "measures.json", weights):
             print(f"measuring {folder}", flush=True)
             settings = measure.MeasureOptions(**shared)
-            measure.measure_run(open_run(folder, settings), settings)
+            measure.measure_run(open_finished_run(folder, settings), settings)
         sources = weights, folder / "measures.json", folder / "transfer.json"
         if older(folder / "figures" / "index.json", *sources):
             print(f"drawing {folder}", flush=True)
@@ -48,7 +49,7 @@ def run(given: dict) -> None:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    text = report.report([record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
     print(f"{out}: {len(text) / 1e6:.1f} MB")
@@ -61,18 +62,18 @@ def older(made: Path, *sources: Path) -> bool:
     return any(source.is_file() and source.stat().st_mtime > made.stat().st_mtime for source in sources)
 
 
-def record(folder: Path, name: str):
+def run_record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
-    from accel.evaluation import transfer
+    from accel.evaluation import transfer_records
     from accel.figures.report import Picture, RunRecord
-    from accel.training.loop import read_history
+    from accel.training.run_folder import read_history
 
-    drawn = read_json(folder / "figures" / "index.json", list)
+    drawn = read_json(folder / "figures" / "index.json", list, may_be_missing=True)
     return RunRecord(
         name=name,
-        config=read_json(folder / "config.json", dict),
+        config=read_json(folder / "config.json", dict, may_be_missing=True),
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict),
-        transfer=transfer.results(folder),
+        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
+        transfer=transfer_records.results(folder),
         pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
     )

@@ -9,7 +9,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from accel.common.options import Options, add_options, at_least, flag, nearest, option
+from accel.common.files import write_whole
+from accel.common.options import Options, add_options, at_least, flag, option
+from accel.common.spelling import nearest
 from accel.training.config import TrainingConfig
 
 HELP = "make one of the paper's tables again"
@@ -39,6 +41,7 @@ class ReproduceOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)
@@ -54,33 +57,32 @@ def run(given: dict) -> None:
     training = {key: given.pop(key) for key in TRAINING if key in given}
     options = ReproduceOptions(**given)
 
-    from accel.evaluation import reproduce
+    from accel.evaluation import performing
+    from accel.evaluation.collecting import collect, markdown
+    from accel.evaluation.jobs import plan
     from accel.evaluation.tables import TABLES as tables
-    from accel.models.storage import write_whole
 
     table = tables[name]
     data = options.data or table.data
     out = Path(options.out or f"runs/{name}-{Path(data).stem}")
     systems = tuple(dict.fromkeys(options.systems.replace(" ", "").split(","))) if options.systems else ()
-    jobs = reproduce.plan(
-        table, out, systems=systems, seeds=options.seeds, epochs=options.epochs, data=data, **training
-    )
-    devices = reproduce.devices_of(training.get("device", "auto")) * options.parallel
+    jobs = plan(table, out, systems=systems, seeds=options.seeds, epochs=options.epochs, data=data, **training)
+    devices = performing.devices_of(training.get("device", "auto")) * options.parallel
     if dry_run:
         for job in jobs:
             print(f"{job.name}: {', '.join(job.missing()) or 'done'}   {job.config.folder}")
-        seconds = reproduce.estimate(jobs, devices)
+        seconds = performing.estimate(jobs, devices)
         print(f"{len(jobs)} runs, about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
     # What is wrong with the data is said once, and what is to be downloaded is downloaded once.
-    reproduce.dataset_of(jobs[0].config)
+    performing.dataset_of(jobs[0].config)
     out.mkdir(parents=True, exist_ok=True)
     say = functools.partial(print, file=sys.stdout, flush=True)  # where it leads now; runs write into their own logs
     try:
-        for failures in reproduce.perform_all(jobs, devices, say):
-            result = {"command": words, **reproduce.collect(table, jobs, failures)}
-            text = reproduce.markdown(result)
+        for failures in performing.perform_all(jobs, devices, say):
+            result = {"command": words, **collect(table, jobs, failures)}
+            text = markdown(result)
             plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
             write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
     except KeyboardInterrupt as stop:
@@ -96,7 +98,6 @@ def run(given: dict) -> None:
 def _plot(result: dict, out: Path) -> list[str]:
     """Writes the table as bars and returns the file's name; says so if matplotlib is missing."""
     from accel import figures
-    from accel.models.storage import write_whole
 
     try:
         picture = io.BytesIO()

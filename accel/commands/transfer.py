@@ -28,6 +28,7 @@ class TransferOptions(TransferConfig):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what may stand behind the command."""
     add_run_arguments(parser, TransferOptions)
 
 
@@ -41,11 +42,12 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
     refuse_other_folder(folder)
 
-    from accel.evaluation import transfer
+    from accel.evaluation.transfer import transfer
+    from accel.evaluation.transfer_records import NAME
 
     for protocol in protocols:
-        print(describe(transfer.transfer(folder, protocol, options)), flush=True)
-    print(f"{folder / transfer.NAME}: recorded")
+        print(describe(transfer(folder, protocol, options)), flush=True)
+    print(f"{folder / NAME}: recorded")
 
 
 def describe(entry: dict) -> str:

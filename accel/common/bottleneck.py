@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Self
 
-from .options import Options, between, nearest, option
+from .options import Options, between, option
+from .spelling import nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

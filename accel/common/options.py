@@ -2,14 +2,15 @@
 
 import argparse
 import dataclasses
-import difflib
 import math
 import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from typing import Any, ClassVar, NamedTuple, Self
+
+from accel.common.spelling import nearest
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -22,14 +23,17 @@ class Check(NamedTuple):
 
 
 def at_least(bound: float) -> Check:
+    """value ≥ bound."""
     return Check(f"at least {bound}", lambda value: value >= bound)
 
 
 def above(bound: float) -> Check:
+    """value > bound."""
     return Check(f"greater than {bound}", lambda value: value > bound)
 
 
 def between(low: float, high: float) -> Check:
+    """low < value < high."""
     return Check(f"between {low} and {high}, both excluded", lambda value: low < value < high)
 
 
@@ -64,11 +68,6 @@ DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu
 def device_option() -> Any:
     """Where to compute: the same option of every command that does."""
     return option("auto", "run", "auto (a GPU if there is one), cpu, cuda or cuda:N", check=DEVICE)
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """The one of `names` that looks most like `word`."""
-    return difflib.get_close_matches(word, list(names), n=1, cutoff=0.0)[0]
 
 
 def _kind(annotation) -> tuple[type, bool]:

@@ -2,15 +2,16 @@
 
 import zipfile
 import zlib
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
+from accel.common.spelling import nearest
 from accel.data.images import Dataset, ImageSet
 from accel.data.resize import fit_array
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names", "images", "labels")
+LIKENESS = 0.85  # to one of them, from which another name counts as misspelt
 
 
 def read_npz(path: Path, image_size: int | None = None) -> Dataset:
@@ -61,9 +62,9 @@ def _check_keys(path: Path, found: list[str]) -> None:
     if ("train_images" in found) == ("images" in found):
         raise ValueError(f"{path} must hold either train_images or images, it holds {listing}")
     for key in found:
-        near = [name for name in get_close_matches(key, KEYS, n=2, cutoff=0.85) if name not in found]
+        near = nearest(key, (name for name in KEYS if name not in found), LIKENESS)
         if key not in KEYS and near:
-            raise ValueError(f"{path} holds {key}, expected {near[0]} or a name that is less like it")
+            raise ValueError(f"{path} holds {key}, expected {near} or a name that is less like it")
     for split in ("train_", "test_", ""):
         if f"{split}labels" in found and f"{split}images" not in found:
             raise ValueError(f"{path} holds {split}labels without {split}images, it holds {listing}")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.progress import progress
 from accel.data.images import Dataset, ImageSet
-from accel.data.progress import progress
 from accel.data.resize import fit_array
 from accel.data.safe_pickle import safe_unpickle
 
@@ -36,6 +36,7 @@ class Archive:
 
     @property
     def file_name(self) -> str:
+        """As the server calls it."""
         return self.url.rsplit("/", 1)[-1]
 
 

@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import zlib
 from collections import deque
@@ -28,9 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from accel.common.files import parse_json, write_whole
+from accel.common.progress import progress
+from accel.common.workers import end_with_parent
 from accel.data.images import Dataset
 from accel.data.listing import Listing, decode, problem
-from accel.data.progress import progress
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
@@ -75,7 +76,7 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
     listing = listing.with_test()
     contents = _digest(listing, image_size)
     if out.exists():
-        about = _read_json(out) if out.with_suffix(".json").exists() else {}
+        about = _description(out) if out.with_suffix(".json").exists() else {}
         if about.get("contents") != contents:
             raise FileExistsError(
                 f"{out} exists, and was not packed from these files at --image-size {image_size}: "
@@ -92,7 +93,7 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
 
     Raises ValueError if the array or the .json beside it is missing, damaged, or of another size than image_size.
     """
-    about = _read_json(path)
+    about = _description(path)
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -123,14 +124,13 @@ def _array(values: list | None, dtype: type) -> np.ndarray | None:
     return None if values is None else np.array(values, dtype)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _description(path: Path) -> dict[str, Any]:
+    """What the .json beside a packed array says; ValueError if it is missing or something else."""
     about = path.with_suffix(".json")
     try:
-        values = json.loads(about.read_bytes())
+        values = parse_json(about.read_bytes(), about)
     except FileNotFoundError:
         raise ValueError(f"{about} is missing, which says what the images in {path} are") from None
-    except ValueError as error:
-        raise ValueError(f"{about} is not JSON: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
     if lacking := [name for name in FIELDS if name not in values]:
@@ -185,16 +185,6 @@ def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, list[int |
     return b"".join(pixels), outcomes
 
 
-def end_with_parent() -> None:
-    """Lets this process end once its parent is gone, which the processes of a pool do not by themselves."""
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
 def _begin_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes what is in hand
     end_with_parent()
@@ -245,7 +235,7 @@ class _Packing:
         if not lines or not self.partial.exists():
             self.partial.write_bytes(_header(0, self.image_size))
             self.journal.write_text(json.dumps(self.contents) + "\n")
-        elif json.loads(lines[0]) != self.contents:
+        elif parse_json(lines[0], self.journal) != self.contents:
             raise ValueError(
                 f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
                 f"and {self.journal.name} to begin anew"
@@ -254,7 +244,7 @@ class _Packing:
             whole = (self.partial.stat().st_size - self._end()) // self.image_bytes
             read = len(lines[0])
             for line in lines[1:]:
-                entry = json.loads(line)
+                entry = parse_json(line, self.journal)
                 whole -= _images(entry)
                 if whole < 0:  # the disk lost what it had promised to hold
                     break
@@ -319,25 +309,17 @@ class _Packing:
             "crc32": [outcomes[i] for i in kept],
             "bad": bad,
         }
-        _write(self.out.with_suffix(".json"), json.dumps(about) + "\n")
+        texts = {self.out.with_suffix(".json"): json.dumps(about) + "\n"}
         if bad:
-            _write(Packed(self.out, 0, 0, bad).bad_list, "".join(f"{sentence}\n" for sentence in bad.values()))
+            texts[Packed(self.out, 0, 0, bad).bad_list] = "".join(f"{sentence}\n" for sentence in bad.values())
+        # Names of files that are no UTF-8 have surrogates in them.
+        write_whole({path: text.encode(errors="backslashreplace") for path, text in texts.items()})
         with self.partial.open("r+b") as array:
             array.write(_header(len(kept), self.image_size))
             array.flush()
             os.fsync(array.fileno())
         os.replace(self.partial, self.out)
         return about
-
-
-def _write(path: Path, text: str) -> None:
-    """All of a text file or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, list[int | str]]]:

@@ -204,6 +204,7 @@ class _Canvas:
         runs[at] = below + cover * (dark + (light - dark) * tone - below)
 
     def finished(self) -> np.ndarray:
+        """The images without their borders, uint8 (n, H, W, 3)."""
         inside = slice(self.border, self.border + self.size)
         levels = (self.pixels[:, inside, :, inside] + np.float32(0.5)).astype(np.uint8)  # blends stay in [0, 255]
         return np.ascontiguousarray(levels.transpose(0, 1, 3, 2))
@@ -262,6 +263,24 @@ def truth(s: Scene, num_types: int, grid: int) -> np.ndarray:
     return cells
 
 
+def _refuse_arguments(
+    count: int, image_size: int, first_image: int, jitter: float, num_types: int, grid: int | None
+) -> None:
+    """Raises ValueError for an argument of `draw_parts` outside its range."""
+    if grid is None and (image_size < 16 or image_size % 8):
+        raise ValueError(f"parts: image_size must be a multiple of 8 and at least 16, got {image_size}")
+    if count < 0 or first_image < 0:
+        raise ValueError(f"parts: count and first_image must not be negative, got {count} and {first_image}")
+    if grid is not None and (grid < 1 or image_size < 16 or image_size % grid):
+        raise ValueError(
+            f"parts: image_size must be at least 16 and a multiple of grid, got image_size {image_size} and grid {grid}"
+        )
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"parts: jitter must be between 0 and 1, got {jitter}")
+    if not 3 <= num_types <= len(LOOKS):
+        raise ValueError(f"parts: num_types must be between 3 and {len(LOOKS)}, got {num_types}")
+
+
 def draw_parts(
     count: int,
     *,
@@ -308,20 +327,8 @@ def draw_parts(
     Raises:
         ValueError: an argument outside its range.
     """
-    if grid is None and (image_size < 16 or image_size % 8):
-        raise ValueError(f"parts: image_size must be a multiple of 8 and at least 16, got {image_size}")
+    _refuse_arguments(count, image_size, first_image, jitter, num_types, grid)
     grid = image_size // 8 if grid is None else grid
-    if count < 0 or first_image < 0:
-        raise ValueError(f"parts: count and first_image must not be negative, got {count} and {first_image}")
-    if grid < 1 or image_size < 16 or image_size % grid:
-        raise ValueError(
-            f"parts: image_size must be at least 16 and a multiple of grid, got image_size {image_size} and grid {grid}"
-        )
-    if not 0 <= jitter <= 1:
-        raise ValueError(f"parts: jitter must be between 0 and 1, got {jitter}")
-    if not 3 <= num_types <= len(LOOKS):
-        raise ValueError(f"parts: num_types must be between 3 and {len(LOOKS)}, got {num_types}")
-
     images = np.empty((count, image_size, image_size, 3), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
     cells = np.empty((count, num_types, grid, grid), dtype=bool)

@@ -1,11 +1,11 @@
 """One call for images from anywhere: `load` finds out what a name or a path stands for."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
+from accel.common.spelling import nearest
 from accel.data.arrays import read_npz
 from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
 from accel.data.folders import list_folder
@@ -21,6 +21,7 @@ NAMES = ("parts", "cifar10", "cifar100", *PUBLISHED)
 DATA_DIR = "data"  # under the current directory
 PARTS_TRAIN, PARTS_TEST = 8000, 2000
 PARTS_TYPES = 8
+LIKENESS = 0.6  # of a name that is proposed in place of one that there is not
 FIRST_TEST_IMAGE = 1 << 40  # index in the generator; training images count from 0
 
 
@@ -111,10 +112,11 @@ def _published(name: str, data_dir: Path, image_size: int | None) -> Dataset:
 
 
 def _not_found(name: str, path: Path) -> str:
-    nearest = get_close_matches(name.lower(), NAMES, n=1)
-    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    nearest += [str(path.parent / close) for close in get_close_matches(path.name, neighbours, n=1)]
-    hint = f" (nearest: {nearest[0]})" if nearest else ""
+    close = nearest(name.lower(), NAMES, LIKENESS)
+    if close is None and path.parent.is_dir():
+        neighbour = nearest(path.name, (entry.name for entry in path.parent.iterdir()), LIKENESS)
+        close = neighbour and path.parent / neighbour
+    hint = f" (nearest: {close})" if close else ""
     kinds = "a .npz file, a packed .npy file or a folder of images"
     return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, {kinds}"
 

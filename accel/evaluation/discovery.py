@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from accel.data import Dataset, ImageSet
 from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import in_order
 
 CHOOSING_IMAGES = 4000  # training images on which each type's part is chosen, and baselines are fitted
@@ -197,7 +197,7 @@ def cell_pixels(images: np.ndarray, scale: int) -> Tensor:
     """uint8 (n, H, W, C) → float32 (n, h, w, C · scale²) in [−1, 1], the pixels of each cell."""
     (batch,) = in_order(images, len(images), torch.device("cpu"))
     height, width = batch.shape[2] // scale, batch.shape[3] // scale
-    cells = functional.unfold(pixels(batch, torch.float32), scale, stride=scale)
+    cells = functional.unfold(scaled_pixels(batch, torch.float32), scale, stride=scale)
     return cells.unflatten(2, (height, width)).permute(0, 2, 3, 1)
 
 

@@ -30,12 +30,12 @@ WIDE, HIGH = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding"
 FLAT, TALL = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
 
 
-def average(x: Tensor) -> Tensor:
+def average_pool(x: Tensor) -> Tensor:
     """Over 3 × 3 neighbours inside the image."""
     return functional.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False)
 
 
-def largest(x: Tensor) -> Tensor:
+def max_pool(x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 3, 1, padding=1)
 
 
@@ -80,7 +80,7 @@ def block_a(inputs: int, pooled: int) -> Block:
     three, five = {"kernel": 3, "padding": 1}, {"kernel": 5, "padding": 2}
     units = {"branch1x1": (64,), "branch5x5_1": (48,), "branch5x5_2": (64, five)}
     units |= {"branch3x3dbl_1": (64,), "branch3x3dbl_2": (96, three), "branch3x3dbl_3": (96, three)}
-    return Block(inputs, units | {"branch_pool": (pooled,)}, average)
+    return Block(inputs, units | {"branch_pool": (pooled,)}, average_pool)
 
 
 def block_b(inputs: int) -> Block:
@@ -93,7 +93,7 @@ def block_c(width: int) -> Block:
     units = {"branch1x1": (192,), "branch7x7_1": (width,), "branch7x7_2": (width, WIDE), "branch7x7_3": (192, HIGH)}
     units |= {"branch7x7dbl_1": (width,), "branch7x7dbl_2": (width, HIGH), "branch7x7dbl_3": (width, WIDE)}
     units |= {"branch7x7dbl_4": (width, HIGH), "branch7x7dbl_5": (192, WIDE)}
-    return Block(768, units | {"branch_pool": (192,)}, average)
+    return Block(768, units | {"branch_pool": (192,)}, average_pool)
 
 
 def block_d(inputs: int) -> Block:
@@ -131,8 +131,8 @@ class Inception(nn.Module):
         self.Mixed_6d = block_c(160)
         self.Mixed_6e = block_c(192)
         self.Mixed_7a = block_d(768)
-        self.Mixed_7b = block_e(1280, average)
-        self.Mixed_7c = block_e(2048, largest)
+        self.Mixed_7b = block_e(1280, average_pool)
+        self.Mixed_7c = block_e(2048, max_pool)
 
     def forward(self, images: Tensor) -> Tensor:
         for name, layer in self.named_children():

@@ -14,7 +14,7 @@ from accel.evaluation.discovery import Discovery, discover, discover_by_clusteri
 from accel.evaluation.frechet import Features, Moments, frechet_distance
 from accel.evaluation.occurrences import BATCH_SIZE, consistency, find_occurrences
 from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import evaluating, in_order
 from accel.training.protocols import FREEZES
 
@@ -35,7 +35,7 @@ def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequ
     moments = [(Moments(), Moments()) for _ in features]
     with evaluating(model) as device:
         for batch in in_order(images, BATCH_SIZE, device):
-            original = pixels(batch, torch.float32)
+            original = scaled_pixels(batch, torch.float32)
             reconstruction = model.reconstruct(batch)
             for name, measure in quality.items():
                 values[name].append(measure(reconstruction, original).double().cpu())
@@ -126,7 +126,7 @@ def observe(model: nn.Module, dataset: Dataset, epoch: int) -> dict[str, float]:
     The means of `Discovery` where the data set tells the truth, occurrences an image, and how many equally frequent
     parts would be in use as evenly. Nothing after other epochs, or of a model without parts.
     """
-    if epoch % OBSERVE_EVERY or not hasattr(model, "num_parts"):
+    if epoch % OBSERVE_EVERY or not model.has_parts:
         return {}
     train, test = (images.chosen(np.arange(min(OBSERVED, len(images)))) for images in (dataset.train, dataset.test))
     found = find_occurrences(model, test.images, 1)
@@ -146,9 +146,9 @@ def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) ->
     result = {
         "images": {"data": dataset.name, "split": "held out", "count": len(dataset.test), "size": f"{height}x{width}"}
     }
-    if hasattr(model, "reconstruct"):
+    if model.has_decoder:
         result["reconstructions"] = measure_reconstructions(model, dataset.test.images, features)
-    if hasattr(model, "num_parts"):
+    if model.has_parts:
         result["parts"] = measure_parts(model, dataset.test.images)
         if dataset.train.truth is not None and dataset.test.truth is not None:
             result |= measure_discovery(model, dataset)
@@ -172,7 +172,7 @@ def _plain(value):
     return value
 
 
-def report(measures: dict) -> str:
+def measures_table(measures: dict) -> str:
     """What measures.json holds, as tables for the terminal."""
     images = measures["images"]
     rows = [f"{images['count']:,} held-out images of {images['data']}, {images['size']}"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import evaluating, in_order
 
 BATCH_SIZE = 256
@@ -130,7 +130,7 @@ def receptive_field(model: nn.Module, images: np.ndarray, share: float = 0.5) ->
     """
     with evaluating(model) as device, torch.enable_grad():
         (batch,) = in_order(images, len(images), device)
-        inputs = pixels(batch, torch.float32).requires_grad_()
+        inputs = scaled_pixels(batch, torch.float32).requires_grad_()
         logits = model.encode(inputs).occurrence_logits
         row, column = logits.shape[2] // 2, logits.shape[3] // 2
         energy = 0

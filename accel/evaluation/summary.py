@@ -8,7 +8,7 @@ from torch import nn
 from accel.data import Dataset
 from accel.evaluation.discovery import discover
 from accel.evaluation.measures import measure_reconstructions
-from accel.training.loop import read_history
+from accel.training.run_folder import read_history
 
 
 def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
@@ -27,10 +27,10 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
         name = names.get(term, term.replace("_", " "))
         rows.append(f"{name:<28}{last[f'train_{term}']:12.3f}{last[f'held_out_{term}']:12.3f}")
     titles = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3)}
-    for measured in measure_reconstructions(model, dataset.test.images) if hasattr(model, "reconstruct") else ():
+    for measured in measure_reconstructions(model, dataset.test.images) if model.has_decoder else ():
         title, digits = titles[measured["name"]]
         rows.append(f"{title:<40}{measured['value']:12.{digits}f}")
-    if dataset.test.truth is not None and hasattr(model, "num_parts"):
+    if dataset.test.truth is not None and model.has_parts:
         found = discover(model, dataset)
         rows += ["", f"{'true part type':<28}{'best part':>12}{'AP':>12}{'chance':>12}"]
         types = dataset.part_names or [f"type {index}" for index in range(len(found.part))]

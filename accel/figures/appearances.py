@@ -104,7 +104,7 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
     that of another. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
-    if hasattr(model, "num_parts"):
+    if model.has_parts:
         found = found or find_occurrences(model, images)
         for part in _live(found)[:rows]:
             surest = images[found.image[part]]
@@ -150,7 +150,7 @@ def traversals(
     """
     tiles, labels = [], []
     amounts = torch.tensor([float(value) for value in values])
-    if hasattr(model, "num_parts"):
+    if model.has_parts:
         found = found or find_occurrences(model, images)
         for part in _live(found):
             image = images[found.image[part, :1]]

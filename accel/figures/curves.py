@@ -102,7 +102,7 @@ def transfer_bars(results: Sequence[Mapping]):
 
 
 def reproduction_bars(result: Mapping):
-    """A Figure of a table of accuracies, as `evaluation.reproduce.collect` gives it: a group of bars for each row.
+    """A Figure of a table of accuracies, as `evaluation.collecting.collect` gives it: a group of bars for each row.
 
     A bar is the mean over seeds after the last epoch, its whisker the standard deviation, and a black mark the paper's
     figure. Raises ImportError if matplotlib is missing.

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from accel.common.files import write_whole
 from accel.data import Dataset
 from accel.evaluation import find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.reconstructions import reconstructions, samples, weight_masks
-from accel.models.storage import write_whole
 from accel.training.checkpoint import writing
 
 FOLDER = "figures"  # in the run's
@@ -26,9 +26,9 @@ FIELD_IMAGES = 16  # on which the receptive field is measured
 
 def closing_pictures(model: nn.Module, dataset: Dataset) -> Iterator[tuple[str, object]]:
     """(name, Figure) of what a training run ends in: its parts and its reconstructions."""
-    if hasattr(model, "num_parts"):
+    if model.has_parts:
         yield "parts", parts(model, dataset.test, dataset.part_names)
-    if hasattr(model, "reconstruct"):
+    if model.has_decoder:
         yield "reconstructions", reconstructions(model, dataset.test.images[:SHOWN])
 
 
@@ -49,7 +49,7 @@ def pictures(
     """
     images = dataset.test.images
     few = images[:SHOWN]
-    if hasattr(model, "num_parts"):
+    if model.has_parts:
         found = find_occurrences(model, images)
         yield "parts", parts(model, dataset.test, dataset.part_names, found=found)
         side = patch_size or receptive_field(model, images[:FIELD_IMAGES])
@@ -59,7 +59,7 @@ def pictures(
         yield "interpolations", interpolations(model, images, found=found)
         yield "traversals", traversals(model, images, found=found)
         yield "statistics", part_statistics(found)
-    elif hasattr(model, "decode"):
+    elif model.has_decoder:
         yield "interpolations", interpolations(model, images)
         yield "traversals", traversals(model, images)
     if (measures or {}).get("types"):
@@ -70,10 +70,10 @@ def pictures(
         }
         chance = float(np.mean([one["chance"] for one in types]))
         yield "discovery", discovery_bars(precision, chance, [one["name"] for one in types])
-    if hasattr(model, "reconstruct"):
+    if model.has_decoder:
         yield "reconstructions", reconstructions(model, few)
     yield "weights", weight_masks(few)
-    if hasattr(model, "sample"):
+    if model.has_decoder:
         yield "samples", samples(model, images[: 3 * SHOWN])
     if history:
         yield "training", training_curves(history)

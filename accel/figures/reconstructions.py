@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from accel.evaluation import psnr
 from accel.figures.canvas import enlarge, heat, mosaic
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise, appearance_noise, gradient_energy_weights
 from accel.training.held_out import evaluating, in_order
 
@@ -24,7 +24,7 @@ def reconstructions(model: nn.Module, images: np.ndarray):
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
-        original = pixels(batch, torch.float32)
+        original = scaled_pixels(batch, torch.float32)
         output = model.reconstruct(batch)
         quality = psnr(output, original).mean().item()
         difference = (output - original).abs().mean(1).cpu().numpy() / 2
@@ -51,7 +51,7 @@ def weight_masks(images: np.ndarray):
     Raises ImportError if matplotlib is missing.
     """
     (batch,) = in_order(images, len(images), torch.device("cpu"))
-    weights = gradient_energy_weights(pixels(batch, torch.float32)).mean(1).numpy()
+    weights = gradient_energy_weights(scaled_pixels(batch, torch.float32)).mean(1).numpy()
     patch = images.shape[1] // weights.shape[1]
     weights = weights.repeat(patch, axis=1).repeat(patch, axis=2)
     share = weights / weights.max()
@@ -74,14 +74,14 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
     relaxation. Where an encoder gives a code without a variance, as Bigan's, the code is decoded as it is.
     """
     posterior, noise, count = model.encode(images), Noise(seed), len(images)
-    if hasattr(posterior, "occurrence"):
+    if model.has_parts:
         mean, variance, p = posterior.appearance_mean, posterior.appearance_variance, posterior.occurrence
         epsilon = appearance_noise(noise, count, *mean.shape[1:], device=images.device)
         occurrence = model.distribution
         normalised = occurrence.normalise(occurrence.logits(p.flatten(2)))
         present = occurrence.decide(occurrence.argument(normalised, noise))
         return model.decode(code_of(mean + variance.sqrt() * epsilon, present.view_as(p)))
-    if not hasattr(posterior, "variance"):
+    if not model.has_variance:
         return model.decode(posterior.code)
     epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)
     return model.decode(posterior.mean + posterior.variance.sqrt() * epsilon)
@@ -113,7 +113,5 @@ def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 
         labels,
         title="What the model draws by itself",
         text="Decoded codes, drawn from the prior and from the posteriors of images taken at random."
-        + (
-            " By the prior parts occur anywhere, by the posteriors as in images." if hasattr(model, "num_parts") else ""
-        ),
+        + (" By the prior parts occur anywhere, by the posteriors as in images." if model.has_parts else ""),
     )

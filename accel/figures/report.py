@@ -33,7 +33,7 @@ class RunRecord:
     pictures: Sequence[Picture] = ()
 
 
-def report(runs: Sequence[RunRecord]) -> str:
+def html_report(runs: Sequence[RunRecord]) -> str:
     """The HTML text of a report on runs side by side. The same runs give the same text."""
     sections = [
         ("summary", "Summary", _summary(runs)),

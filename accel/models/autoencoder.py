@@ -7,11 +7,11 @@ from torch.nn import functional
 from accel.ops import Noise, appearance_noise
 
 from .decoder import Decoder
-from .encoder import PRESETS, Encoder, pooled, pooled_grid
+from .encoder import PRESETS, Encoder, coarse_grid, coarse_vector
 from .pretrained import Pretrained
 
 
-def pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Images in [−1, 1] as `dtype`: uint8 values x become x / 127.5 − 1, floating ones stay what they are.
 
     Raises ValueError for any other dtype.
@@ -34,7 +34,16 @@ class Backbone(Pretrained):
     """An encoder φ for images of one size.
 
     `image_size`: an integer, or (H, W), each divisible by `scale`. `grid` (h, w) is image_size / scale.
+
+    What a subclass can do besides, it states:
+        has_decoder: `encode` gives a code, and `decode`, `reconstruct` and `sample` images.
+        has_variance: what `encode` gives has a variance beside the mean that its code is made of.
+        has_parts: it is a PatchPosterior, of num_parts parts of part_dim numbers.
     """
+
+    has_decoder = False
+    has_variance = False
+    has_parts = False
 
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str):
         super().__init__()
@@ -62,11 +71,13 @@ class Backbone(Pretrained):
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
-        return self.encoder(pixels(images, stem.dtype))
+        return self.encoder(scaled_pixels(images, stem.dtype))
 
 
 class Autoencoder(Backbone):
-    """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode` and `decode`."""
+    """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode`, `decode` and `sample`."""
+
+    has_decoder = True
 
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, code_channels: int):
         super().__init__(image_size, channels, encoder)
@@ -94,22 +105,22 @@ class VectorAutoencoder(Autoencoder):
             "latent_dim": latent_dim,
             "encoder": encoder,
         }
-        self.latent_dim, self.pooled_grid = latent_dim, pooled_grid(self.grid)
-        cells = self.pooled_grid[0] * self.pooled_grid[1]
-        self.pooled_features = self.encoder.out_channels * cells
+        self.latent_dim, self.coarse_grid = latent_dim, coarse_grid(self.grid)
+        cells = self.coarse_grid[0] * self.coarse_grid[1]
+        self.coarse_features = self.encoder.out_channels * cells
         self.expand = nn.Linear(latent_dim, latent_dim * cells)
 
     def pool(self, images: Tensor) -> Tensor:
-        """Images (B, channels, *image_size) → features on `pooled_grid`, flattened (B, pooled_features)."""
+        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features)."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
-        return pooled(self.features(images))
+        return coarse_vector(self.features(images))
 
     def decode(self, code: Tensor) -> Tensor:
         """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]."""
         if code.ndim != 2 or code.shape[1] != self.latent_dim:
             raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
-        cells = self.expand(code).unflatten(1, (self.latent_dim, *self.pooled_grid))
+        cells = self.expand(code).unflatten(1, (self.latent_dim, *self.coarse_grid))
         return self.decoder(functional.interpolate(cells, size=self.grid, mode="nearest"))
 
     @torch.no_grad()

@@ -41,6 +41,8 @@ class BetaVAE(VectorAutoencoder):
     Raises ValueError for any other value.
     """
 
+    has_variance = True
+
     def __init__(
         self,
         *,
@@ -50,8 +52,8 @@ class BetaVAE(VectorAutoencoder):
         encoder: str = "paper",
     ):
         super().__init__(image_size, channels, encoder, latent_dim)
-        self.mean = nn.Linear(self.pooled_features, latent_dim)
-        self.log_variance = nn.Linear(self.pooled_features, latent_dim)
+        self.mean = nn.Linear(self.coarse_features, latent_dim)
+        self.log_variance = nn.Linear(self.coarse_features, latent_dim)
 
     def forward(
         self,

@@ -42,7 +42,7 @@ class Bigan(VectorAutoencoder):
         encoder: str = "paper",
     ):
         super().__init__(image_size, channels, encoder, latent_dim)
-        self.code = nn.Linear(self.pooled_features, latent_dim)
+        self.code = nn.Linear(self.coarse_features, latent_dim)
 
     def forward(self, images: Tensor, noise: Noise) -> BiganOutput:
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → their codes, and as many images of drawn codes."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 from accel.ops import Noise, dropout_noise
 
 from .autoencoder import Backbone, check_positive
-from .encoder import Encoder, pooled, pooled_grid
+from .encoder import Encoder, coarse_grid, coarse_vector
 from .storage import load_tensors
 
 HIDDEN = 512
@@ -45,7 +45,7 @@ class Classifier(Backbone):
             "encoder": encoder,
         }
         self.num_classes = num_classes
-        height, width = pooled_grid(self.grid)
+        height, width = coarse_grid(self.grid)
         self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
         self.output = nn.Linear(HIDDEN, num_classes)
         self.still: list[nn.Module] = []  # frozen modules whose batch-norm statistics stay
@@ -79,7 +79,7 @@ class Classifier(Backbone):
         """The 512 numbers an image, (B, 512), that the classifier reads."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
-        return self.represent(pooled(self.features(images)), noise)
+        return self.represent(coarse_vector(self.features(images)), noise)
 
     def represent(self, features: Tensor, noise: Noise | None = None) -> Tensor:
         """What `penultimate` makes of an image's pooled features (B, C · cells)."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .autoencoder import check_positive
-from .encoder import Encoder, pooled, pooled_grid, scale_of
+from .encoder import Encoder, coarse_grid, coarse_vector, scale_of
 
 GROUP = 16  # channels that are normalised together
 
@@ -31,7 +31,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.encoder = Encoder(encoder, channels, norm=group_norm)
         width = self.encoder.out_channels
-        height_cells, width_cells = pooled_grid(tuple(size // scale_of(encoder) for size in image_size))
+        height_cells, width_cells = coarse_grid(tuple(size // scale_of(encoder) for size in image_size))
         inputs = width * height_cells * width_cells
         self.joint = None
         if latent_dim is not None:
@@ -46,7 +46,7 @@ class Discriminator(nn.Module):
         → (logit (B,) of being real, in float32 or wider; features (B, C, h, w) of the last residual block).
         """
         features = self.encoder(images.to(self.output.weight.dtype))
-        hidden = pooled(features)
+        hidden = coarse_vector(features)
         if self.joint is not None:
             hidden = functional.leaky_relu(self.joint(torch.cat([hidden, code.to(hidden.dtype)], 1)), 0.2)
         logit = self.output(hidden)[:, 0]

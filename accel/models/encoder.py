@@ -22,7 +22,7 @@ PRESETS = {
     "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
 }
 
-POOLED_GRID = 4
+COARSE_GRID = 4
 
 
 def scale_of(preset: str) -> int:
@@ -30,14 +30,14 @@ def scale_of(preset: str) -> int:
     return 2 ** (len(PRESETS[preset].blocks) + 1)
 
 
-def pooled_grid(grid: tuple[int, int]) -> tuple[int, int]:
+def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
     """The cells (h, w) on which features reach a linear map: at most 4 × 4, whatever the size of the image."""
-    return min(grid[0], POOLED_GRID), min(grid[1], POOLED_GRID)
+    return min(grid[0], COARSE_GRID), min(grid[1], COARSE_GRID)
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) averaged to `pooled_grid` and flattened: (B, C · cells)."""
-    grid = pooled_grid(features.shape[2:])
+def coarse_vector(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) averaged to `coarse_grid` and flattened: (B, C · cells)."""
+    grid = coarse_grid(features.shape[2:])
     if tuple(features.shape[2:]) != grid:
         features = functional.adaptive_avg_pool2d(features, grid)
     return features.flatten(1)

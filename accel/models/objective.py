@@ -7,7 +7,7 @@ from torch import Tensor
 from accel.ops import weighted_squared_error
 from accel.ops.backend import accumulation_dtype
 
-from .autoencoder import pixels
+from .autoencoder import scaled_pixels
 from .betavae import BetaVAEOutput
 from .patchvae import PatchVAEOutput
 
@@ -40,7 +40,7 @@ def elbo(
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")
-    images = pixels(images, accumulation_dtype(out.reconstruction))
+    images = scaled_pixels(images, accumulation_dtype(out.reconstruction))
     if weighted:
         error = weighted_squared_error(out.reconstruction, images)
     else:

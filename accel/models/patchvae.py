@@ -58,6 +58,9 @@ class PatchVAE(Autoencoder):
     Raises ValueError for any other value.
     """
 
+    has_parts = True
+    has_variance = True
+
     @takes_bottleneck_options
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Models as folders: config.json says what to build, weights.pt holds the tensors."""
 
-import difflib
 import inspect
 import json
 from pathlib import Path
@@ -9,7 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .storage import load_tensors, tensors_to_bytes, write_whole
+from accel.common.files import parse_json, write_whole
+from accel.common.spelling import nearest
+
+from .storage import load_tensors, tensors_to_bytes
 
 FORMAT = 1  # raised when a reader of this version could misunderstand what is written
 
@@ -53,10 +55,7 @@ class Pretrained(nn.Module):
     def _read_arguments(cls, path: Path) -> dict[str, object]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file, expected the one that save_pretrained wrote")
-        try:
-            description = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from error
+        description = parse_json(path.read_bytes(), path)
         if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
@@ -66,8 +65,9 @@ class Pretrained(nn.Module):
         known = list(inspect.signature(cls).parameters)
         for name in description["arguments"]:
             if name not in known:
-                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-                raise ValueError(f"{path}: {cls.__name__} has no argument {name!r}, the nearest is {nearest!r}")
+                raise ValueError(
+                    f"{path}: {cls.__name__} has no argument {name!r}, the nearest is {nearest(name, known)!r}"
+                )
         return description["arguments"]
 
     @classmethod

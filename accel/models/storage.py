@@ -1,7 +1,6 @@
-"""Files of tensors: written whole or not at all, read without executing anything that they hold."""
+"""Files of tensors, read without executing anything that they hold."""
 
 import io
-import os
 import pickle
 import re
 import zipfile
@@ -9,29 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-
-
-def write_whole(files: dict[Path, bytes]) -> None:
-    """Replaces each file by new contents; whatever happens, each path holds all of the old or all of the new.
-
-    Nothing is replaced before everything is on the disk, so a full one leaves all of the old files.
-    Raises OSError with the file's name.
-    """
-    partials = {path: path.with_name(path.name + ".partial") for path in files}
-    try:
-        for path, partial in partials.items():
-            with partial.open("wb") as file:
-                file.write(files[path])
-                file.flush()
-                os.fsync(file.fileno())
-        for path, partial in partials.items():
-            partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # writing to an open file that fails does not say which
-        raise
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
 
 
 def tensors_to_bytes(value: object) -> bytes:

@@ -5,15 +5,20 @@ from typing import TYPE_CHECKING
 from accel.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from accel.training.loop import load_run, train
+    from accel.training.loop import train
+    from accel.training.run_folder import load_run
 
 __all__ = ["TrainingConfig", "load_run", "train"]
 
 
 def __getattr__(name: str):
     # PyTorch takes seconds to import, and neither `--help` nor a misspelled option needs it.
-    if name in ("load_run", "train"):
-        from accel.training import loop
+    if name == "train":
+        from accel.training.loop import train
 
-        return getattr(loop, name)
+        return train
+    if name == "load_run":
+        from accel.training.run_folder import load_run
+
+        return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

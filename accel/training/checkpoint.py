@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
+from accel.common.files import write_whole
+from accel.models.storage import load_tensors, tensors_to_bytes
 
 NAME = "checkpoint.pt"
 FORMAT = "patchvae training 3"  # changes when an older reader would misunderstand what is written

@@ -6,21 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from accel.common.bottleneck import BottleneckOptions
+from accel.common.files import read_json
 from accel.common.options import SEED, Check, above, at_least, device_option, option
+from accel.training.catalogue import SYSTEMS
 
-# The rows of the paper's tables, as they are named there; +w weighs errors by gradient energy.
-SYSTEMS = (
-    "beta-vae",
-    "beta-vae+w",
-    "beta-vae-gan",
-    "beta-vae-gan+w",
-    "patchvae",
-    "patchvae+w",
-    "patchvae-gan",
-    "patchvae-gan+w",
-    "bigan",
-    "supervised",
-)
 ENCODERS = ("paper", "release", "resnet18", "small")
 HEADS = ("pooled", "separate", "fused")
 
@@ -41,37 +30,6 @@ PARTS_RECIPE = {
     "batch_size": 32,
     "epochs": 8,
 }
-
-BOTTLENECK = tuple(field.name for field in dataclasses.fields(BottleneckOptions))
-
-# What only PatchVAE has a use for.
-PATCHVAE_ONLY = (
-    "head",
-    "head_kernel_size",
-    "beta_occ",
-    "warm_up",
-    "temperature",
-    "temperature_rate",
-    "temperature_floor",
-    *BOTTLENECK,
-)
-
-
-def without_effect(system: str) -> set[str]:
-    """The options that a system has no use for."""
-    options = set()
-    if not system.startswith("patchvae"):
-        options |= set(PATCHVAE_ONLY)
-    if "-gan" not in system:
-        options |= {"adversarial_weight", "feature_weight"}
-    if system in ("bigan", "supervised"):
-        options |= {"beta_app"}
-    if system == "supervised":
-        options |= {"num_parts", "part_dim"}
-    else:
-        options |= {"weights"}
-    return options
-
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
 CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
@@ -108,7 +66,7 @@ class TrainingConfig(BottleneckOptions):
     )
 
     system: str = option(
-        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=SYSTEMS
+        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=tuple(SYSTEMS)
     )
     num_parts: int = option(16, "model", "N, how many parts may be learned", check=at_least(1))
     part_dim: int = option(
@@ -183,6 +141,7 @@ class TrainingConfig(BottleneckOptions):
     RECIPES: ClassVar = {"parts": PARTS_RECIPE}
 
     def recipe(self) -> str:
+        """The data set's name, under which RECIPES may have defaults of its own."""
         return "parts" if self.data is None else self.data
 
     @property
@@ -194,18 +153,13 @@ class TrainingConfig(BottleneckOptions):
     @property
     def weighted(self) -> bool:
         """Whether reconstruction errors are weighted by gradient energy."""
-        return self.system.endswith("+w")
+        return SYSTEMS[self.system].weighted
 
     def to_json(self) -> str:
+        """What config.json holds: every option with the value in force."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
         """Reads what `to_json` wrote; ValueError names the file if it is something else."""
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold the options of a run, got {type(values).__name__}")
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(read_json(path, dict, "the options of a run"), str(path))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from accel.data import ImageSet
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger
@@ -56,16 +56,16 @@ def measure_held_out(system: System, held_out: ImageSet, number: int, config: Tr
         ledger = LossLedger(system.terms, device)
         batch_size = max(config.batch_size, HELD_OUT_PIXELS // math.prod(held_out.images.shape[1:3]))
         for number_of_batch, images in enumerate(in_order(held_out.images, batch_size, device)):
-            first, target = number_of_batch * batch_size, pixels(images, torch.float32)
+            first, target = number_of_batch * batch_size, scaled_pixels(images, torch.float32)
             labels = None
             if held_out.labels is not None:
                 labels = torch.as_tensor(held_out.labels[first : first + len(images)], device=device)
             noise = Noise(config.seed, 0, first)
             out, losses = system.losses(target, labels, number, noise)
             ledger.add(losses, len(images), number)
-            if hasattr(model, "reconstruct"):
+            if model.has_decoder:
                 quality.append(psnr(model.reconstruct(images), target))
-            if hasattr(out, "occurrence"):
+            if model.has_parts:
                 surest.append(out.occurrence.amax((0, 2, 3)))
         result = ledger.means()
         if quality:

@@ -5,7 +5,6 @@ is in the checkpoint, so a run that was stopped anywhere and resumed ends in the
 """
 
 import dataclasses
-import json
 import math
 import shlex
 import sys
@@ -18,58 +17,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from accel.common.options import flag
-from accel.data import Batches, Dataset, load
-from accel.data.progress import progress
-from accel.models.encoder import scale_of
-from accel.models.storage import write_whole
-from accel.training import checkpoint, processes
-from accel.training.config import CHANGEABLE, TrainingConfig
+from accel.common.progress import progress
+from accel.data import Batches, Dataset
+from accel.training import checkpoint, processes, run_folder, terminal
+from accel.training.catalogue import SYSTEMS
+from accel.training.config import TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
+from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
+from accel.training.resources import choose_device, load_dataset
 from accel.training.schedule import temperature_at
 from accel.training.step import TrainingStep
-from accel.training.systems import build_system, model_class
+from accel.training.systems import build_system
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
-COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
 STEPS_TO_JUDGE = 500  # before which a code may still be empty
 
 # What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
 # resumed run logs what it would have logged.
 Observer = Callable[[nn.Module, Dataset, int], dict[str, float]]
-
-# How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
-COLUMNS = {
-    "total": ("loss", 10, 2),
-    "reconstruction": ("recon", 10, 2),
-    "kl_appearance": ("KL app", 9, 3),
-    "kl_occurrence": ("KL occ", 9, 3),
-    "adversarial": ("advers", 8, 3),
-    "feature_distance": ("features", 10, 2),
-    "discriminator": ("discrim", 9, 3),
-}
-
-
-def columns(terms: tuple[str, ...]) -> list[tuple[str, str, int, int]]:
-    """(term, title, width, digits) of each column of a table of terms."""
-    names = {term: term.replace("_", " ") for term in terms}
-    return [(term, *COLUMNS.get(term, (names[term], max(9, len(names[term]) + 2), 3))) for term in terms]
-
-
-def header(terms: tuple[str, ...]) -> str:
-    """The two lines above the terminal's table."""
-    titles = "".join(f"{title:>{width}}" for _, title, width, _ in columns(terms))
-    over = "".join(f"   {f' {images} ':-^{len(titles) - 3}}" for images in ("training", "held out"))
-    return f"{'':9}{over}\n{'epoch':>9}{titles}{titles}{'PSNR':>8}{'parts':>7}{'temp':>7}{'images/s':>10}"
-
-
-def load_dataset(config: TrainingConfig) -> Dataset:
-    """The images that the configuration names; see `accel.data.load` for what is raised."""
-    with processes.first_goes_first():
-        return load(
-            config.data, image_size=config.image_size, data_dir=config.data_dir, train_images=config.train_images
-        )
 
 
 def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> Path:
@@ -105,79 +71,6 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
     return run
 
 
-def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
-    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
-    folder = Path(folder)
-    config = TrainingConfig.from_json_file(folder / "config.json")
-    return model_class(config.system).from_pretrained(folder / "model").eval(), config
-
-
-def read_history(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
-
-    Raises ValueError that names the file if it is something else.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise ValueError(f"{path} is not a line of JSON an epoch: {error}") from None
-    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
-        raise ValueError(f"{path} must say of each line which epoch it is of")
-    return lines
-
-
-def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
-    """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
-    folder = config.folder
-    if config.data != before.data and {config.data, before.data} & {*TrainingConfig.RECIPES}:
-        # Its options differ as well, since it has a recipe, but that is not what the user has changed.
-        raise ValueError(f"the run in {folder} was trained on {before.data}, it cannot be resumed on {config.data}")
-    differences = [
-        f"{flag(name)} {value} instead of {getattr(before, name)}"
-        for name, value in dataclasses.asdict(config).items()
-        if name not in CHANGEABLE and value != getattr(before, name)
-    ]
-    if differences:
-        raise ValueError(
-            f"the run in {folder} cannot be resumed with {', '.join(differences)}; "
-            f"only {', '.join(map(flag, CHANGEABLE))} may change"
-        )
-
-
-def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
-    """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
-    height, width = dataset.train.images.shape[1:3]
-    scale = scale_of(config.encoder)
-    if height % scale or width % scale:
-        nearest = max(scale, round(min(height, width) / scale) * scale)
-        raise ValueError(
-            f"{dataset.name}: images are {height}x{width}, but the encoder {config.encoder!r} needs multiples of "
-            f"{scale}: give --image-size {nearest}, say"
-        )
-    if config.batch_size * (height // scale) * (width // scale) < 2:
-        raise ValueError(
-            f"{dataset.name}: --batch-size 1 of {height}x{width} images leaves {config.encoder!r} a single cell, and "
-            "batch norm needs two: give a larger --batch-size or --image-size"
-        )
-
-
-def refuse_missing_labels(config: TrainingConfig, dataset: Dataset) -> None:
-    """Raises ValueError for images without labels where a system learns from them."""
-    if config.system == "supervised" and (dataset.train.labels is None or dataset.test.labels is None):
-        raise ValueError(f"{dataset.name} has no labels, which --system supervised learns from")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of an option's value, of several processes each its own; ValueError if there is no such GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = processes.local_device(torch.device(name))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here")
-    return device
-
-
 def fingerprint(images: np.ndarray) -> list[int]:
     """Tells one set of images from another by shape and the bytes of a few hundred of them."""
     few = np.ascontiguousarray(images[:: max(1, len(images) // 256)])
@@ -194,7 +87,7 @@ class Run:
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
         # A data set may say which of its labels are for learning; without labels, all images are.
-        self.train_set = dataset.labelled_train() if config.system == "supervised" else dataset.train
+        self.train_set = dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
         images = self.train_set.images
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)
@@ -221,9 +114,11 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
+        """The network that is saved, measured and pictured."""
         return self.system.model
 
     def state(self) -> dict:
+        """All that a checkpoint holds and `restore` takes up."""
         return {
             "config": dataclasses.asdict(self.config),
             "data": self.data,
@@ -263,19 +158,13 @@ class Run:
 
     def write_texts(self) -> None:
         """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
-        if not self.writes:
-            return
-        lines = "".join(json.dumps(line) + "\n" for line in self.history)
-        texts = {"config.json": self.config.to_json(), "metrics.jsonl": lines}
-        with checkpoint.writing(self.folder / "metrics.jsonl", self.folder):
-            write_whole({self.folder / name: text.encode() for name, text in texts.items()})
+        if self.writes:
+            run_folder.write_texts(self.folder, self.config, self.history)
 
     def write_model(self) -> None:
         """model/, for `load_run` and from_pretrained."""
-        if not self.writes:
-            return
-        with checkpoint.writing(self.folder / "model", self.folder):
-            self.model.save_pretrained(self.folder / "model")
+        if self.writes:
+            run_folder.write_model(self.folder, self.model)
 
     def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
         """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
@@ -309,7 +198,7 @@ class Run:
         self.save()
         self.write_texts()
         if self.epoch < self.config.epochs and self.writes:
-            print(self.describe(), header(self.system.terms), sep="\n", flush=True)
+            print(self.describe(), terminal.header(self.system.terms), sep="\n", flush=True)
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
@@ -384,33 +273,13 @@ class Run:
         self.write_texts()
         self.write_model()
         if self.writes:
-            print(self.report(line), flush=True)
+            print(terminal.epoch_line(self.system.terms, line, self.config.epochs), flush=True)
             self.warn_of_collapse(line)
-
-    def report(self, line: dict) -> str:
-        """One line for the terminal, under the header."""
-        width = len(str(self.config.epochs))
-        text = f"{line['epoch']:>{8 - width}}/{self.config.epochs}"
-        for images in ("train", "held_out"):
-            for term, _, size, digits in columns(self.system.terms):
-                text += f"{line[f'{images}_{term}']:>{size}.{digits}f}"
-        psnr = f"{line['held_out_psnr']:.2f}" if "held_out_psnr" in line else "-"
-        return (
-            f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
-            f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
-        )
 
     def warn_of_collapse(self, line: dict) -> None:
         """Says once that the code carries nothing, when it has had time to."""
-        if self.warned or line["step"] < STEPS_TO_JUDGE or "held_out_kl_appearance" not in line:
+        if self.warned or line["step"] < STEPS_TO_JUDGE:
             return
-        problem = None
-        if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
-            problem = "both divergences are near 0 nats, so reconstructions do not depend on the image"
-        elif line["held_out_kl_appearance"] < COLLAPSED and self.config.appearance_prior_mean == 0:
-            problem = "the appearance divergence is near 0 nats, so codes do not say how anything looks"
-        elif line.get("held_out_active_parts") == 0:
-            problem = "no part occurs anywhere with a probability above one half"
-        if problem:
+        if problem := terminal.collapse(line, self.config.appearance_prior_mean):
             self.warned = True
             print(f"patchvae: warning: {problem}; smaller betas let more through", file=sys.stderr, flush=True)

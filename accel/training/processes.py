@@ -65,6 +65,7 @@ def first_goes_first() -> Iterator[None]:
 
 
 def wait_for_all() -> None:
+    """Returns once every process has come here."""
     if count() > 1:
         distributed.barrier()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
 from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY
 from accel.training import processes
@@ -148,7 +148,7 @@ class TrainingStep:
 
     def _compute(self, images: Tensor, labels: Tensor | None) -> None:
         noise = Noise(self.seed, self.clock, torch.full_like(self.clock, processes.rank() * len(images)))
-        losses = self.system.update(pixels(images, torch.float32), labels, self.clock, noise)
+        losses = self.system.update(scaled_pixels(images, torch.float32), labels, self.clock, noise)
         self.ledger.add(losses, len(images), self.clock)
         self.clock += 1
 

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from accel.models import BetaVAE, Bigan, Classifier, Discriminator, PatchVAE, elbo
+from accel import models
+from accel.models import Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
-from accel.training.config import BOTTLENECK, TrainingConfig
+from accel.training.catalogue import BOTTLENECK, SYSTEMS
+from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
 GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
@@ -37,6 +39,7 @@ class System:
 
     @property
     def model(self) -> nn.Module:
+        """The network that is saved, measured and pictured."""
         return self.networks["model"]
 
     def losses(self, images: Tensor, labels: Tensor | None, step, noise: Noise):
@@ -84,9 +87,12 @@ class TwoPlayerSystem(System):
     What the model made is judged twice: by weights that no gradient reaches, for the model, and without a gradient
     to the model, for the discriminator. So one backward pass gives each network the gradient of its own loss, at the
     weights before either moves; and as the discriminator has no state but its weights, judging moves nothing.
+
+    judges_codes: whether the discriminator is a joint one, of images and codes.
     """
 
     descended = ("total", "discriminator")
+    judges_codes = False
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
         super().__init__(networks, config, device)
@@ -137,6 +143,7 @@ class BiganSystem(TwoPlayerSystem):
     """
 
     terms = ("total", "encoder", "generator", "discriminator")
+    judges_codes = True
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
         super().__init__(networks, config, device)
@@ -164,20 +171,17 @@ class SupervisedSystem(System):
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}
 
 
-def system_class(system: str) -> type[System]:
-    """How a system is trained."""
-    if system == "bigan":
-        return BiganSystem
-    if system == "supervised":
-        return SupervisedSystem
-    return AdversarialSystem if "-gan" in system else AutoencoderSystem
+TRAINERS = {kind.__name__: kind for kind in (AutoencoderSystem, AdversarialSystem, BiganSystem, SupervisedSystem)}
+
+
+def trainer_class(system: str) -> type[System]:
+    """How the system of this name is trained."""
+    return TRAINERS[SYSTEMS[system].trainer]
 
 
 def model_class(system: str) -> type[nn.Module]:
-    """The class that a system's model is made of."""
-    if system.startswith("patchvae"):
-        return PatchVAE
-    return {"bigan": Bigan, "supervised": Classifier}.get(system, BetaVAE)
+    """The class that the model of the system of this name is made of."""
+    return getattr(models, SYSTEMS[system].model)
 
 
 def build_model(
@@ -209,9 +213,9 @@ def build_model(
     return model
 
 
-def build_discriminator(config: TrainingConfig, model: nn.Module) -> Discriminator:
-    """A new discriminator of the images of a model, or of a Bigan's images and codes, on the seed alone."""
-    joint = {"latent_dim": model.latent_dim} if isinstance(model, Bigan) else {}
+def build_discriminator(config: TrainingConfig, model: nn.Module, judges_codes: bool) -> Discriminator:
+    """A new discriminator of a model's images, and its codes if they are to be judged, on the seed alone."""
+    joint = {"latent_dim": model.latent_dim} if judges_codes else {}
     channels = model.encoder.conv1.in_channels
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -226,7 +230,7 @@ def build_system(
     num_classes: of the data's labels, None where it has none. Raises ValueError as `build_model` does.
     """
     networks = {"model": build_model(config, height, width, channels, num_classes)}
-    kind = system_class(config.system)
+    kind = trainer_class(config.system)
     if issubclass(kind, TwoPlayerSystem):
-        networks["discriminator"] = build_discriminator(config, networks["model"])
+        networks["discriminator"] = build_discriminator(config, networks["model"], kind.judges_codes)
     return kind(networks, config, device)

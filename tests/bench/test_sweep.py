@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accel.training import TrainingConfig
-from accel.training.config import without_effect
+from accel.training.catalogue import SYSTEMS
 from bench import sweep
 
 
@@ -17,7 +17,7 @@ def test_a_variant_changes_what_it_names_and_that_has_an_effect(name):
     changed = {field.name for field in dataclasses.fields(variant) if field.name in options}
     assert changed == options.keys()
     assert all(getattr(variant, option) != getattr(baseline, option) for option in options)
-    assert not options.keys() & without_effect(variant.system)
+    assert not options.keys() & SYSTEMS[variant.system].without_effect
 
 
 def test_halves_share_no_image_and_hold_no_test_image(tmp_path):

@@ -9,7 +9,14 @@ import torch
 from accel.data import Dataset, ImageSet, draw_parts
 from accel.evaluation import discover, quality
 from accel.evaluation.frechet import Moments, encoder_features, frechet_distance
-from accel.evaluation.measures import OBSERVED, classifier_folder, measure, measure_reconstructions, observe, report
+from accel.evaluation.measures import (
+    OBSERVED,
+    classifier_folder,
+    measure,
+    measure_reconstructions,
+    measures_table,
+    observe,
+)
 from accel.models import BetaVAE, Classifier, PatchVAE
 
 
@@ -64,7 +71,7 @@ def test_file_holds_types_parts_and_baselines_as_plain_numbers(model, dataset):
     assert set(means) == {"model", "k_means", "untrained"}
     assert means["k_means"] == pytest.approx(np.mean([one["k_means"] for one in measures["types"]]))
     assert len(measures["parts"]["parts"]) == len(measures["purity"]) == 4
-    text = report(measures)
+    text = measures_table(measures)
     assert "40 held-out images of parts, 32x32" in text
     assert f"{measures['types'][0]['average_precision']:.3f}" in text
     assert "FID" not in text
@@ -78,7 +85,7 @@ def test_without_truth_or_parts_the_rest_is_measured(model, dataset):
     assert set(measure(beta, plain, [encoder_features(beta)])) == {"images", "reconstructions"}
     classifier = Classifier(encoder="small")
     assert set(measure(classifier, plain, [])) == {"images"}
-    assert report(measure(classifier, plain, []))
+    assert measures_table(measure(classifier, plain, []))
 
 
 def test_classifier_of_most_frozen_layers_is_taken(tmp_path):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from accel import cli
-from accel.evaluation import reproduce, transfer
+from accel.evaluation import performing, transfer, transfer_records
+from accel.evaluation.collecting import collect
+from accel.evaluation.jobs import plan
 from accel.evaluation.tables import TABLES, epochs_of
 from accel.training.loop import Run
 from tests.training.tiny import tiny_dataset
@@ -70,20 +72,20 @@ def test_the_papers_figures():
 
 
 def test_the_plan_of_table_1(tmp_path):
-    jobs = reproduce.plan(TABLES["table1"], tmp_path)
+    jobs = plan(TABLES["table1"], tmp_path)
     assert len(jobs) == 10 * 3
     assert len({job.config.folder for job in jobs}) == 30
     assert {job.protocols for job in jobs} == {("conv1", "conv3", "conv5")}
     assert {(job.config.data, job.config.epochs, job.transfer_epochs) for job in jobs} == {("cifar100", 90, 90)}
     assert [job.config.seed for job in jobs[:3]] == [0, 1, 2]
     assert [job.config.system for job in jobs[::3]] == [row.name for row in TABLES["table1"].rows]
-    assert reproduce.plan(TABLES["table1"], tmp_path, data="places205")[0].config.epochs == 2
+    assert plan(TABLES["table1"], tmp_path, data="places205")[0].config.epochs == 2
     assert epochs_of("places205") == (2, 5)
 
 
 def test_the_supervised_row_is_the_papers_only_with_weights_of_imagenet(tmp_path):
-    plain = reproduce.plan(TABLES["table1"], tmp_path, systems=("supervised",), seeds=1)[0]
-    given = reproduce.plan(TABLES["table1"], tmp_path, systems=("supervised",), seeds=1, weights="resnet18.pth")[0]
+    plain = plan(TABLES["table1"], tmp_path, systems=("supervised",), seeds=1)[0]
+    given = plan(TABLES["table1"], tmp_path, systems=("supervised",), seeds=1, weights="resnet18.pth")[0]
     assert (plain.config.epochs, plain.config.weights, plain.row.paper) == (90, None, {})
     assert (given.config.epochs, given.config.weights) == (0, "resnet18.pth")
     assert given.row.paper["cifar100"] == (55.99, 54.99, 54.36)
@@ -100,11 +102,11 @@ def test_the_supervised_row_is_the_papers_only_with_weights_of_imagenet(tmp_path
     ],
 )
 def test_the_ablations_vary_one_option(tmp_path, name, option, values):
-    jobs = reproduce.plan(TABLES[name], tmp_path, seeds=1)
+    jobs = plan(TABLES[name], tmp_path, seeds=1)
     assert [getattr(job.config, option) for job in jobs] == values
     assert {job.config.system for job in jobs} == {"patchvae"}
     assert {job.protocols for job in jobs} == {("conv5",)}
-    both = reproduce.plan(TABLES[name], tmp_path, seeds=1, systems=("patchvae+w", "patchvae-gan"))
+    both = plan(TABLES[name], tmp_path, seeds=1, systems=("patchvae+w", "patchvae-gan"))
     assert [job.row.name for job in both[:1] + both[-1:]] == [f"patchvae+w {values[0]}", f"patchvae-gan {values[-1]}"]
     assert len({job.config.folder for job in both}) == 2 * len(values)
 
@@ -171,7 +173,7 @@ def test_every_row_of_table_1(tmp_path, options, capsys):
     rows = re.findall(r"^\| [a-z].* \|$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 2 * len(cells)
     assert not any("–" in row for row in rows)
-    for entry in transfer.results(tmp_path / "bigan-epochs-1-1-seed-0"):
+    for entry in transfer_records.results(tmp_path / "bigan-epochs-1-1-seed-0"):
         column = {"conv1": "Conv1", "conv3": "Conv[1-3]", "conv5": "Conv[1-5]"}[entry["protocol"]]
         assert cells["bigan"][column] == ([entry["last_top1"]], [entry["selected_top1"]])
 
@@ -187,7 +189,7 @@ def test_table_2_has_the_supervised_network_itself(tmp_path, options):
 
 
 def test_only_results_of_the_same_transfer_count(tmp_path):
-    (job,) = reproduce.plan(TABLES["table1"], tmp_path, systems=("bigan",), seeds=1, epochs=5)
+    (job,) = plan(TABLES["table1"], tmp_path, systems=("bigan",), seeds=1, epochs=5)
     job.config.folder.mkdir(parents=True)
     entry = {"data": "cifar100", "seed": 0, "epochs": 5, "last_top1": 50.0, "selected_top1": 40.0, "seconds": 2.0}
     foreign = [
@@ -199,9 +201,9 @@ def test_only_results_of_the_same_transfer_count(tmp_path):
         ([*foreign, {"protocol": "conv1", **entry}], ["training", "conv3", "conv5"]),
         ([{"protocol": name, **entry} for name in ("conv5", "conv3", "conv1")], []),
     ):
-        (job.config.folder / transfer.NAME).write_text(json.dumps({"results": results}))
+        (job.config.folder / transfer_records.NAME).write_text(json.dumps({"results": results}))
         assert job.missing() == missing
-    (row,) = reproduce.collect(TABLES["table1"], [job], {})["rows"]
+    (row,) = collect(TABLES["table1"], [job], {})["rows"]
     assert row["seconds"] == 6.0
     assert [cell["last"]["mean"] for cell in row["cells"].values()] == [50.0] * 3
     assert [cell["selected"]["mean"] for cell in row["cells"].values()] == [40.0] * 3
@@ -248,14 +250,14 @@ def test_what_was_interrupted_goes_on(tmp_path, options, capsys, monkeypatch):
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path, options, capsys, monkeypatch):
-    original = reproduce.open_run
+    original = performing.open_run
 
     def diverging(config, *rest, **options):
         if config.system == "beta-vae+w" and config.seed == 1:
             raise FloatingPointError("training diverged")
         return original(config, *rest, **options)
 
-    monkeypatch.setattr(reproduce, "open_run", diverging)
+    monkeypatch.setattr(performing, "open_run", diverging)
     arguments = ["reproduce", "table1", *options, *SYSTEMS, "--seeds", "2", "--out", str(tmp_path)]
     assert cli.main(arguments) == 2
     err = capsys.readouterr().err
@@ -269,7 +271,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, options, capsys, mon
 
 def test_several_devices_share_the_runs(tmp_path, options):
     jobs = {
-        devices: reproduce.plan(
+        devices: plan(
             TABLES["table4"],
             tmp_path / str(devices),
             seeds=1,
@@ -281,12 +283,12 @@ def test_several_devices_share_the_runs(tmp_path, options):
     }
     for devices, some in jobs.items():
         lines = []
-        failures = list(reproduce.perform_all(some, ["cpu"] * devices, lines.append))
+        failures = list(performing.perform_all(some, ["cpu"] * devices, lines.append))
         assert failures[-1] == {}
         assert len(failures) == len(some)
         assert len([line for line in lines if "trained" in line]) == len(some)
     cells = [
-        [row["cells"]["Conv[1-5]"]["last"] for row in reproduce.collect(TABLES["table4"], some, {})["rows"]]
+        [row["cells"]["Conv[1-5]"]["last"] for row in collect(TABLES["table4"], some, {})["rows"]]
         for some in jobs.values()
     ]
     assert cells[0] == cells[1]

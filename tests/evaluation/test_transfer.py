@@ -10,8 +10,12 @@ import torch
 
 from accel import cli
 from accel.data import Dataset, ImageSet
-from accel.evaluation import transfer as module
-from accel.evaluation.transfer import Fit, knn, record, results, split, transfer
+from accel.evaluation import fine_tuning
+from accel.evaluation.fine_tuning import Fit
+from accel.evaluation.probes import knn
+from accel.evaluation.splits import split
+from accel.evaluation.transfer import transfer
+from accel.evaluation.transfer_records import record, results
 from accel.models import Classifier
 from accel.training import load_run, train
 from accel.training.interrupt import Stopped
@@ -82,7 +86,7 @@ def test_statistics_of_frozen_batch_norms_move_on_request_alone(run):
 def test_kept_features_teach_what_images_teach(run, monkeypatch):
     kept = transfer(run, "conv5", config(), coloured())
     weights = classifier(run, "conv5").state_dict()
-    monkeypatch.setattr(module, "CACHE", 0)
+    monkeypatch.setattr(fine_tuning, "CACHE", 0)
     computed = transfer(run, "conv5", config(), coloured())
     for name, value in classifier(run, "conv5").state_dict().items():
         # Six steps of SGD on features that convolutions of other batch sizes round differently.

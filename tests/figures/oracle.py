@@ -6,7 +6,7 @@ import torch
 
 from accel.common.bottleneck import BottleneckOptions
 from accel.figures.reconstructions import code_of
-from accel.models.autoencoder import pixels
+from accel.models.autoencoder import scaled_pixels
 from accel.ops.occurrence import Bernoulli
 
 
@@ -18,6 +18,7 @@ class Oracle(torch.nn.Module):
     output is repeated 8 times.
     """
 
+    has_decoder = has_variance = has_parts = True
     num_parts, part_dim, scale = 3, 2, 8
     bottleneck, distribution = BottleneckOptions(), Bernoulli
 
@@ -26,7 +27,7 @@ class Oracle(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def encode(self, images):
-        images = pixels(images, torch.float32)
+        images = scaled_pixels(images, torch.float32)
         occurrence = (images[:, :, ::8, ::8] + 1) / 2
         appearance = torch.stack([images.mean((2, 3)), images.amax((2, 3))], dim=2)
         return SimpleNamespace(
@@ -42,10 +43,10 @@ class Oracle(torch.nn.Module):
         return output.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3).clamp(-1, 1)
 
     def features(self, images):
-        return pixels(images, torch.float32)[:, :, ::8, ::8]
+        return scaled_pixels(images, torch.float32)[:, :, ::8, ::8]
 
     def reconstruct(self, images):
-        return pixels(images, torch.float32)
+        return scaled_pixels(images, torch.float32)
 
     def sample(self, count, seed=0):
         return torch.full((count, 3, 16, 16), seed / 100 - 0.5)

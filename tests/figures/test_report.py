@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from accel.figures.report import Picture, RunRecord, report
+from accel.figures.report import Picture, RunRecord, html_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def test_everything_is_in_the_one_file():
-    text = report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
+    text = html_report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
     page = Page(text)
     sources = [value for element in page.elements for key in ("src", "href") if (value := element.get(key))]
     assert sources
@@ -84,11 +84,11 @@ def test_everything_is_in_the_one_file():
     assert not re.search(r"https?:|url\(|@import|fetch\(", text)
     identifiers = {element["id"] for element in page.elements if "id" in element}
     assert {link["href"][1:] for link in page.all("a")} <= identifiers
-    assert report([run_record("one")]) == report([run_record("one")])
+    assert html_report([run_record("one")]) == html_report([run_record("one")])
 
 
 def test_pictures_stand_side_by_side_with_their_words():
-    page = Page(report([run_record("one"), run_record("two")]))
+    page = Page(html_report([run_record("one"), run_record("two")]))
     one, two = page.all("img")
     assert one["alt"] == "Where each part occurs, one: A part a row & more."
     assert two["alt"].startswith("Where each part occurs, two")
@@ -97,7 +97,7 @@ def test_pictures_stand_side_by_side_with_their_words():
 
 
 def test_tables_hold_the_numbers_and_can_be_sorted_by_key():
-    page = Page(report([run_record("one"), run_record("two", loss=250.0)]))
+    page = Page(html_report([run_record("one"), run_record("two", loss=250.0)]))
     cells = {cell.get("data-value") for cell in page.all("td")}
     assert {"300.0", "250.0", "290.0", "18.25", "12.5", "0.75", "55.5"} <= cells
     headers = [header for header in page.all("th") if header.get("scope") == "col"]
@@ -114,17 +114,17 @@ def test_tables_hold_the_numbers_and_can_be_sorted_by_key():
 
 
 def test_options_that_differ_are_marked_by_more_than_a_colour():
-    page = Page(report([run_record("one"), run_record("two", "beta-vae")]))
+    page = Page(html_report([run_record("one"), run_record("two", "beta-vae")]))
     rows = [header["text"] for header in page.all("th") if header.get("scope") == "row"]
     assert "≠ system" in rows
     assert "data" in rows
-    assert not [row for row in Page(report([run_record("one")])).all("th") if row["text"].startswith("≠")]
+    assert not [row for row in Page(html_report([run_record("one")])).all("th") if row["text"].startswith("≠")]
 
 
 def test_names_and_words_are_not_taken_for_html():
     picture = Picture("a.png", "<i>title</i>", '"quoted" <script>', png(2, 2))
     record = run_record("<b>run</b>", config={"data": "<img src=x onerror=alert(1)>"}, pictures=[picture])
-    page = Page(report([record]))
+    page = Page(html_report([record]))
     assert len(page.all("script")) == 1
     assert len(page.all("img")) == 1
     assert not page.all("b") + page.all("i")
@@ -133,8 +133,8 @@ def test_names_and_words_are_not_taken_for_html():
 
 def test_what_is_not_there_leaves_its_section_out():
     bare = RunRecord("bare", {"system": "beta-vae"})
-    assert [title["text"] for title in Page(report([bare])).all("h2")] == ["Summary", "Configuration"]
-    page = Page(report([bare, run_record("full")]))
+    assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration"]
+    page = Page(html_report([bare, run_record("full")]))
     assert "–" in [cell["text"] for cell in page.all("td")]
 
 
@@ -156,7 +156,7 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
     names = ("b", "a", "c")
     runs = [run_record(name, loss=loss) for name, loss in zip(names, (1000.5, None, 90.25), strict=True)]
     path = tmp_path / "report.html"
-    path.write_text(report(runs).replace("</body>", check))
+    path.write_text(html_report(runs).replace("</body>", check))
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=500,800"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]

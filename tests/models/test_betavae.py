@@ -36,7 +36,7 @@ def test_shapes_on_any_grid(grid, channels, latent_dim):
     model = BetaVAE(image_size=size, channels=channels, latent_dim=latent_dim).eval()
     out = model(pictures(2, channels, *size), noise=Noise(0))
     assert model.grid == grid
-    assert model.pooled_grid == (min(grid[0], 4), min(grid[1], 4))
+    assert model.coarse_grid == (min(grid[0], 4), min(grid[1], 4))
     assert out.reconstruction.shape == (2, channels, *size)
     assert out.code.shape == out.mean.shape == out.variance.shape == (2, latent_dim)
     assert out.kl_appearance.shape == (2,)

@@ -2,9 +2,7 @@
 
 import inspect
 import json
-import resource
 import shutil
-from contextlib import contextmanager
 from fractions import Fraction
 
 import pytest
@@ -13,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel import BetaVAE, Noise, PatchVAE
-from accel.models.storage import load_tensors, tensors_to_bytes, write_whole
+from accel.models.storage import load_tensors, tensors_to_bytes
+from tests.common.disk import files_limited_to
 
 
 def same_bits(a, b):
@@ -23,17 +22,6 @@ def same_bits(a, b):
 
 def small(**options):
     return PatchVAE(**{"num_parts": 3, "part_dim": 2, "image_size": (16, 8), "channels": 1} | options)
-
-
-@contextmanager
-def files_limited_to(size):
-    """Every write beyond `size` bytes of a file fails with an OSError, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -97,14 +85,6 @@ def test_a_full_disk_leaves_the_previous_model(saved, size):
     PatchVAE.from_pretrained(saved)
 
 
-def test_no_path_is_replaced_before_every_file_is_written(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    write_whole({first: b"old", second: b"old"})
-    with files_limited_to(5), pytest.raises(OSError, match="File too large"):
-        write_whole({first: b"new", second: b"too long"})
-    assert first.read_bytes() == second.read_bytes() == b"old"
-
-
 def test_missing_files_are_named(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder, expected one that save_pretrained wrote"):
         PatchVAE.from_pretrained(tmp_path / "nowhere")
@@ -148,7 +128,7 @@ def test_a_configuration_that_does_not_fit_is_refused_in_a_sentence(saved, chang
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
 def test_a_configuration_that_is_none_is_refused(saved, text):
     (saved / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"config\.json: not "):
+    with pytest.raises(ValueError, match=r"config\.json( is|:) not "):
         PatchVAE.from_pretrained(saved)
 
 

@@ -185,7 +185,7 @@ def test_killed_run_loses_only_what_it_had_not_saved(whole_run, tmp_path, monkey
     assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
 
 
-@pytest.mark.parametrize("victim", ["write_texts", "report"])
+@pytest.mark.parametrize("victim", ["write_texts", "warn_of_collapse"])
 def test_killed_between_the_files_of_an_epoch(whole_run, tmp_path, monkeypatch, victim):
     config = tiny_config(tmp_path / "run", epochs=3)
     with monkeypatch.context() as patch:

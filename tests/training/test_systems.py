@@ -11,7 +11,7 @@ from accel.models import Classifier, elbo
 from accel.models.storage import tensors_to_bytes
 from accel.ops import Noise
 from accel.training import load_run, loop, step, train
-from accel.training.config import SYSTEMS
+from accel.training.catalogue import SYSTEMS
 from accel.training.interrupt import Stopped
 from accel.training.systems import build_system, model_class
 from tests.models.test_encoder import randomise_statistics

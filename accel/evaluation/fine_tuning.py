@@ -1,0 +1,279 @@
+"""A classifier trained on a run's encoder: fine-tuned from some layer on, or a linear one on its features."""
+
+import contextlib
+import math
+import shlex
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from accel.common.files import write_whole
+from accel.common.progress import progress
+from accel.data import Batches, Dataset, epoch_flips, epoch_order
+from accel.evaluation.probes import cell_mean, extract, top_accuracies
+from accel.evaluation.splits import BATCH, Examples, split
+from accel.models import Classifier
+from accel.models.encoder import coarse_vector
+from accel.models.storage import load_tensors, tensors_to_bytes
+from accel.ops import Noise
+from accel.training.capture import Captured
+from accel.training.held_out import evaluating
+from accel.training.interrupt import Stopped, StopRequest
+from accel.training.protocols import FREEZES, TransferConfig
+from accel.training.step import Execution, load_optimiser
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
+CACHE = 4 << 30  # bytes that an encoder's features may take in memory
+SAVE_EVERY = 30  # seconds
+
+
+def checksum(network: nn.Module) -> int:
+    """CRC-32 of all parameters and buffers, in order."""
+    crc = 0
+    for value in network.state_dict().values():
+        crc = zlib.crc32(value.cpu().contiguous().numpy().tobytes(), crc)
+    return crc
+
+
+class Fit:
+    """One classifier, trained by stochastic gradient descent on cross-entropy.
+
+    Images are learned from in the precision that `execution` says, as in the run, and tested in float32.
+
+    Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
+    memory; what is learned is the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        protocol: str,
+        config: TransferConfig,
+        dataset: Dataset,
+        device: torch.device,
+        execution: Execution,
+    ):
+        self.folder, self.protocol, self.config = folder / "transfer" / protocol, protocol, config
+        self.run_folder, self.dataset, self.device = folder, dataset, device
+        self.encoder = checksum(model.encoder)
+        preset = model.config["encoder"]
+        linear = protocol == "linear"
+        self.epochs = config.epochs or (30 if preset == "resnet18" and not linear else 90)
+        self.batch_size = config.batch_size or (256 if linear else 128)
+        self.learning_rate = config.learning_rate or (0.1 * self.batch_size / 256 if linear else 0.01)
+        self.sets = split(dataset)
+        self.train = self.sets["train"]
+        self.network = self.build(model, preset)
+        self.learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        # On the device, where a captured step reads it.
+        self.rate = torch.tensor(self.learning_rate, device=device)
+        decay = 0.0 if linear else WEIGHT_DECAY
+        self.optimiser = torch.optim.SGD(self.learned, self.rate, MOMENTUM, weight_decay=decay, fused=True)
+        self.parameters = {
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "schedule": "cosine" if linear else "divided by 10 after each third",
+            "momentum": MOMENTUM,
+            "weight_decay": decay,
+            "train_images": len(self.train),
+            "validation_images": len(self.sets["validation"]),
+            "flip": dataset.flip,
+            "precision": "float32" if self.features is not None else execution.precision,
+        }
+        if linear:
+            self.parameters["features"] = "mean over cells"
+        else:
+            self.parameters |= {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": config.frozen_bn_stats}
+        self.autocast = execution.autocast(device)
+        self.seed, self.clock = torch.tensor(config.seed, device=device), torch.tensor(0, device=device)
+        self.loss = torch.zeros((), device=device)
+        self.step = Captured(self.update, device) if device.type == "cuda" else self.update
+        if self.features is None:
+            indices = self.train.indices
+            self.image_batches = Batches(
+                dataset.train, self.batch_size, config.seed, dataset.flip, device, indices=indices
+            )
+        self.epoch, self.seconds = 0, 0.0
+        self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
+
+    def build(self, model: nn.Module, preset: str) -> nn.Module:
+        """The network whose parameters are learned; says where its inputs come from."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            channels, classes = model.encoder.conv1.in_channels, self.dataset.num_classes
+            if self.protocol == "linear":
+                network = nn.Linear(model.encoder.out_channels, classes)
+                nn.init.normal_(network.weight, std=0.01)
+                nn.init.zeros_(network.bias)
+            else:
+                network = Classifier(
+                    image_size=model.image_size, channels=channels, num_classes=classes, encoder=preset
+                )
+                network.encoder.load_state_dict(model.encoder.state_dict())
+                network.freeze(FREEZES[self.protocol], keep_statistics=self.config.frozen_bn_stats == "keep")
+        network = network.to(self.device, memory_format=torch.channels_last)
+        encoder, pool = (model.encoder, cell_mean) if self.protocol == "linear" else (network.encoder, coarse_vector)
+        self.features = self.extract_all(encoder, pool) if self.nothing_moves(encoder) else None
+        return network
+
+    def nothing_moves(self, encoder: nn.Module) -> bool:
+        """Whether an image's features are the same in every epoch, and those of all images fit into memory."""
+        if self.protocol == "linear":
+            return True
+        frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
+        cells = 16 * encoder.out_channels
+        return frozen and 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
+
+    def extract_all(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Features (n, F) of each set, and of the mirrored training images if they are to be seen."""
+        names = ("train", "validation", "test")
+        features = {name: extract(encoder, pool, self.sets[name], self.device) for name in names}
+        if self.dataset.flip:
+            features["mirrored"] = extract(encoder, pool, self.train, self.device, mirror=True)
+        return features
+
+    def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
+        """Of images, or of their features where those are kept."""
+        if self.protocol == "linear":
+            return self.network(inputs)
+        if self.features is not None:
+            return self.network.output(self.network.represent(inputs, noise))
+        return self.network(inputs, noise)
+
+    def update(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of SGD."""
+        with self.autocast if self.features is None else contextlib.nullcontext():
+            logits = self.logits(inputs, Noise(self.seed, self.clock)).float()
+        loss = functional.cross_entropy(logits, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.loss += loss.detach()
+        self.clock += 1
+
+    def batches(self, epoch: int) -> Examples:
+        """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
+        if self.features is None:
+            yield from self.image_batches.epoch(epoch)
+            return
+        count, size = len(self.train), min(self.batch_size, len(self.train))
+        order = epoch_order(count, seed=self.config.seed, epoch=epoch)[: count // size * size].reshape(-1, size)
+        labels = torch.as_tensor(self.train.labels[order], device=self.device)
+        mirrored = None
+        if self.dataset.flip:
+            mirrored = epoch_flips(count, seed=self.config.seed, epoch=epoch)[order]
+            mirrored = torch.as_tensor(mirrored, device=self.device)[..., None]
+        for number, indices in enumerate(torch.as_tensor(order, device=self.device)):
+            inputs = self.features["train"][indices]
+            if mirrored is not None:
+                inputs = torch.where(mirrored[number], self.features["mirrored"][indices], inputs)
+            yield inputs, labels[number]
+
+    def accuracies(self, name: str) -> tuple[float, float]:
+        """(top-1, top-5) in % on the validation or test images."""
+        with evaluating(self.network):
+            if self.features is None:
+                examples = self.sets[name].batches(self.device)
+            else:
+                labels = torch.as_tensor(self.sets[name].labels, device=self.device)
+                examples = zip(self.features[name].split(BATCH), labels.split(BATCH), strict=True)
+            return top_accuracies((self.logits(inputs), labels) for inputs, labels in examples)
+
+    def rate_of(self, epoch: int) -> float:
+        """The step size of an epoch."""
+        if self.protocol == "linear":
+            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
+
+    def run(self) -> dict:
+        """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        self.resume()
+        saved_at = time.monotonic()
+        bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
+        with bar as advance, StopRequest() as stop:
+            while self.epoch < self.epochs:
+                self.train_epoch()
+                advance(1)
+                if time.monotonic() - saved_at >= SAVE_EVERY or stop.signal_number is not None:
+                    self.save()
+                    saved_at = time.monotonic()
+                if stop.signal_number is not None:
+                    raise Stopped(
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} with everything saved; "
+                        f"the same command on {shlex.quote(str(self.run_folder))} continues",
+                        stop.signal_number,
+                    )
+        began = time.monotonic()
+        last = self.accuracies("test")
+        if isinstance(self.network, Classifier):
+            self.network.save_pretrained(self.folder / "model")
+        self.network.load_state_dict(self.best[2])
+        selected = self.accuracies("test")
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        outcome = {"last_top1": last[0], "selected_top1": selected[0], "selected_epoch": self.best[1]}
+        if self.dataset.num_classes > 5:
+            outcome |= {"top5": last[1], "selected_top5": selected[1]}
+        return self.identity() | outcome | {"seconds": self.seconds + time.monotonic() - began}
+
+    def train_epoch(self) -> None:
+        """One pass over the training images, and a look at the validation images."""
+        began = time.monotonic()
+        self.network.train()
+        self.rate.fill_(self.rate_of(self.epoch))
+        self.loss.zero_()
+        for inputs, labels in self.batches(self.epoch):
+            self.step(inputs, labels)
+        if not math.isfinite(self.loss.item()):
+            raise FloatingPointError(
+                f"{self.protocol}: the loss is not finite in epoch {self.epoch + 1}; a smaller --learning-rate may help"
+            )
+        self.epoch += 1
+        accuracy, _ = self.accuracies("validation")
+        if accuracy > self.best[0]:
+            weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.best = (accuracy, self.epoch, weights)
+        self.seconds += time.monotonic() - began
+
+    def identity(self) -> dict:
+        """What tells one transfer from another."""
+        return {
+            "protocol": self.protocol,
+            "data": self.dataset.name,
+            "seed": self.config.seed,
+            "epochs": self.epochs,
+            "parameters": self.parameters,
+        }
+
+    def save(self) -> None:
+        """Replaces the state of the unfinished transfer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "identity": self.identity(),
+            "encoder": self.encoder,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "clock": self.clock,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        write_whole({self.folder / "checkpoint.pt": tensors_to_bytes(state)})
+
+    def resume(self) -> None:
+        """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = load_tensors(path)
+        if state["identity"] != self.identity() or state.get("encoder") != self.encoder:
+            return
+        self.network.load_state_dict(state["network"])
+        load_optimiser(self.optimiser, state["optimiser"])
+        self.clock.copy_(state["clock"])
+        self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

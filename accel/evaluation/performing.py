@@ -1,0 +1,181 @@
+"""The runs of a table performed: whatever of each is missing, one after another or several at once."""
+
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+from torch import nn
+
+from accel.common.workers import end_with_parent
+from accel.data import Dataset
+from accel.evaluation import transfer
+from accel.evaluation.jobs import END_TO_END, Job
+from accel.evaluation.probes import top_accuracies
+from accel.evaluation.splits import split
+from accel.evaluation.transfer_records import record
+from accel.training import checkpoint
+from accel.training.config import TrainingConfig
+from accel.training.held_out import evaluating
+from accel.training.loop import Run, open_run
+from accel.training.protocols import TransferConfig
+from accel.training.resources import load_dataset
+
+WARM_UP_STEPS = 2
+TIMED_STEPS = 3
+LOG = "log.txt"
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(data: str, image_size: int | None, data_dir: str | None, train_images: int | None) -> Dataset:
+    """See `dataset_of`: of a configuration, only what decides about the images, so that runs share them."""
+    config = TrainingConfig(data=data, image_size=image_size, data_dir=data_dir, train_images=train_images)
+    return load_dataset(config)
+
+
+def dataset_of(config: TrainingConfig) -> Dataset:
+    """The images that the configuration names, loaded once for all runs of a process that have them in common."""
+    return _dataset(config.data, config.image_size, config.data_dir, config.train_images)
+
+
+def perform(job: Job, device: str, say: Callable[[str], object]) -> None:
+    """Trains and transfers whatever of a job is missing; `say` gets a line for each thing done."""
+    missing = job.missing()
+    if not missing:
+        return
+    config = dataclasses.replace(job.config, device=device)
+    dataset = dataset_of(config)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with (config.folder / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        run = open_run(config, dataset, resume=checkpoint.exists(config.folder))
+        done, began = run.epoch, time.monotonic()
+        run.fit()
+        if run.epoch > done:
+            say(f"{job.name}: trained in {time.monotonic() - began:.0f} s")
+        for protocol in missing[1:]:
+            began = time.monotonic()
+            if protocol == END_TO_END:
+                result = classify(job, run.model, dataset)
+            else:
+                options = TransferConfig(epochs=job.transfer_epochs, seed=config.seed, device=device)
+                result = transfer.transfer(config.folder, protocol, options, dataset)
+            say(f"{job.name}: {protocol} {result['last_top1']:.2f} % in {time.monotonic() - began:.0f} s")
+
+
+def classify(job: Job, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """Records how well a run that has learned from labels names the test images, and returns the entry."""
+    began = time.monotonic()
+    with evaluating(model) as device:
+        examples = split(dataset)["test"].batches(device)
+        top1, top5 = top_accuracies((model(images), labels) for images, labels in examples)
+    entry = {
+        "protocol": END_TO_END,
+        "data": dataset.name,
+        "seed": job.config.seed,
+        "epochs": job.transfer_epochs,
+        "last_top1": top1,
+        "parameters": {},
+        "seconds": time.monotonic() - began,
+    }
+    if dataset.num_classes > 5:
+        entry["top5"] = top5
+    record(job.config.folder, entry)
+    return entry
+
+
+def devices_of(name: str) -> list[str]:
+    """All GPUs for "auto", if there are any; else the one device that is named."""
+    if name != "auto":
+        return [name]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def perform_all(jobs: list[Job], devices: list[str], say: Callable[[str], object]) -> Iterator[dict[str, str]]:
+    """Performs jobs, and gives after each what has failed so far: name → sentence.
+
+    There is one process for each entry of `devices`, which may name a device several times; if there is one entry, runs
+    follow each other in this process. A run that fails leaves the others alone.
+    """
+    failures: dict[str, str] = {}
+    if len(devices) == 1:
+        for job in jobs:
+            if problem := _attempt(job, devices[0], say):
+                failures[job.name] = problem
+            yield failures
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    queue = context.SimpleQueue()
+    for device in devices:
+        queue.put(device)
+    with ProcessPoolExecutor(len(devices), context, _take_device, (queue,)) as pool:
+        futures = {pool.submit(_attempt_here, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                lines, problem = future.result()
+                for line in lines:
+                    say(line)
+                if problem:
+                    failures[futures[future].name] = problem
+                yield failures
+        except BrokenProcessPool:
+            raise OSError("a process that trains was killed; the same command goes on from where it was") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _attempt(job: Job, device: str, say: Callable[[str], object]) -> str | None:
+    """Performs a job; gives the sentence about what a user can cause, such as a run that diverged."""
+    try:
+        perform(job, device, say)
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        say(f"{job.name}: failed: {error}")
+        return str(error)
+    return None
+
+
+_device: str  # of this process, where there are several
+
+
+def _take_device(queue) -> None:
+    global _device
+    _device = queue.get()
+    if _device != "cpu":
+        torch.cuda.set_device(torch.device(_device).index or 0)  # where kernels are launched, too
+    end_with_parent()
+
+
+def _attempt_here(job: Job) -> tuple[list[str], str | None]:
+    lines: list[str] = []
+    return lines, _attempt(job, _device, lines.append)
+
+
+def estimate(jobs: list[Job], devices: list[str]) -> float:
+    """Seconds that the missing work will take, about: a few steps of each row's system are timed, and an epoch of
+    transfer, which computes less than an epoch of training, counts as one; looks at held-out images do not count."""
+    total, seconds = 0.0, {}
+    for job in jobs:
+        if not job.missing():
+            continue
+        if job.row.name not in seconds:
+            seconds[job.row.name] = _seconds_an_epoch(dataclasses.replace(job.config, device=devices[0]))
+        epochs = job.config.epochs + job.transfer_epochs * (len(job.missing()) - 1)
+        total += seconds[job.row.name] * epochs
+    return total / len(devices)
+
+
+def _seconds_an_epoch(config: TrainingConfig) -> float:
+    run = Run(config, dataset_of(config))
+    batch = next(run.batches.epoch(0))
+    for number in range(WARM_UP_STEPS + TIMED_STEPS):
+        if number == WARM_UP_STEPS:
+            run.step.ledger.means()  # waits for the device
+            began = time.monotonic()
+        run.step(*batch)
+    run.step.ledger.means()
+    return (time.monotonic() - began) / TIMED_STEPS * len(run.batches)

@@ -1,0 +1,50 @@
+"""What a run refuses before it begins, each in one sentence: options, images and labels that do not fit."""
+
+import dataclasses
+
+from accel.common.options import flag
+from accel.data import Dataset
+from accel.models.encoder import scale_of
+from accel.training.catalogue import SYSTEMS
+from accel.training.config import CHANGEABLE, TrainingConfig
+
+
+def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
+    """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
+    folder = config.folder
+    if config.data != before.data and {config.data, before.data} & {*TrainingConfig.RECIPES}:
+        # Its options differ as well, since it has a recipe, but that is not what the user has changed.
+        raise ValueError(f"the run in {folder} was trained on {before.data}, it cannot be resumed on {config.data}")
+    differences = [
+        f"{flag(name)} {value} instead of {getattr(before, name)}"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in CHANGEABLE and value != getattr(before, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the run in {folder} cannot be resumed with {', '.join(differences)}; "
+            f"only {', '.join(map(flag, CHANGEABLE))} may change"
+        )
+
+
+def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
+    """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
+    height, width = dataset.train.images.shape[1:3]
+    scale = scale_of(config.encoder)
+    if height % scale or width % scale:
+        nearest = max(scale, round(min(height, width) / scale) * scale)
+        raise ValueError(
+            f"{dataset.name}: images are {height}x{width}, but the encoder {config.encoder!r} needs multiples of "
+            f"{scale}: give --image-size {nearest}, say"
+        )
+    if config.batch_size * (height // scale) * (width // scale) < 2:
+        raise ValueError(
+            f"{dataset.name}: --batch-size 1 of {height}x{width} images leaves {config.encoder!r} a single cell, and "
+            "batch norm needs two: give a larger --batch-size or --image-size"
+        )
+
+
+def refuse_missing_labels(config: TrainingConfig, dataset: Dataset) -> None:
+    """Raises ValueError for images without labels where a system learns from them."""
+    if SYSTEMS[config.system].learns_labels and (dataset.train.labels is None or dataset.test.labels is None):
+        raise ValueError(f"{dataset.name} has no labels, which --system {config.system} learns from")

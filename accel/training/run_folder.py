@@ -1,0 +1,48 @@
+"""The files of a run folder that others read: config.json, metrics.jsonl and model/. See `checkpoint` for the rest."""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from accel.common.files import parse_json, write_whole
+from accel.models.pretrained import Pretrained
+from accel.training.checkpoint import writing
+from accel.training.config import TrainingConfig
+from accel.training.systems import model_class
+
+CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
+
+
+def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
+    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
+    folder = Path(folder)
+    config = TrainingConfig.from_json_file(folder / CONFIG)
+    return model_class(config.system).from_pretrained(folder / MODEL).eval(), config
+
+
+def read_history(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
+
+    Raises ValueError that names the file if it is something else.
+    """
+    path = folder / HISTORY
+    texts = path.read_text().splitlines() if path.is_file() else []
+    lines = [parse_json(text, path, "a line of JSON an epoch") for text in texts]
+    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise ValueError(f"{path} must say of each line which epoch it is of")
+    return lines
+
+
+def write_texts(folder: Path, config: TrainingConfig, history: list[dict]) -> None:
+    """Writes the configuration and one line an epoch; raises OSError with a sentence."""
+    lines = "".join(json.dumps(line) + "\n" for line in history)
+    texts = {CONFIG: config.to_json(), HISTORY: lines}
+    with writing(folder / HISTORY, folder):
+        write_whole({folder / name: text.encode() for name, text in texts.items()})
+
+
+def write_model(folder: Path, model: Pretrained) -> None:
+    """Writes the model, for `load_run` and from_pretrained; raises OSError with a sentence."""
+    with writing(folder / MODEL, folder):
+        model.save_pretrained(folder / MODEL)

@@ -1,0 +1,63 @@
+"""Files: replaced together or not at all, and JSON that is what it should be or refused by name."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accel.common.files import parse_json, read_json, write_whole
+from tests.common.disk import files_limited_to
+
+
+def test_no_path_is_replaced_before_every_file_is_written(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_whole({first: b"old", second: b"old"})
+    with files_limited_to(5), pytest.raises(OSError, match="File too large"):
+        write_whole({first: b"new", second: b"too long"})
+    assert first.read_bytes() == second.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+    st.sampled_from([dict, list]),
+)
+def test_what_is_written_is_read_or_refused_for_its_kind(tmp_path_factory, value, kind):
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    path.write_text(json.dumps(value))
+    if type(value) is kind:
+        assert read_json(path, kind) == value
+    else:
+        with pytest.raises(
+            ValueError, match=rf"^\S+value\.json must hold a {kind.__name__}, got {type(value).__name__}$"
+        ):
+            read_json(path, kind)
+
+
+@given(st.binary())
+def test_bytes_are_json_or_refused_in_one_sentence(tmp_path_factory, content):
+    try:
+        expected = json.loads(content)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"^some/file\.json is not a list of names: ") as refusal:
+            parse_json(content, "some/file.json", "a list of names")
+        assert "\n" not in str(refusal.value)
+    else:
+        assert repr(parse_json(content, "some/file.json")) == repr(expected)
+
+
+def test_a_missing_file_is_empty_only_where_it_may_be_missing(tmp_path):
+    assert read_json(tmp_path / "none.json", dict, may_be_missing=True) == {}
+    assert read_json(tmp_path / "none.json", list, may_be_missing=True) == []
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json", dict)
+
+
+def test_the_error_says_what_a_file_must_hold(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json must hold the options of a run, got list$"):
+        read_json(tmp_path / "config.json", dict, "the options of a run")

@@ -1,0 +1,32 @@
+"""The nearest name: a typing error is understood, and nothing is proposed that is not like the word."""
+
+import dataclasses
+import difflib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accel.common.spelling import nearest
+from accel.training import TrainingConfig
+
+NAMES = [field.name for field in dataclasses.fields(TrainingConfig)]
+
+
+@given(st.sampled_from(sorted(name for name in NAMES if len(name) >= 5)), st.data())
+def test_one_typing_error_is_understood(name, data):
+    at = data.draw(st.integers(0, len(name) - 1))
+    assert nearest(name[:at] + name[at + 1 :], NAMES) == name
+
+
+@given(st.text("abcde", max_size=6), st.lists(st.text("abcde", max_size=6), max_size=6), st.floats(0, 1))
+def test_no_name_is_more_alike_and_none_is_less_alike_than_asked(word, names, likeness):
+    ratios = [difflib.SequenceMatcher(None, name, word).ratio() for name in names]
+    found = nearest(word, names, likeness)
+    if found is None:
+        assert max(ratios, default=-1) < likeness
+    else:
+        assert ratios[names.index(found)] == max(ratios) >= likeness
+
+
+def test_without_names_there_is_none():
+    assert nearest("word", []) is None
