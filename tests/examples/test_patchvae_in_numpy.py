@@ -74,10 +74,10 @@ def test_losses_and_gradients_of_a_training_are_autograds_and_its_updates_adams(
 def test_a_part_finds_each_glyph():
     found = []
     for seed in range(3):
-        weights, rng = trained(seed, steps=300)
+        weights, rng = trained(seed, page.STEPS)
         scores = page.agreement(weights, *page.draw_images(rng, 128))
         found.append(scores.max(0).min() > page.FOUND and len(set(scores.argmax(0))) == len(page.NAMES))
-    # A training may end where glyphs share parts; agreement is then below 0.6.
+    # With other draws, one training of 18 ended where glyphs share parts, with an agreement of 0.5.
     assert sum(found) >= 2
 
 
