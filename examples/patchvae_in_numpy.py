@@ -15,8 +15,8 @@ log-variance s)? From the answers alone it must draw the image again:
     loss      Σ ω (x − x̂)² + β_app KL(N(m, v) ‖ N(0, 1)) + β_occ Σ_l KL(Bern(p_l) ‖ Bern(1/N))   equation 11
 
 The middle three lines are reference.patch_bottleneck (sections 3.2 and 3.3 of the paper), and the last is
-reference.elbo, where ω weighs each cell by its gradient energy (section 3.4). A training in some dozens ends where
-two glyphs share two parts, for nothing but the loss speaks against it; another SEED then helps.
+reference.elbo, where ω weighs each cell by its gradient energy (section 3.4). A training in some dozens ends in a
+local minimum, where glyphs share parts; another SEED then helps.
 """
 
 import sys

@@ -160,7 +160,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutants", metavar="FOLDER")
     options = parser.parse_args()
     out = options.out.resolve()
-    paths = [str(Path(path).resolve().relative_to(ROOT)) for path in options.paths]
+    paths = [os.path.relpath(path, ROOT) for path in options.paths]
     asked = {"count": options.count, "seed": options.seed, "paths": paths}
     # Written last, when the copy, the sample and the times are complete.
     begun = out / "sample.json"
