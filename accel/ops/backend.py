@@ -17,6 +17,17 @@ def _runs_kernels(index: int) -> bool:
     return HAS_TRITON and torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
 
 
+def default_backend(device: torch.device) -> tuple[str, str]:
+    """The backend that runs on a device unless told otherwise, and why, for people."""
+    if device.type != "cuda":
+        return "torch", "the fused kernels need a GPU"
+    if not HAS_TRITON:
+        return "torch", "the fused kernels need Triton, which is not installed"
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return "torch", "the fused kernels need a GPU of compute capability 8.0 or newer"
+    return "triton", "the GPU runs them"
+
+
 def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
     """Triton for CUDA tensors on a GPU that it supports unless told otherwise; float64 exists in PyTorch only.
 

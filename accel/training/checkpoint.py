@@ -9,7 +9,7 @@ from accel.common.files import write_whole
 from accel.models.storage import load_tensors, tensors_to_bytes
 
 NAME = "checkpoint.pt"
-FORMAT = "patchvae training 3"  # changes when an older reader would misunderstand what is written
+FORMAT = "patchvae training 4"  # changes when an older reader would misunderstand what is written
 
 
 def exists(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
-from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY
+from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY, default_backend
 from accel.training import processes
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
@@ -91,7 +91,12 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     else:
         compiled, why_compiled = False, "a CPU hardly gains"
     graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"
-    reasons = f"{precision} ({why_precision}), {'' if compiled else 'not '}compiled ({why_compiled}), {graph}"
+    backend, why_backend = default_backend(device)
+    kernels = {"triton": "fused kernels", "torch": f"plain PyTorch ({why_backend})"}[backend]
+    reasons = (
+        f"{precision} ({why_precision}), {'' if compiled else 'not '}compiled ({why_compiled}), {graph}, "
+        f"bottleneck and weighted loss in {kernels}"
+    )
     return Execution(precision, compiled, on_gpu, reasons)
 
 

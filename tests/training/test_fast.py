@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from accel.ops import backend as backend_module
 from accel.training import TrainingConfig
 from accel.training import step as step_module
 from accel.training.step import TrainingStep, choose_execution
@@ -114,23 +115,29 @@ def test_learning_rate_on_the_device_is_read_by_every_step():
 def test_choice_on_a_cpu_and_its_reasons(options, expected):
     execution = choose_execution(TrainingConfig(**options), torch.device("cpu"))
     assert (execution.precision, execution.compile, execution.graph) == expected
-    assert re.fullmatch(r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no graph without a GPU", execution.reasons)
+    assert re.fullmatch(
+        r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no graph without a GPU, "
+        r"bottleneck and weighted loss in plain PyTorch \(the fused kernels need a GPU\)",
+        execution.reasons,
+    )
 
 
 @pytest.mark.parametrize(
-    ("capability", "options", "expected"),
+    ("capability", "options", "expected", "kernels"),
     [
-        ((9, 0), {}, ("bfloat16", True, True)),
-        ((9, 0), {"precision": "float32", "compile": False}, ("float32", False, True)),
-        ((7, 5), {}, ("float32", False, True)),
+        ((9, 0), {}, ("bfloat16", True, True), "fused kernels"),
+        ((9, 0), {"precision": "float32", "compile": False}, ("float32", False, True), "fused kernels"),
+        ((7, 5), {}, ("float32", False, True), "plain PyTorch (the fused kernels need a GPU of compute capability"),
     ],
 )
-def test_choice_on_a_gpu(monkeypatch, capability, options, expected):
+def test_choice_on_a_gpu(monkeypatch, capability, options, expected, kernels):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(step_module, "HAS_TRITON", True)
+    monkeypatch.setattr(backend_module, "HAS_TRITON", True)
     execution = choose_execution(TrainingConfig(**options), torch.device("cuda"))
     assert (execution.precision, execution.compile, execution.graph) == expected
-    assert execution.reasons.endswith("one CUDA graph a step")
+    assert "one CUDA graph a step" in execution.reasons
+    assert f"bottleneck and weighted loss in {kernels}" in execution.reasons
 
 
 # On a GPU
