@@ -28,13 +28,13 @@ def training_curves(history: Sequence[Mapping]):
     """A Figure with a chart for each quantity that training has logged, over epochs.
 
     history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; any other number but those
-    that count (epoch, step, seconds) has one of its own. None, for what was not finite, is a gap, and so is an epoch
-    that has no such number. Raises ImportError if matplotlib is missing.
+    that count (epoch, step, seconds) has one of its own, and what is true or false has none. None, for what was not
+    finite, is a gap, and so is an epoch that has no such number. Raises ImportError if matplotlib is missing.
     """
     series: dict[str, dict[str, str]] = {}
     for line in history:
         for key in line:
-            if key in ("epoch", "step", "seconds"):
+            if key in ("epoch", "step", "seconds") or isinstance(line[key], bool):
                 continue
             prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
             series.setdefault(key.removeprefix(prefix), {})[key] = PREFIXES.get(prefix, "")

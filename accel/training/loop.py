@@ -265,6 +265,8 @@ class Run:
             "temperature": temperature_at(number, config),
             "seconds": self.seconds,
             "images_per_second": ledger.images / self.seconds,
+            "compiled": self.step.compiled,
+            "captured": self.step.captured,
         }
         self.history.append({name: v if math.isfinite(v) else None for name, v in line.items()})
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0

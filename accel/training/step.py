@@ -1,5 +1,6 @@
 """One training step as fast as its device runs it, and the sums of what it reports, without waiting for the device."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from accel.ops import Noise
 from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY, default_backend
 from accel.training import processes
 from accel.training.capture import Captured
+from accel.training.compilation import Compiled
 from accel.training.config import TrainingConfig
 from accel.training.systems import System
 
@@ -122,8 +124,7 @@ class TrainingStep:
         self.number = 0
         self.compute = self._compute
         if self.execution.compile:
-            torch.compiler.reset()  # it gives up on a method of which several runs in one process have left variants
-            self.compute = torch.compile(self._compute, dynamic=False)
+            self.compute = Compiled(self._compute, lambda: copy.deepcopy(self.state_dict()), self.load_state_dict)
         self.run = self._run
         if self.execution.graph:
             torch.backends.cudnn.benchmark = True  # shapes are the same in every step
@@ -138,6 +139,16 @@ class TrainingStep:
     def number(self, number: int) -> None:
         self._number = number
         self.clock.fill_(number)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps are compiled: what was chosen, until a compilation fails."""
+        return isinstance(self.compute, Compiled) and not self.compute.failed
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replayed as one CUDA graph: from the fourth on, unless the capture has failed."""
+        return isinstance(self.run, Captured) and self.run.graph is not None
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
         """The next step: uint8 images (B, C, H, W) and labels int64 (B,), if there are any.
