@@ -21,14 +21,16 @@ from accel.evaluation.probes import top_accuracies
 from accel.evaluation.splits import split
 from accel.evaluation.transfer_records import record
 from accel.training import checkpoint
+from accel.training.capture import WARM_UP
 from accel.training.config import TrainingConfig
 from accel.training.held_out import evaluating
 from accel.training.loop import Run, open_run
 from accel.training.protocols import TransferConfig
 from accel.training.resources import load_dataset
 
-WARM_UP_STEPS = 2
-TIMED_STEPS = 3
+FIRST_STEPS = WARM_UP + 2  # which compile, capture and choose kernels, once a run
+TIMED_STEPS = 10  # between looks at the clock, each of which waits for the device
+TIMED_SECONDS = 1.0
 LOG = "log.txt"
 
 
@@ -156,26 +158,35 @@ def _attempt_here(job: Job) -> tuple[list[str], str | None]:
 
 
 def estimate(jobs: list[Job], devices: list[str]) -> float:
-    """Seconds that the missing work will take, about: a few steps of each row's system are timed, and an epoch of
-    transfer, which computes less than an epoch of training, counts as one; looks at held-out images do not count."""
-    total, seconds = 0.0, {}
+    """Seconds that the missing work will take, about: of each row's system the first steps, which compile and capture,
+    count once a run, and those after them are timed; an epoch of transfer, which computes less than an epoch of
+    training, counts as one; looks at held-out images do not count."""
+    total, timed = 0.0, {}
     for job in jobs:
         if not job.missing():
             continue
-        if job.row.name not in seconds:
-            seconds[job.row.name] = _seconds_an_epoch(dataclasses.replace(job.config, device=devices[0]))
-        epochs = job.config.epochs + job.transfer_epochs * (len(job.missing()) - 1)
-        total += seconds[job.row.name] * epochs
+        if job.row.name not in timed:
+            timed[job.row.name] = _time_steps(dataclasses.replace(job.config, device=devices[0]))
+        first, epoch = timed[job.row.name]
+        total += first + epoch * (job.config.epochs + job.transfer_epochs * (len(job.missing()) - 1))
     return total / len(devices)
 
 
-def _seconds_an_epoch(config: TrainingConfig) -> float:
+def _time_steps(config: TrainingConfig) -> tuple[float, float]:
+    """Seconds of a run's first steps, and of an epoch of steps after them."""
     run = Run(config, dataset_of(config))
     batch = next(run.batches.epoch(0))
-    for number in range(WARM_UP_STEPS + TIMED_STEPS):
-        if number == WARM_UP_STEPS:
-            run.step.ledger.means()  # waits for the device
-            began = time.monotonic()
-        run.step(*batch)
-    run.step.ledger.means()
-    return (time.monotonic() - began) / TIMED_STEPS * len(run.batches)
+
+    def seconds(steps: int) -> float:
+        began = time.monotonic()
+        for _ in range(steps):
+            run.step(*batch)
+        run.step.ledger.means()  # waits for the device
+        return time.monotonic() - began
+
+    first = seconds(FIRST_STEPS)
+    steps, elapsed = 0, 0.0
+    while elapsed < TIMED_SECONDS:
+        elapsed += seconds(TIMED_STEPS)
+        steps += TIMED_STEPS
+    return first, elapsed / steps * len(run.batches)

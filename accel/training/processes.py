@@ -6,12 +6,15 @@ process would. The first writes the files. Alone, every function here does nothi
 """
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+PATIENCE = datetime.timedelta(days=7)  # with a first process that prepares the images
 
 
 def count() -> int:
@@ -56,12 +59,18 @@ def joined(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The first process passes before the others enter: what it downloads or caches, they find."""
+    """The first process passes before the others enter: what it downloads, packs or caches, they find."""
+    if count() == 1:
+        yield
+        return
+    # A group of its own, on the host: packing a large set outlasts the ten minutes that NCCL waits for anyone.
+    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
     if rank() > 0:
-        wait_for_all()
+        distributed.barrier(group)
     yield
     if rank() == 0:
-        wait_for_all()
+        distributed.barrier(group)
+    distributed.destroy_process_group(group)
 
 
 def wait_for_all() -> None:

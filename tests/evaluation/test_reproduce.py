@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from accel.evaluation import performing, transfer, transfer_records
 from accel.evaluation.collecting import collect
 from accel.evaluation.jobs import plan
 from accel.evaluation.tables import TABLES, epochs_of
+from accel.training.capture import WARM_UP
+from accel.training.config import TrainingConfig
 from accel.training.loop import Run
 from tests.training.tiny import tiny_dataset
 
@@ -302,3 +305,37 @@ def test_a_dry_run_does_nothing(tmp_path, options, capsys):
     assert lines[0].startswith("4, seed 0: training, conv5 ")
     assert re.fullmatch(r"10 runs, about \d+ s on cpu", lines[-1])
     assert not out.exists()
+
+
+def test_the_estimate_counts_first_steps_once_a_run(monkeypatch):
+    """Of a step that compiles, captures and is captured for 10 s each time, and then takes 10 ms."""
+    clock = [0.0]
+
+    class FakeRun:
+        def __init__(self, config, dataset):
+            self.batches = type("Batches", (), {"epoch": lambda _, number: iter([()]), "__len__": lambda _: 100})()
+            self.step = self.Step()
+
+        class Step:
+            calls = 0
+            ledger = SimpleNamespace(means=dict)
+
+            def __call__(self):
+                self.calls += 1
+                clock[0] += 10.0 if self.calls <= WARM_UP + 2 else 0.01
+
+    monkeypatch.setattr(performing, "Run", FakeRun)
+    monkeypatch.setattr(performing, "dataset_of", lambda config: None)
+    monkeypatch.setattr(performing.time, "monotonic", lambda: clock[0])
+
+    def job(missing):
+        config = TrainingConfig(data="tiny", epochs=7)
+        return SimpleNamespace(
+            row=SimpleNamespace(name="patchvae"), config=config, transfer_epochs=3, missing=lambda: missing
+        )
+
+    first, epoch = 10.0 * (WARM_UP + 2), 100 * 0.01
+    jobs = [job(["training", "conv1", "conv5"]), job([]), job(["training"])]
+    expected = 2 * first + epoch * (7 + 2 * 3) + epoch * 7
+    assert performing.estimate(jobs, ["cpu"]) == pytest.approx(expected)
+    assert performing.estimate(jobs, ["cuda:0", "cuda:1"]) == pytest.approx(expected / 2)

@@ -55,7 +55,7 @@ def test_folder_of_a_run(whole_run):
     assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model/config.json", "model/weights.pt"}
     lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
-    expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "held_out_psnr"}
+    expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "compiled", "captured", "held_out_psnr"}
     expected |= {f"{images}_{term}" for images in ("train", "held_out") for term in terms}
     for epoch, line in enumerate(lines, start=1):
         assert line.keys() == expected | {"held_out_active_parts"}

@@ -1,5 +1,6 @@
 """Several processes with a share of each batch learn what one process does with all of it."""
 
+import datetime
 import json
 import os
 import signal
@@ -103,6 +104,27 @@ def test_batch_norm_is_that_of_all_images(together):
     for _, results in found:
         for name in ("d_parameters", "running_mean", "running_var", "num_batches_tracked"):
             assert_close(name, results[name], alone[name], relative=1e-12)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_prepared_images_waits_for_days(monkeypatch, rank):
+    """In a group on the host whose patience is its own: the default group's, on GPUs, is ten minutes."""
+    events = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: rank)
+
+    def new_group(backend, timeout):
+        assert backend == "gloo"
+        assert timeout >= datetime.timedelta(days=1)
+        return "patient"
+
+    monkeypatch.setattr(distributed, "new_group", new_group)
+    monkeypatch.setattr(distributed, "barrier", lambda group: events.append(f"wait in {group}"))
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda group: events.append(f"leave {group}"))
+    with processes.first_goes_first():
+        events.append("prepare" if rank == 0 else "find")
+    expected = ["prepare", "wait in patient"] if rank == 0 else ["wait in patient", "find"]
+    assert events == [*expected, "leave patient"]
 
 
 def launch(folder, data, *options):
