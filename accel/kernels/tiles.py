@@ -12,6 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Places in the bottleneck's maps and in LAYOUTS, forward; backward the last is its gradient.
+LOGITS, MEAN, LOG_VARIANCE, CODE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+
 
 @triton.jit
 def log_sigmoid(x):

@@ -1,0 +1,199 @@
+"""The bottleneck's backward pass as one kernel. The equations stand in reference/bottleneck.py.
+
+Tiles and programs are the forward pass's. Occurrence noise is drawn again by address, so nothing of a map's size is
+kept between the two passes but the inputs.
+"""
+
+import triton
+import triton.language as tl
+
+from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
+from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, load_map, part_tile, store_map
+
+# Places in the maps, after those that both passes have.
+D_LOGITS, D_MEAN, D_LOG_VARIANCE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
+# Places in the incoming gradients; in LAYOUTS they follow the maps.
+OF_MEAN, OF_VARIANCE = tl.constexpr(0), tl.constexpr(1)
+OF_KL_APPEARANCE, OF_KL_OCCURRENCE = tl.constexpr(2), tl.constexpr(3)
+INCOMING = tl.constexpr(7)
+
+
+@triton.jit
+def load_gradient(incoming, WHICH: tl.constexpr, image, parts, BLOCK_D: tl.constexpr, inside, LAYOUTS: tl.constexpr):
+    """The incoming gradient of a pooled number, of any (image, part, number) strides; zero where there is none."""
+    tile = tl.zeros(inside.shape, tl.float32)
+    if incoming[WHICH] is not None:
+        STRIDES: tl.constexpr = LAYOUTS[INCOMING + WHICH]
+        offsets = parts.to(tl.int64)[:, None] * STRIDES[1] + tl.arange(0, BLOCK_D)[None, :] * STRIDES[2]
+        tile += tl.load(incoming[WHICH] + image * STRIDES[0] + offsets, mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def load_divergence_gradient(incoming, WHICH: tl.constexpr, image, LAYOUTS: tl.constexpr):
+    """The incoming gradient of an image's divergence; zero where there is none."""
+    gradient = 0.0
+    if incoming[WHICH] is not None:
+        gradient = tl.load(incoming[WHICH] + image * LAYOUTS[INCOMING + WHICH][0])
+    return gradient
+
+
+@triton.jit
+def scratch_places(image, cells, parts, N: tl.constexpr, L: tl.constexpr):
+    """Of (cell, part) in couple_kernel's maps (B, N, L)."""
+    return (image * N + parts)[None, :] * L + cells[:, None]
+
+
+@triton.jit
+def gather_samples(
+    maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+    CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
+    LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The first walk: d_z = Σ_l d_ẑ y; and d_y = Σ_d d_ẑ z, for couple_kernel or, with detached weights, in d_a."""
+    N: tl.constexpr = SHAPE[0]
+    L: tl.constexpr = SHAPE[2]
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = tile
+    z_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
+        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+        z_sum += d_code * y[:, :, None]
+        if CATEGORICAL:
+            d_y = tl.sum(d_code * z[None, :, :], axis=2)
+            tl.store(coupled[0] + scratch_places(image, cells, parts, N, L), d_y, mask=cell_inside)
+        elif DETACH:
+            d_y = tl.sum(d_code * z[None, :, :], axis=2)
+            d_logit = bernoulli_gradient(logit, slope, d_y, 0.0, d_kl_occurrence, prior)
+            store_map(maps[D_LOGITS], d_logit, image, cells, parts, cell_inside, LAYOUTS, D_LOGITS)
+    return tl.sum(z_sum, axis=0)
+
+
+@triton.jit
+def spread_gradients(
+    maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+    mean, log_variance, d_mean, d_log_variance, peak, share,
+    ARITHMETIC: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
+    LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The second walk: d_μ = w d_m and d_s = w d_log v of every cell; with attached weights, d_a or d_log p as well."""
+    N: tl.constexpr = SHAPE[0]
+    L: tl.constexpr = SHAPE[2]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = tile
+    if not DETACH:
+        # Σ_j w_j d_w_j, known without a walk from what was pooled.
+        d_weight_mean = tl.sum(d_mean * mean + d_log_variance * (1.0 if ARITHMETIC else log_variance), axis=1)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        relative = log_probability(logit, cell, CATEGORICAL) - peak
+        weight = tl.exp(relative) * share
+        d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
+        if ARITHMETIC:
+            # w_l exp(s_l) / v, the share of a cell in the variance
+            spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
+            portion = tl.exp(relative[:, :, None] + (spread - log_variance[None, :, :])) * share[:, :, None]
+            d_spread_tile = portion * d_log_variance[None, :, :]
+        else:
+            d_spread_tile = weight[:, :, None] * d_log_variance[None, :, :]
+        store_map(maps[D_MEAN], d_mean_tile, image, cells, channels, map_inside, LAYOUTS, D_MEAN)
+        store_map(maps[D_LOG_VARIANCE], d_spread_tile, image, cells, channels, map_inside, LAYOUTS, D_LOG_VARIANCE)
+        if not DETACH:
+            # w d_w, a cell's term of the pooled numbers
+            share_of_mean = d_mean_tile * load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
+            if ARITHMETIC:
+                share_of_spread = d_spread_tile
+            else:
+                spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
+                share_of_spread = d_spread_tile * spread
+            d_log_p = tl.sum(share_of_mean + share_of_spread, axis=2) - weight * d_weight_mean[None, :]
+            if CATEGORICAL:
+                tl.store(coupled[1] + scratch_places(image, cells, parts, N, L), d_log_p, mask=cell_inside)
+            else:
+                d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
+                _, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+                d_y = tl.sum(d_code * z[None, :, :], axis=2)
+                d_logit = bernoulli_gradient(logit, slope, d_y, d_log_p, d_kl_occurrence, prior)
+                store_map(maps[D_LOGITS], d_logit, image, cells, parts, cell_inside, LAYOUTS, D_LOGITS)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def backward_kernel(
+    maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
+    numbers,  # of categorical cells, else None
+    coupled,  # of categorical cells, to be written for couple_kernel in place of a's gradient: d_y and d_log p
+    pooled_mean,  # m (B, N, D)
+    saved,  # by the forward pass
+    incoming,  # the gradients of m, v (B, N, D), KL_app and KL_occ (B,), each None where there is none
+    seed,
+    step,
+    first_image,
+    temperature,
+    prior,  # log π, and log of what it leaves for absence
+    prior_mean,  # c
+    POOLED: tl.constexpr,  # the gradients of m and log v (B, N, D) are written in place of μ's and s's
+    ARITHMETIC: tl.constexpr,
+    CATEGORICAL: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    HARD: tl.constexpr,
+    DETACH: tl.constexpr,
+    LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
+    SHAPE: tl.constexpr,  # N, D, L
+    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    INDEX: tl.constexpr,
+):
+    """All gradients: reads the code's gradient and a once, and with detached weights and the geometric rule no other
+    map.
+
+    The first walk sums d_z = Σ_l d_ẑ y, the second spreads d_μ = w d_m and d_s = w d_log v over the cells. With
+    attached weights it also sends d_w back, d_log p = w (d_w − Σ_j w_j d_w_j), where the sum over j is known from
+    the pooled numbers: Σ_d (d_m m + d_log v log v), or under the arithmetic rule Σ_d (d_m m + d_log v).
+    """
+    N: tl.constexpr = SHAPE[0]
+    D: tl.constexpr = SHAPE[1]
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    SAVED: tl.constexpr = 2 * D if POOLED else 2 * D + 2
+    tile = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    image, parts, channels, part_inside, inside = tile
+    first_number = image * (N * D)
+    saved += image * (N * SAVED)
+    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
+
+    mean = tl.load(pooled_mean + first_number + channels, mask=inside, other=0.0)
+    log_variance = tl.load(saved + saved_numbers, mask=inside, other=0.0)
+    z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
+    d_mean = load_gradient(incoming, OF_MEAN, image, parts, BLOCK_D, inside, LAYOUTS)
+    d_variance = load_gradient(incoming, OF_VARIANCE, image, parts, BLOCK_D, inside, LAYOUTS)
+    d_kl_appearance = load_divergence_gradient(incoming, OF_KL_APPEARANCE, image, LAYOUTS)
+    d_kl_occurrence = load_divergence_gradient(incoming, OF_KL_OCCURRENCE, image, LAYOUTS)
+    draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
+
+    d_z = gather_samples(
+        maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+        CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
+    )  # fmt: skip
+    variance = tl.exp(log_variance)
+    d_mean += d_z + d_kl_appearance * (mean - prior_mean)
+    # z − m = √v · ε
+    d_log_variance = 0.5 * d_z * (z - mean) + d_variance * variance + d_kl_appearance * 0.5 * (variance - 1.0)
+
+    if POOLED:
+        tl.store(maps[D_MEAN] + first_number + channels, d_mean, mask=inside)
+        tl.store(maps[D_LOG_VARIANCE] + first_number + channels, d_log_variance, mask=inside)
+    else:
+        peak = tl.load(saved + parts * SAVED + 2 * D, mask=part_inside, other=0.0)[None, :]
+        share = 1.0 / tl.load(saved + parts * SAVED + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
+        spread_gradients(
+            maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+            mean, log_variance, d_mean, d_log_variance, peak, share,
+            ARITHMETIC, CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
+        )  # fmt: skip

@@ -1,0 +1,207 @@
+"""The bottleneck's forward pass as one kernel. The equations stand in reference/bottleneck.py.
+
+A program owns some parts of one image and walks the grid in blocks of cells. Its tiles are (cells, parts, numbers): in
+contiguous maps the cells are neighbours in memory, in channels-last maps the numbers and then the parts, and Triton
+lays its threads out accordingly, so one source serves both. `tile` is what part_tile says of a program: its image, its
+parts, the channels of their numbers, and which of both exist.
+"""
+
+import triton
+import triton.language as tl
+
+from .noise import normal_noise
+from .occurrence import divergence, load_cells, log_probability, read_draw, sample_occurrence
+from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, load_map, log_sigmoid, part_tile, store_map
+
+NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: the logarithm of no weight at all
+
+
+@triton.jit
+def largest_log_probability(
+    maps, numbers, tile,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """max_l log p_l of each part, relative to which weights are formed."""
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, _, part_inside, inside = tile
+    largest = tl.full([BLOCK_L, BLOCK_N], NOTHING, tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        value = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        if CATEGORICAL:
+            cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+            value = log_probability(value, cell, CATEGORICAL)
+        largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, NOTHING))
+    peak = tl.max(largest, axis=0)
+    # σ rises with its argument, so the largest logit has the largest log σ.
+    return peak if CATEGORICAL else log_sigmoid(peak)
+
+
+@triton.jit
+def relative_weights(
+    maps, numbers, image, cells, parts, cell_inside, peak,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """exp(log p_l − peak), 0 outside the grid."""
+    logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+    cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+    return tl.where((cells < L)[:, None], tl.exp(log_probability(logit, cell, CATEGORICAL) - peak[None, :]), 0.0)
+
+
+@triton.jit
+def pool_geometric(
+    maps, numbers, tile, peak,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """m = Σ w μ, log v = Σ w s, and the sum of the relative weights."""
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = tile
+    weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
+    mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
+        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
+        weight = relative_weights(maps, numbers, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        weight_sum += weight
+        mean_sum += weight[:, :, None] * mean
+        spread_sum += weight[:, :, None] * spread
+    total = tl.sum(weight_sum, axis=0)
+    share = (1.0 / total)[:, None]
+    return tl.sum(mean_sum, axis=0) * share, tl.sum(spread_sum, axis=0) * share, total
+
+
+@triton.jit
+def pool_arithmetic(
+    maps, numbers, tile, peak,
+    CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """m = Σ w μ, log v = log Σ w exp(s), and the sum of the relative weights.
+
+    exp(s) is taken relative to the largest s so far, so that it neither overflows nor vanishes.
+    """
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    image, parts, channels, part_inside, inside = tile
+    weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
+    mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    tallest = tl.full([BLOCK_L, BLOCK_N, BLOCK_D], NOTHING, tl.float32)
+    if BLOCK_L >= L:
+        # All cells at once: relative to the largest of all.
+        cells, cell_inside, map_inside = cell_tile(0, L, BLOCK_L, part_inside, inside, INDEX)
+        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
+        top = tl.max(spread, axis=0)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
+        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
+        weight = relative_weights(maps, numbers, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        if BLOCK_L < L:
+            taller = tl.maximum(tallest, spread)
+            spread_sum *= tl.exp(tallest - taller)
+            tallest = taller
+            spread = tl.exp(spread - taller)
+        else:
+            spread = tl.exp(spread - top[None, :, :])
+        weight_sum += weight
+        mean_sum += weight[:, :, None] * mean
+        spread_sum += weight[:, :, None] * spread
+    if BLOCK_L < L:
+        top = tl.max(tallest, axis=0)
+        spread_sum *= tl.exp(tallest - top[None, :, :])
+    total = tl.sum(weight_sum, axis=0)
+    share = (1.0 / total)[:, None]
+    return tl.sum(mean_sum, axis=0) * share, top + tl.log(tl.sum(spread_sum, axis=0) * share), total
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+def forward_kernel(
+    maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
+    numbers,  # of categorical cells, else None
+    pooled,  # m and v (B, N, D)
+    saved,  # for backward (B, N, 2·D + 2): log v, z, and unless POOLED the weights' largest log p and relative sum
+    divergences,  # KL_app and KL_occ (B, part blocks)
+    seed,
+    step,
+    first_image,
+    temperature,
+    prior,  # log π, and log of what it leaves for absence
+    prior_mean,  # c of the appearances' prior N(c, 1)
+    POOLED: tl.constexpr,  # m and log v (B, N, D) are read in place of μ and s
+    ARITHMETIC: tl.constexpr,
+    CATEGORICAL: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    HARD: tl.constexpr,
+    LAYOUTS: tl.constexpr,  # of the maps
+    SHAPE: tl.constexpr,  # N, D, L
+    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    INDEX: tl.constexpr,
+):
+    """Pool over the cells, sample, place and measure: reads a, μ and s once, writes the code once.
+
+    Cells that do not fit one block are walked three times: for the largest log p, to pool, to place. The later walks
+    find the logits in cache.
+    """
+    N: tl.constexpr = SHAPE[0]
+    D: tl.constexpr = SHAPE[1]
+    L: tl.constexpr = SHAPE[2]
+    BLOCK_N: tl.constexpr = BLOCKS[0]
+    BLOCK_D: tl.constexpr = BLOCKS[1]
+    BLOCK_L: tl.constexpr = BLOCKS[2]
+    SAVED: tl.constexpr = 2 * D if POOLED else 2 * D + 2
+    tile = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    image, parts, channels, part_inside, inside = tile
+    first_number = image * (N * D)
+    saved += image * (N * SAVED)
+    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
+
+    if POOLED:
+        mean = tl.load(maps[MEAN] + first_number + channels, mask=inside, other=0.0)
+        log_variance = tl.load(maps[LOG_VARIANCE] + first_number + channels, mask=inside, other=0.0)
+    else:
+        peak = largest_log_probability(maps, numbers, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
+        if ARITHMETIC:
+            mean, log_variance, total = pool_arithmetic(
+                maps, numbers, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
+            )
+        else:
+            mean, log_variance, total = pool_geometric(
+                maps, numbers, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
+            )
+        tl.store(saved + parts * SAVED + 2 * D, peak, mask=part_inside)
+        tl.store(saved + parts * SAVED + 2 * D + 1, total, mask=part_inside)
+
+    part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    block = image * part_blocks + tl.program_id(0) % part_blocks
+    variance, distance = tl.exp(log_variance), mean - prior_mean
+    kl_appearance = tl.where(inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
+    tl.store(pooled[0] + first_number + channels, mean, mask=inside)
+    tl.store(pooled[1] + first_number + channels, variance, mask=inside)
+    tl.store(saved + saved_numbers, log_variance, mask=inside)
+    tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
+
+    draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
+    z = mean
+    if SAMPLE:
+        z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
+    tl.store(saved + saved_numbers + D, z, mask=inside)
+    if SAMPLE:
+        # Read back, z is spread over the threads that place it; otherwise each of these would draw the noise of all its
+        # numbers for itself.
+        tl.debug_barrier()
+        z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
+    kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
+    for start in range(0, L, BLOCK_L):
+        cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
+        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
+        store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)
+        kl_occurrence += tl.where(cell_inside, divergence(logit, cell, parts, prior, CATEGORICAL), 0.0)
+    tl.store(divergences[1] + block, tl.sum(tl.sum(kl_occurrence, axis=1), axis=0))
