@@ -24,7 +24,7 @@ def largest_log_probability(
     """max_l log p_l of each part, relative to which weights are formed."""
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_L: tl.constexpr = BLOCKS[2]
-    image, parts, _, part_inside, inside = tile
+    image, parts, _channels, part_inside, inside = tile
     largest = tl.full([BLOCK_L, BLOCK_N], NOTHING, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)

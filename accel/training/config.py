@@ -32,7 +32,17 @@ PARTS_RECIPE = {
 }
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
-CHANGEABLE = ("data", "data_dir", "epochs", "device", "precision", "compile", "out", "checkpoint_every")
+CHANGEABLE = (
+    "data",
+    "data_dir",
+    "epochs",
+    "device",
+    "precision",
+    "compile",
+    "deterministic",
+    "out",
+    "checkpoint_every",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,11 @@ class TrainingConfig(BottleneckOptions):
     )
     compile: bool | None = option(
         None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"
+    )
+    deterministic: bool = option(
+        False,
+        "run",
+        "on a GPU, compute the same bits in every run, which is slower: cuDNN does not try algorithms, and TF32 is off",
     )
     out: str | None = option(None, "run", "run folder", absent="runs/DATA-SYSTEM")
     checkpoint_every: float = option(

@@ -1,7 +1,8 @@
 """A training run: epochs of steps, each followed by a held-out measurement, in a folder that can be resumed.
 
 Weights, order of the images, flips and draws are functions of (seed, epoch, step), and the rest of the state
-is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not.
+is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not: on a CPU with
+as many threads, on a GPU with --deterministic, without which its libraries choose algorithms by the clock.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """One training step as fast as its device runs it, and the sums of what it reports, without waiting for the device."""
 
 import copy
+import os
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +94,8 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     else:
         compiled, why_compiled = False, "a CPU hardly gains"
     graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"
+    if on_gpu and config.deterministic:
+        graph += ", deterministic (at the cost of cuDNN's fastest algorithms and of TF32)"
     backend, why_backend = default_backend(device)
     kernels = {"triton": "fused kernels", "torch": f"plain PyTorch ({why_backend})"}[backend]
     reasons = (
@@ -100,6 +103,20 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
         f"bottleneck and weighted loss in {kernels}"
     )
     return Execution(precision, compiled, on_gpu, reasons)
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """What a GPU's libraries may do in this process: whatever is fastest, or the same bits every time.
+
+    Asked for the same bits, PyTorch raises RuntimeError at an operation that has no such algorithm.
+    """
+    # Shapes are the same in every step, so trying pays; which algorithm wins is a matter of microseconds, and differs.
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition, read when it starts
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # our tests do so, a run need not
 
 
 class TrainingStep:
@@ -126,8 +143,9 @@ class TrainingStep:
         if self.execution.compile:
             self.compute = Compiled(self._compute, lambda: copy.deepcopy(self.state_dict()), self.load_state_dict)
         self.run = self._run
+        if device.type == "cuda":
+            choose_algorithms(config.deterministic)
         if self.execution.graph:
-            torch.backends.cudnn.benchmark = True  # shapes are the same in every step
             self.run = Captured(self._run, device)
 
     @property

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import re
 
 import numpy as np
@@ -138,6 +139,34 @@ def test_choice_on_a_gpu(monkeypatch, capability, options, expected, kernels):
     assert (execution.precision, execution.compile, execution.graph) == expected
     assert "one CUDA graph a step" in execution.reasons
     assert f"bottleneck and weighted loss in {kernels}" in execution.reasons
+
+
+@pytest.fixture
+def library_settings():
+    """What choose_algorithms changes, put back."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_gpus_libraries_try_algorithms_unless_the_same_bits_are_asked_for(
+    monkeypatch, library_settings, deterministic
+):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.backends.cudnn.benchmark = deterministic
+    step_module.choose_algorithms(deterministic)
+    assert torch.backends.cudnn.benchmark is not deterministic
+    assert torch.are_deterministic_algorithms_enabled() is deterministic
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is deterministic
+    if deterministic:
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    reasons = choose_execution(TrainingConfig(deterministic=deterministic), torch.device("cuda")).reasons
+    assert ("deterministic" in reasons) is deterministic
 
 
 # On a GPU
