@@ -98,9 +98,11 @@ class Categorical:
     def argument(logits, noise=None):
         """(a, 0), or perturbed by Gumbel draws, one for each part and none: a + g with g = −log(−log u).
 
-        The largest of them is part n's with probability exactly p_n.
+        The largest of them is part n's with probability exactly p_n. Only differences within a cell count, so all are
+        given relative to the cell's largest logit: g added to a logit of 10⁴ would lose four digits.
         """
         logits = with_none(logits)
+        logits = logits - logits.max(1, keepdims=True)
         if noise is None:
             return logits
         return logits - np.log(-np.log(occurrence_noise(noise, *logits.shape)))
