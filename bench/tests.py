@@ -1,0 +1,87 @@
+"""Runs tests in several processes at once, each a share of them, so that their kernels compile on all cores.
+
+    python bench/tests.py [--output FILE.json] PYTEST_ARGUMENT…
+
+Outcomes are written as they come, to FILE.json.0, FILE.json.1, …, and together to FILE.json at the end. Exits with
+status 1 if a test failed, or if none passed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST = 8  # processes on one GPU
+SHARE = "PATCHVAE_TEST_SHARE"  # in the environment of a share: its number, how many there are, and its file
+
+
+# As a plugin of pytest, in a share's process
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    number, count, _ = os.environ[SHARE].split(" ", 2)
+    items[:] = items[int(number) :: int(count)]
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.outcome != "passed":  # what surrounds a test may fail or skip it
+        row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
+        if report.failed:
+            row["failure"] = report.longreprtext.strip().splitlines()[-1]
+        with Path(os.environ[SHARE].split(" ", 2)[2]).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+# As a command
+
+
+def outcomes(files):
+    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+
+
+def run(arguments, output, processes):
+    """(a row for each test, exit statuses) of pytest with these arguments."""
+    files = [output.with_name(f"{output.name}.{number}") for number in range(processes)]
+    shares = []
+    for number, file in enumerate(files):
+        file.unlink(missing_ok=True)
+        environment = os.environ | {SHARE: f"{number} {processes} {file.resolve()}"}
+        command = [sys.executable, "-m", "pytest", "-p", "bench.tests", "-p", "no:cacheprovider", *arguments]
+        shares.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+    statuses = [share.wait() for share in shares]
+    rows = outcomes(files)
+    for file in files:
+        file.unlink(missing_ok=True)
+    return rows, statuses
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write every test's outcome")
+    options, arguments = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        output = options.output or Path(folder) / "tests.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rows, statuses = run(arguments, output, min(MOST, os.cpu_count()))
+        output.write_text(json.dumps(rows, indent=1) + "\n")
+    counts = Counter(row["outcome"] for row in rows)
+    for row in rows:
+        if row["outcome"] == "failed":
+            print(f"FAILED {row['test']}: {row['failure']}")
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no tests")
+    nothing_collected = 5  # of a share that got no test
+    if counts["failed"] or not counts["passed"] or set(statuses) - {0, nothing_collected}:
+        skipped = " (every one was skipped)" if counts["skipped"] and not counts["passed"] else ""
+        sys.exit(f"{counts['failed']} tests failed, {counts['passed']} passed{skipped}")
+
+
+if __name__ == "__main__":
+    main()
