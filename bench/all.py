@@ -27,18 +27,7 @@ MINUTE = 60.0
 TESTING = "pytest", "hypothesis"
 FAST = "tests/training/test_fast.py"
 ODD_SHAPES = ["tests/kernels", "-k", "limits or strides or rounding"]
-TINY_RUN = [
-    "--images",
-    "64",
-    "--image-size",
-    "16",
-    "--epochs",
-    "2",
-    "--encoder",
-    "small",
-    "--batch-size",
-    "16",
-]  # for a CPU
+TINY_RUN = ["--images", "64", "--image-size", "16", "--epochs", "2", "--encoder", "small"]  # for a CPU
 
 
 def script(name, *arguments):
@@ -55,7 +44,7 @@ def plan(folder, quick):
         return Stage(name, command, minutes * MINUTE * (1 if quick else 5), output, needs)
 
     def tests(name, minutes, *arguments, needs=(GPU,)):
-        return stage(name, "tests", arguments, minutes, (*TESTING, *needs), hurry=False)
+        return stage(name, "gpu_tests", arguments, minutes, (*TESTING, *needs), hurry=False)
 
     def kernels(name):
         extra = [] if quick else ["--sweep"]
@@ -73,7 +62,7 @@ def plan(folder, quick):
     yield kernels("bottleneck")
     yield kernels("weighted_loss")
     traced = ["--only", steps.configurations()[0].short] if quick else []
-    yield stage("trace", "trace", [*traced, "--folder", folder / "traces"], 0.5, hurry=False)
+    yield stage("trace", "tracing", [*traced, "--folder", folder / "traces"], 0.5, hurry=False)
     if not quick:
         yield from sanitized(folder)
     yield stage("determinism", "determinism", [], 0.75)

@@ -24,7 +24,7 @@ from bench import steps
 from bench.isolated import isolated
 from bench.records import machine, write
 from bench.timing import CUDA, DEVICE, quantiles, synchronise
-from bench.trace import trace
+from bench.tracing import trace
 
 
 def seconds_a_step(step, turns, budget):

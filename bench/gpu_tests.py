@@ -1,6 +1,6 @@
 """Runs tests in several processes at once, each a share of them, so that their kernels compile on all cores.
 
-    python bench/tests.py [--output FILE.json] PYTEST_ARGUMENT…
+    python bench/gpu_tests.py [--output FILE.json] PYTEST_ARGUMENT…
 
 Outcomes are written as they come, to FILE.json.0, FILE.json.1, …, and together to FILE.json at the end. Exits with
 status 1 if a test failed, or if none passed.
@@ -54,7 +54,7 @@ def run(arguments, output, processes):
     for number, file in enumerate(files):
         file.unlink(missing_ok=True)
         environment = os.environ | {SHARE: f"{number} {processes} {file.resolve()}"}
-        command = [sys.executable, "-m", "pytest", "-p", "bench.tests", "-p", "no:cacheprovider", *arguments]
+        command = [sys.executable, "-m", "pytest", "-p", "bench.gpu_tests", "-p", "no:cacheprovider", *arguments]
         shares.append(subprocess.Popen(command, cwd=ROOT, env=environment))
     statuses = [share.wait() for share in shares]
     rows = outcomes(files)

@@ -1,6 +1,6 @@
 """What the device does in one of our training steps: how many nodes, how long they run, and the gaps between them.
 
-python bench/trace.py [--only NAME] [--output FILE.json] [--folder FOLDER]
+python bench/tracing.py [--only NAME] [--output FILE.json] [--folder FOLDER]
 """
 
 import argparse
