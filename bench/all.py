@@ -14,6 +14,7 @@ At the end: a table of all stages, and exit status 1 if any failed.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -37,14 +38,14 @@ def script(name, *arguments):
 def plan(folder, quick):
     """The stages, in order."""
 
-    def stage(name, file, arguments, minutes, needs=(), hurry=True):
-        output = folder / f"{name.replace(' ', '-')}.json"
+    def stage(name, file, arguments, minutes, needs=(), hurry=True, kind="json"):
+        output = folder / f"{name.replace(' ', '-')}.{kind}"
         quickly = ["--quick"] if quick and hurry else []
         command = script(file, *quickly, "--output", output, *arguments)
         return Stage(name, command, minutes * MINUTE * (1 if quick else 5), output, needs)
 
-    def tests(name, minutes, *arguments, needs=(GPU,)):
-        return stage(name, "gpu_tests", arguments, minutes, (*TESTING, *needs), hurry=False)
+    def tests(name, minutes, *arguments):
+        return stage(name, "gpu_tests", arguments, minutes, (*TESTING, GPU), hurry=False, kind="jsonl")
 
     def kernels(name):
         extra = [] if quick else ["--sweep"]
@@ -56,7 +57,8 @@ def plan(folder, quick):
     yield tests("compiled graphs", 1.5, FAST, "-m", "gpu", "-k", "compiled")
     others = ["tests/kernels", "tests/ops", "tests/training", "-m", "gpu", "--ignore", FAST]
     yield tests("gpu tests", 0.75, *others)
-    yield tests("kernel tests", 1, "tests/kernels", "-m", "not gpu", "--ignore", "tests/kernels/test_compile.py")
+    few = ["--examples", 4] if quick else []  # each of other shapes, and so compiled anew
+    yield tests("kernel tests", 1, *few, "tests/kernels", "-m", "not gpu", "--ignore", "tests/kernels/test_compile.py")
     for configuration in steps.configurations():
         yield stage(f"training {configuration.short}", "training", ["--only", configuration.short], 1.25)
     yield kernels("bottleneck")
@@ -92,6 +94,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="at most eight minutes in all")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone, in the plan's order")
     options = parser.parse_args()
+    # Where Inductor's processes then look as well, for our kernels in a compiled step.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     stages = list(plan(folder, options.quick))

@@ -27,7 +27,7 @@ def digest(tensors):
     """Of all bits."""
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
