@@ -43,7 +43,9 @@ def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":  # what surrounds a test may fail or skip it
         row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
         if report.failed:
-            row["failure"] = report.longreprtext.strip().splitlines()[-1][:300]  # short lines are appended in one piece
+            crash = getattr(report.longrepr, "reprcrash", None)
+            told = crash.message if crash else report.longreprtext
+            row["failure"] = told[:300]  # lines are short enough to be appended in one piece
         with Path(os.environ[SHARE].split(" ", 2)[2]).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
