@@ -53,12 +53,17 @@ def launch_fused_operators():
     of_bottleneck.choose_backend = of_loss.choose_backend = lambda *_: "triton"
 
 
-def prepare(capability):
-    """A process of the pool."""
-    end_with_parent()
+def prepare_here(capability=PRETENDED):
+    """From here on this process compiles what it launches, and no more."""
     torch.set_num_threads(1)
     stand_in_for_a_gpu(capability)
     launch_fused_operators()
+
+
+def prepare(capability):
+    """A process of the pool."""
+    end_with_parent()
+    prepare_here(capability)
 
 
 def launch_bottleneck(shape, *arguments, images=IMAGES):

@@ -19,7 +19,8 @@ class StandIn:
     """
 
     def __init__(self, failure=None):
-        self.failure, self.current, self.capturing, self.replays, self.captured = failure, "default", False, 0, 0
+        self.failure, self.current, self.capturing, self.replays = failure, "default", False, 0
+        self.uses = []  # of leaves: (the stream, whether it was capturing)
         self.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
         self.current_stream = self.Stream
         self.CUDAGraph = lambda: SimpleNamespace(replay=self.replay)
@@ -58,10 +59,9 @@ class StandIn:
         """Autograd's node of a leaf keeps to the stream that first used it, as long as anything recorded is alive."""
         node = leaf.view_as(leaf).grad_fn.next_functions[0][0]
         stream = node.metadata.setdefault("stream", self.current)
-        if self.capturing:
-            self.captured += 1
-            if stream != self.current:
-                raise RuntimeError("operation not permitted when stream is capturing")
+        self.uses.append((self.current, self.capturing))
+        if self.capturing and stream != self.current:
+            raise RuntimeError("operation not permitted when stream is capturing")
 
 
 def pretend(monkeypatch, failure=None):
@@ -116,7 +116,9 @@ def test_eager_timings_do_not_spoil_the_capture(monkeypatch):
     assert "failure" not in measured
     assert measured["graph"] is not None, measured
     assert "no_graph_because" not in measured
-    assert cuda.captured > 0
+    captured = cuda.uses.count(("side", True))
+    assert captured > 0
+    assert cuda.uses.count(("side", False)) == timing.WARM_UP * captured
 
 
 def test_a_failed_capture_is_a_fact_of_its_row_and_no_failure(monkeypatch):
