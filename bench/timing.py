@@ -61,8 +61,8 @@ def time_in_graph(make_calls: Callable[[], list[Callable[[], object]]], budget: 
     if not CUDA:
         return None, "a graph needs a GPU"
     gc.collect()
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
+    current, stream, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(current)
     try:
         with torch.cuda.stream(stream):
             calls = make_calls()
@@ -71,9 +71,10 @@ def time_in_graph(make_calls: Callable[[], list[Callable[[], object]]], budget: 
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for call in calls:
                 call()
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         times = time_calls([graph.replay], budget)
     except Exception as error:  # whatever a capture does not permit
+        torch.cuda.set_stream(current)  # torch.cuda.graph leaves its own where it cannot end the capture
         return None, first_line(error)
     return [x / len(calls) for x in times], None
 

@@ -15,14 +15,15 @@ FORMAT = torch.contiguous_format
 class StandIn:
     """torch.cuda as far as the benchmarks know it. A graph keeps the calls of its capture, and a replay makes them.
 
-    failure: what a capture raises, if not None.
+    failure: what a capture raises at its end, if not None; like torch.cuda.graph, it leaves its stream current then.
     """
 
     def __init__(self, failure=None):
         self.failure, self.current, self.capturing, self.replays = failure, "default", False, 0
         self.uses = []  # of leaves: (the stream, whether it was capturing)
-        self.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
-        self.current_stream = self.Stream
+        self.Stream = lambda: SimpleNamespace(name="side", wait_stream=lambda other: None)
+        self.current_stream = lambda: SimpleNamespace(name=self.current, wait_stream=lambda other: None)
+        self.set_stream = lambda stream: setattr(self, "current", stream.name)
         self.CUDAGraph = lambda: SimpleNamespace(replay=self.replay)
         self.memory_allocated = self.max_memory_allocated = lambda: 0
         self.synchronize = self.reset_peak_memory_stats = lambda: None
@@ -43,14 +44,14 @@ class StandIn:
 
     @contextlib.contextmanager
     def graph(self, graph, stream, capture_error_mode):
-        if self.failure:
-            raise self.failure
-        self.capturing = True
+        before, self.current, self.capturing = self.current, "side", True
         try:
-            with self.stream(stream):
-                yield
+            yield
         finally:
             self.capturing = False
+        if self.failure:
+            raise self.failure
+        self.current = before
 
     def replay(self):
         self.replays += 1
@@ -130,6 +131,7 @@ def test_a_failed_capture_is_a_fact_of_its_row_and_no_failure(monkeypatch):
     assert measured["both"][0] > 0
     assert measured["of_copy"] > 0
     assert "none" in harness.describe(measured)
+    assert cuda.current == "default"
 
 
 def test_a_row_without_a_gpu_says_that_it_was_in_no_graph():
