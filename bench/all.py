@@ -15,6 +15,7 @@ At the end: a table of all stages, and exit status 1 if any failed.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -112,4 +113,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage that runs is ended with it
     main()
