@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench import formulations
-from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run, versions
+from bench.harness import OURS, Case, Provider, arguments, run, versions
+from bench.timing import CUDA, DEVICE
 
 TEMPERATURE = 0.5
 FIELDS = "code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"
@@ -129,6 +130,19 @@ def make_providers(case, others, compiled):
             )
 
 
+def grid(cuda, quick, sweep):
+    """The arguments of make_case, the table's first; small ones for a CPU."""
+    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if cuda else (SMALL, (torch.float32,))
+    formats = torch.contiguous_format, torch.channels_last
+    if quick or not cuda:
+        shapes, formats = shapes[::-2], formats[:1]  # the largest among them
+    around = SWEEP if sweep and cuda else []
+    return [
+        *itertools.product(shapes, dtypes, formats, KINDS),
+        *itertools.product(around, dtypes, formats, KINDS[:1]),
+    ]
+
+
 def reason(row):
     """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
     if row["part_dim"] <= 4:
@@ -140,14 +154,8 @@ def reason(row):
 
 def main():
     options = arguments(__doc__.splitlines()[0])
-    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if CUDA else (SMALL, (torch.float32,))
-    formats = torch.contiguous_format, torch.channels_last
-    if options.quick or not CUDA:
-        shapes, formats = shapes[::2], formats[:1]
-    cases = [make_case(*c) for c in itertools.product(shapes, dtypes, formats, KINDS)]
-    table = len(cases)
-    if options.sweep and CUDA:
-        cases += [make_case(*c, KINDS[0]) for c in itertools.product(SWEEP, dtypes, formats)]
+    cases = [make_case(*c) for c in grid(CUDA, options.quick, options.sweep)]
+    table = len(grid(CUDA, options.quick, False))
 
     def providers(case):
         contiguous = case.memory_format == torch.contiguous_format

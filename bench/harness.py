@@ -1,18 +1,16 @@
-"""What the benchmarks share: the machine, a check before every timing, fair timing, tables and files.
+"""What the benchmarks of operators share: a check before every timing, rows, tables and plots.
 
 On a GPU: device events around each call, many calls, medians with the 20 % and 80 % quantiles; inputs are fresh random
-numbers, of which as many sets take turns as it takes to outgrow the cache. Small shapes, whose time is the host's, are
-timed once more inside a CUDA graph. What is achieved is stated against the bandwidth of a large copy in the same run,
-bytes read and written counted, and only the bytes that the mathematics must move are counted for a shape.
+numbers, of which as many sets take turns as it takes to outgrow the cache. Both passes are timed once more inside a
+CUDA graph, without the host; a row says why where that did not work. What is achieved is stated against the bandwidth
+of a large copy in the same run, bytes read and written counted, and only the bytes that the mathematics must move are
+counted for a shape.
 """
 
 import argparse
-import datetime
-import json
-import platform
-import subprocess
+import functools
+import gc
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
+from bench.compilations import counting
+from bench.records import machine, write
+from bench.timing import CUDA, copy_bandwidth, first_line, time_calls, time_in_graph
+
 OURS = "ours" if CUDA else "ours, torch"
 CACHE_BYTES = 2**27  # more than the L2 cache of any GPU so far
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
@@ -85,61 +85,10 @@ def check(case: Case, provider: Provider):
             raise AssertionError(f"result {number} differs from the reference by {error:.2g}")
 
 
-def quantiles(milliseconds):
-    """Median, 20 % and 80 % quantile."""
-    return [float(x) for x in np.quantile(milliseconds, (0.5, 0.2, 0.8))]
-
-
-def time_calls(calls: list[Callable[[], object]], budget: float):
-    """Quantiles of one call in milliseconds; the calls take turns, for about budget seconds."""
-    for call in calls[:3]:
-        call()
-    durations, began = [], time.perf_counter()
-    if not CUDA:
-        while len(durations) < 5 or time.perf_counter() - began < budget:
-            start = time.perf_counter()
-            calls[len(durations) % len(calls)]()
-            durations.append(1e3 * (time.perf_counter() - start))
-        return quantiles(durations)
-    torch.cuda.synchronize()
-    events = []
-    while len(events) < 20 or time.perf_counter() - began < budget:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        calls[len(events) % len(calls)]()
-        end.record()
-        events.append((start, end))
-        if len(events) % 20 == 0:
-            torch.cuda.synchronize()
-    torch.cuda.synchronize()
-    return quantiles([start.elapsed_time(end) for start, end in events])
-
-
-def time_in_graph(calls: list[Callable[[], object]], budget: float):
-    """Quantiles of one call in milliseconds where all the calls are one CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in calls:
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    return [x / len(calls) for x in time_calls([graph.replay], budget)]
-
-
-def copy_bandwidth():
-    """Bytes a second, read and written, of a large copy on this device now."""
-    source = torch.empty(2**28 if CUDA else 2**25, dtype=torch.float32, device=DEVICE).normal_()
-    target = torch.empty_like(source)
-    median, _, _ = time_calls([lambda: target.copy_(source)], 0.5)
-    return 2 * source.nbytes / (1e-3 * median)
-
-
-def memory(case: Case, provider: Provider, leaves: list[Tensor]):
+def memory(case: Case, provider: Provider, leaves: list[Tensor], before: int = 0):
     """Megabytes that both passes must hold at once, and on a GPU, those allocated at most while they run.
+
+    before: bytes that were allocated already when the leaves were not there yet, and do not count.
 
     When the backward pass ends, the inputs, the outputs and the gradients of both are all there. What is allocated
     beyond them was kept between the passes, or is a copy.
@@ -155,7 +104,7 @@ def memory(case: Case, provider: Provider, leaves: list[Tensor]):
         torch.cuda.reset_peak_memory_stats()
         both(provider, leaves, incoming)
         torch.cuda.synchronize()
-        row["peak_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
+        row["peak_megabytes"] = (torch.cuda.max_memory_allocated() - before) / 1e6
     return row
 
 
@@ -163,15 +112,17 @@ def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
     """A row of results: the check, then forward, backward, both, both in a graph, and the peak of memory."""
     row = {"case": case.label, "provider": provider.name, **case.facts, "dtype": str(case.dtype)[6:]}
     row["channels_last"] = case.memory_format == torch.channels_last
+    gc.collect()  # of what another provider left in cycles
+    before = torch.cuda.memory_allocated() if CUDA else 0
     try:
         check(case, provider)
         first = case.inputs(0)
-        row |= memory(case, provider, first)
+        row |= memory(case, provider, first, before)
         size = sum(x.nbytes for x in first)
         count = min(16, 1 + 2 * CACHE_BYTES // size) if CUDA else 1
         row |= timings(case, provider, [first, *(case.inputs(seed) for seed in range(1, count))], bandwidth, budget)
     except Exception as error:  # a provider that fails stays in the table, and fails the run
-        row["failure"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        row["failure"] = first_line(error)
     return row
 
 
@@ -181,7 +132,13 @@ def both(provider, leaves, incoming):
     return outputs, backward(outputs, leaves, incoming)
 
 
-def timings(case, provider, sets, bandwidth, budget):
+def fresh(leaves):
+    """The same numbers as leaves that autograd has not seen on any stream."""
+    return [x.detach().requires_grad_(x.requires_grad) for x in leaves]
+
+
+def eager_times(case, provider, sets, budget):
+    """(times of forward, backward and both, the incoming gradients of each set); what was recorded is gone then."""
     recorded = [provider.run(leaves) for leaves in sets]
     incoming = [case.incoming(outputs) for outputs in recorded]
     forwards = [lambda x=x: provider.run(x) for x in sets]
@@ -189,13 +146,23 @@ def timings(case, provider, sets, bandwidth, budget):
         lambda y=y, x=x, g=g: backward(y, x, g, retain_graph=True)
         for y, x, g in zip(recorded, sets, incoming, strict=True)
     ]
-    wholes = [lambda x=x, g=g: both(provider, x, g) for x, g in zip(sets, incoming, strict=True)]
     times = {"forward": time_calls(forwards, budget), "backward": time_calls(backwards, budget)}
-    times["both"] = time_calls(wholes, budget)
+    times["both"] = time_calls(both_passes(provider, sets, incoming), budget)
+    return times, incoming
+
+
+def both_passes(provider, sets, incoming):
+    """A call for each set of leaves."""
+    return [functools.partial(both, provider, x, g) for x, g in zip(sets, incoming, strict=True)]
+
+
+def timings(case, provider, sets, bandwidth, budget):
+    times, incoming = eager_times(case, provider, sets, budget)
+    times["graph"], reason = time_in_graph(lambda: both_passes(provider, map(fresh, sets), incoming), budget)
+    if reason:
+        times["no_graph_because"] = reason
     limit = 1e3 * (case.forward_bytes + case.backward_bytes) / bandwidth
-    if CUDA and limit < 0.1:
-        times["graph"] = time_in_graph(wholes, budget)
-    best = min(times["both"][0], times.get("graph", times["both"])[0])
+    best = min(times["both"][0], (times["graph"] or times["both"])[0])
     achieved = {"limit": limit, "of_copy": limit / best, "bytes_a_second": limit / best * bandwidth}
     return times | achieved
 
@@ -206,7 +173,7 @@ def describe(row):
         return f"{head} FAIL {row['failure']}"
 
     def times(name):
-        return f"{row[name][0]:8.4f}" if name in row else f"{'':8}"
+        return f"{row[name][0]:8.4f}" if row[name] else f"{'none':>8}"
 
     median, low, high = row["both"]
     peak = f"{row['peak_megabytes']:7.0f}" if "peak_megabytes" in row else f"{'':7}"
@@ -222,26 +189,6 @@ HEAD = (
     f"{'':62} {'':10} forward  backward both (20 % to 80 %)           in graph    limit  % copy    GB/s  ×ours "
     "needed MB peak MB\n(milliseconds, medians; needed: inputs, outputs and the gradients of both, all there at last)"
 )
-
-
-def commit():
-    """The checked-out commit, marked where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
-
-
-def machine():
-    """The device and the versions that the figures belong to."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    try:
-        import triton
-
-        versions["triton"] = triton.__version__
-    except ImportError:
-        pass
-    device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
-    return {"device": device, "cuda": torch.version.cuda, **versions, "commit": commit()}
 
 
 def arguments(description):
@@ -261,7 +208,7 @@ def why_slow(row, reason):
 
 
 def run(description, cases, providers, options, reason):
-    """Measures every case with providers(case); prints, writes and plots. Exits with status 1 if any failed.
+    """Measures every case with providers(case); prints and writes each row, then plots. Exits with 1 if any failed.
 
     reason(row) says why a large shape stays under 70 % of the copy bandwidth, or nothing.
     """
@@ -274,36 +221,26 @@ def run(description, cases, providers, options, reason):
     for case in cases:
         ours = None
         for provider in providers(case):
-            row = measure(case, provider, bandwidth, budget)
+            with counting() as kernels:
+                row = measure(case, provider, bandwidth, budget)
+            row["kernels_compiled"] = kernels.compiled
             if "both" in row:
                 ours = ours or row["both"][0]
                 row["times_ours"] = row["both"][0] / ours
             rows.append(row)
             print(describe(row), flush=True)
+            if options.output:
+                write(options.output, description, rows, copy_bytes_a_second=bandwidth)
+    for reason_of_none in dict.fromkeys(row["no_graph_because"] for row in rows if "no_graph_because" in row):
+        print(f"none in graph: {reason_of_none}")
     slow = [row for row in rows if row["provider"] == OURS and row.get("of_copy", 1.0) < 0.7] if CUDA else []
     for row in slow:
         print(f"under 70 %: {row['case']}: {100 * row['of_copy']:.0f} %, {why_slow(row, reason)}")
-    if options.output:
-        write(options.output, description, rows, copy_bytes_a_second=bandwidth)
     if options.plot:
         plot(rows, options.plot, description)
     failures = [row for row in rows if "failure" in row]
     if failures:
         sys.exit(f"{len(failures)} of {len(rows)} measurements failed")
-
-
-def write(path, description, rows, **facts):
-    """The results as JSON, with what they belong to."""
-    document = {
-        "description": description,
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **machine(),
-        **facts,
-        "results": rows,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def plot(rows, path, title):

@@ -17,7 +17,8 @@ from accel.common.bottleneck import BottleneckOptions
 from accel.kernels import bottleneck
 from accel.ops import Noise, fused
 from accel.ops.draw import Draw
-from bench.harness import CUDA, DEVICE
+from bench.compile import stand_in_for_a_gpu
+from bench.timing import CUDA, DEVICE
 
 SHAPE = 8, 16, 6, 4, 4  # B, N, D, h, w
 
@@ -40,18 +41,6 @@ class Bare(torch.autograd.Function):
         results = fused._bottleneck_gradients(*arguments)
         fused._launch_bottleneck_backward(*arguments, results)
         return *results, *[None] * 5
-
-
-def stand_in_for_a_gpu():
-    """Launches stop at the driver."""
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    from tests.kernels.compiled import Driver
-
-    driver.set_active(Driver())
-    launch = JITFunction.run
-    JITFunction.run = lambda self, *args, warmup, **kwargs: launch(self, *args, warmup=True, **kwargs)
 
 
 def microseconds(call, repeats=40, rounds=100):

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench import formulations
-from bench.harness import CUDA, DEVICE, OURS, Case, Provider, arguments, run, versions
+from bench.harness import OURS, Case, Provider, arguments, run, versions
+from bench.timing import CUDA, DEVICE
 
 CHECKED = 2  # images held to the reference
 SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels
@@ -68,6 +69,16 @@ def make_providers(others, compiled):
             yield Provider(version, *[lambda leaves, f=run_it: f(*leaves)] * 2)
 
 
+def grid(cuda, quick, sweep):
+    """The arguments of make_case, the table's first; small ones for a CPU."""
+    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if cuda else (SMALL, (torch.float32,))
+    formats = torch.contiguous_format, torch.channels_last
+    if quick or not cuda:
+        formats = formats[:1]
+    around = SWEEP if sweep and cuda else []
+    return [*itertools.product(shapes, dtypes, formats), *itertools.product(around, dtypes, formats)]
+
+
 def reason(row):
     """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
     if row["channels_last"]:
@@ -77,14 +88,8 @@ def reason(row):
 
 def main():
     options = arguments(__doc__.splitlines()[0])
-    shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if CUDA else (SMALL, (torch.float32,))
-    formats = torch.contiguous_format, torch.channels_last
-    if options.quick or not CUDA:
-        formats = formats[:1]
-    cases = [make_case(*c) for c in itertools.product(shapes, dtypes, formats)]
-    table = len(cases)
-    if options.sweep and CUDA:
-        cases += [make_case(*c) for c in itertools.product(SWEEP, dtypes, formats)]
+    cases = [make_case(*c) for c in grid(CUDA, options.quick, options.sweep)]
+    table = len(grid(CUDA, options.quick, False))
 
     def providers(case):
         contiguous = case.memory_format == torch.contiguous_format

@@ -1,0 +1,144 @@
+"""Compiles, on all cores at once, the kernels that the benchmarks launch, so that none is compiled between timings.
+
+    python bench/compile.py [--quick] [--output FILE.json]
+
+Processes that do not see the GPU launch what the benchmarks launch, on the CPU's tensors and two images, and stop at
+the driver; what they compile goes to Triton's cache on the disk, where the benchmarks find it. A kernel's key there is
+its source, its arguments' types and alignment, the constants, and the GPU's capability: neither the device of a tensor
+nor the number of images is part of it. Without a GPU it compiles small shapes for one of capability 9.0.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.common.workers import end_with_parent
+from bench import bottleneck, steps, weighted_loss
+from bench.compilations import counting
+from bench.harness import both
+from bench.records import write
+from bench.timing import CUDA, first_line
+
+IMAGES = 2
+PRETENDED = 9, 0  # the capability of a GPU that is not there
+
+
+def stand_in_for_a_gpu(capability=PRETENDED):
+    """Launches stop at the driver."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from tests.kernels.compiled import Driver
+
+    pretended = Driver()
+    pretended.target = 10 * capability[0] + capability[1]
+    driver.set_active(pretended)
+    launch = JITFunction.run
+    JITFunction.run = lambda self, *args, warmup, **kwargs: launch(self, *args, warmup=True, **kwargs)
+
+
+def launch_fused_operators():
+    """On any device, from here on."""
+    from accel.ops import bottleneck as of_bottleneck
+    from accel.ops import weighted_loss as of_loss
+
+    of_bottleneck.choose_backend = of_loss.choose_backend = lambda *_: "triton"
+
+
+def prepare_here(capability=PRETENDED):
+    """From here on this process compiles what it launches, and no more."""
+    torch.set_num_threads(1)
+    stand_in_for_a_gpu(capability)
+    launch_fused_operators()
+
+
+def prepare(capability):
+    """A process of the pool."""
+    end_with_parent()
+    prepare_here(capability)
+
+
+def launch_bottleneck(shape, *arguments, images=IMAGES):
+    case = bottleneck.make_case((images, *shape[1:]), *arguments)
+    launch_case(case, next(bottleneck.make_providers(case, False, False)))
+
+
+def launch_weighted_loss(shape, *arguments, images=IMAGES):
+    case = weighted_loss.make_case((images, *shape[1:]), *arguments)
+    launch_case(case, next(weighted_loss.make_providers(False, False)))
+
+
+def launch_case(case, provider):
+    """Every launch of a benchmark's check and timings."""
+    leaves = case.inputs(0)
+    both(provider, leaves, case.incoming(provider.run(leaves)))
+
+
+def launch_step(configuration, precision):
+    """Those of one of our training steps."""
+    step = steps.our_step(configuration, precision=precision, compile=False)
+    step(configuration.images(configuration.batch))
+
+
+def launches(cuda, quick):
+    """Functions to call in prepared processes, the longest first."""
+    precisions = ["bfloat16"] if quick else ["bfloat16", "float32"]
+    for configuration in reversed(steps.configurations(cuda)):
+        for precision in precisions:
+            yield functools.partial(launch_step, configuration.with_batch(IMAGES), precision)
+    for arguments in bottleneck.grid(cuda, quick, not quick):
+        yield functools.partial(launch_bottleneck, *arguments)
+    for arguments in weighted_loss.grid(cuda, quick, not quick):
+        yield functools.partial(launch_weighted_loss, *arguments)
+
+
+def perform(launch):
+    """A row: what was launched, how many kernels were compiled for it, and how many there were already."""
+    words = [launch.func.__name__, *map(str, launch.args)]
+    row, began = {"launch": " ".join(words)}, time.perf_counter()
+    with counting() as kernels:
+        try:
+            launch()
+        except Exception as error:
+            row["failure"] = first_line(error)
+    seconds = time.perf_counter() - began
+    return row | {"compiled": kernels.compiled, "found": kernels.found, "seconds": seconds}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="what the benchmarks launch with --quick")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write what was compiled, with versions")
+    options = parser.parse_args()
+    capability = torch.cuda.get_device_capability() if CUDA else PRETENDED
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the processes that compile
+    workers = os.cpu_count()
+    began, rows = time.perf_counter(), []
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (capability,)) as pool:
+        jobs = [pool.submit(perform, launch) for launch in launches(CUDA, options.quick)]
+        for job in as_completed(jobs):
+            rows.append(job.result())
+            if options.output:
+                write(options.output, "Kernels compiled in advance", rows, capability=capability, processes=workers)
+    failures = [row for row in rows if "failure" in row]
+    for row in failures:
+        print(f"{row['launch']}: FAIL {row['failure']}")
+    compiled, found = (sum(row[column] for row in rows) for column in ("compiled", "found"))
+    print(
+        f"{compiled} kernels compiled and {found} found in the cache, for capability {capability[0]}.{capability[1]}, "
+        f"in {time.perf_counter() - began:.0f} s by {workers} processes"
+    )
+    if failures:
+        sys.exit(f"{len(failures)} of {len(rows)} launches failed")
+
+
+if __name__ == "__main__":
+    main()

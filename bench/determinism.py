@@ -1,0 +1,85 @@
+"""The same bits twice: the operators', in one process and in another, which is promised; and a training step's.
+
+    python bench/determinism.py [--quick] [--output FILE.json]
+
+Whole steps also run what cuDNN chooses by timing, whose sums may have another order in another process: a row says
+whether they agree, and that they do not is no failure.
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench import bottleneck, steps, weighted_loss
+from bench.harness import both
+from bench.isolated import isolated
+from bench.records import machine, write
+from bench.timing import CUDA
+
+STEPS = 10
+
+
+def digest(tensors):
+    """Of all bits."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def of_operators(quick, times):
+    """{case: digests of the outputs and gradients, one for each time}"""
+    made = [
+        (case, next(bottleneck.make_providers(case, False, False)))
+        for case in (bottleneck.make_case(*c) for c in bottleneck.grid(CUDA, quick, False))
+    ]
+    made += [
+        (case, next(weighted_loss.make_providers(False, False)))
+        for case in (weighted_loss.make_case(*c) for c in weighted_loss.grid(CUDA, quick, False))
+    ]
+    found = {}
+    for case, provider in made:
+        leaves = case.inputs(0)
+        incoming = case.incoming(provider.run(leaves))
+        found[case.label] = []
+        for _ in range(times):
+            outputs, gradients = both(provider, leaves, incoming)
+            found[case.label].append(digest([*outputs, *gradients]))
+    return found
+
+
+def of_steps(configuration):
+    """(digest of the weights after some steps, how they ran)"""
+    torch.manual_seed(0)
+    step = steps.our_step(configuration)
+    images = configuration.images(configuration.batch)
+    for _ in range(STEPS):
+        step(images)
+    return digest(step.system.model.parameters()), steps.how_it_ran(step)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer cases")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
+    options = parser.parse_args()
+    print(machine()["device"])
+    here, there = (isolated(of_operators, options.quick, times) for times in (3, 1))
+    rows = [{"case": case, "same": len({*here[case], *there[case]}) == 1, "promised": True} for case in here]
+    configuration = steps.configurations()[0]
+    (one, how), (other, _) = (isolated(of_steps, configuration) for _ in range(2))
+    rows.append({"case": f"{STEPS} steps, {configuration.name}", "same": one == other, "promised": False, **how})
+    for row in rows:
+        print(f"{row['case']:70} {'the same bits' if row['same'] else 'other bits'}")
+    if options.output:
+        write(options.output, "The same bits twice", rows, times=4)
+    if broken := sum(row["promised"] and not row["same"] for row in rows):
+        sys.exit(f"{broken} of {len(here)} operators gave other bits for the same input")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A function in a process of its own: what it leaves in memory goes with it, and it may fail or hang alone."""
+
+from multiprocessing import get_context
+
+from bench.timing import first_line
+
+CONTEXT = get_context("spawn")
+
+
+def _answer(connection, function, arguments):
+    try:
+        answer = True, function(*arguments)
+    except Exception as error:
+        answer = False, first_line(error)
+    connection.send(answer)
+
+
+def isolated(function, *arguments, seconds=None):
+    """What the function gives. It, its arguments and its result must be picklable.
+
+    Raises RuntimeError with what it raised or how its process ended, and TimeoutError after so many seconds.
+    """
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            raise TimeoutError(f"not done in {seconds:.0f} s")
+        fine, result = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"its process ended with status {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if not fine:
+        raise RuntimeError(result)
+    return result
