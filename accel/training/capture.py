@@ -53,12 +53,14 @@ class Captured:
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self.device)
         try:
             # Only this thread's calls count: those that read images ahead may allocate meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
         except RuntimeError as error:
             self.failed = True
+            torch.cuda.set_stream(current)  # a capture that cannot end leaves its own stream behind
             reason = str(error).partition("\n")[0]
             print(f"patchvae: warning: training goes on without a CUDA graph: {reason}", file=sys.stderr, flush=True)
         else:

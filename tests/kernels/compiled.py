@@ -96,14 +96,15 @@ def cases():
     for (label, shape), (order, format), dtype in itertools.product(SHAPES.items(), formats.items(), dtypes):
         if (label, order) == ("few cells", "channels-last"):
             continue  # the same entry as many cells
-        # The plainest bottleneck, and the one with most in its registers.
-        variants = [(False, {}), (False, {"variance": "arithmetic", "detach_weights": False})]
-        variants += [(True, {})] if label == "many cells" else []
-        for (is_pooled, options), occurrence in itertools.product(variants, ("bernoulli", "categorical")):
-            kind = "pooled" if is_pooled else ", ".join(["maps", *map(str, options.values())])
-            name = f"bottleneck, {label}, {order}, {str(dtype)[6:]}, {occurrence}, {kind}"
-            arguments = shape, dtype, format, is_pooled, options | {"occurrence": occurrence}
-            yield name, lambda a=arguments: launch_bottleneck(*a)
+        plainest, heaviest = {}, {"variance": "arithmetic", "detach_weights": False}
+        categorical = {"occurrence": "categorical"}
+        variants = [(False, plainest), (False, heaviest), (False, heaviest | categorical)]
+        if label == "many cells":
+            variants += [(False, plainest | categorical), (True, plainest), (True, categorical)]
+        for is_pooled, options in variants:
+            words = ["pooled" if is_pooled else "maps", *map(str, options.values())]
+            name = f"bottleneck, {label}, {order}, {str(dtype)[6:]}, {', '.join(words)}"
+            yield name, lambda a=(shape, dtype, format, is_pooled, options): launch_bottleneck(*a)
     for (order, format), dtype in itertools.product(formats.items(), dtypes):
         for size, patch in ((224, 8), (56, 7)) if dtype == torch.float32 else ((224, 8),):
             name = f"weighted loss, {size} px, patch {patch}, {order}, {str(dtype)[6:]}"

@@ -15,8 +15,10 @@ class StandIn:
     def __init__(self, function, failure=None):
         self.function, self.failure = function, failure
         self.capturing, self.done, self.replays = False, [], 0
-        stream = SimpleNamespace(wait_stream=lambda other: None)
-        self.Stream = self.current_stream = lambda device: stream
+        self.current = outside = SimpleNamespace(wait_stream=lambda other: None)
+        self.Stream = lambda device: SimpleNamespace(wait_stream=lambda other: None)
+        self.current_stream = lambda device: self.current
+        self.outside = outside
         self.stream = lambda stream: contextlib.nullcontext()
         self.CUDAGraph = lambda: SimpleNamespace(replay=self.replay)
 
@@ -26,9 +28,13 @@ class StandIn:
         try:
             yield
             if self.failure:
+                self.current = stream  # as torch.cuda.graph leaves it when a capture cannot end
                 raise self.failure
         finally:
             self.capturing = False
+
+    def set_stream(self, stream):
+        self.current = stream
 
     def call(self, *arguments):
         if self.capturing:
@@ -72,6 +78,7 @@ def test_failed_capture_is_said_once_and_loses_no_step(monkeypatch, capsys):
     for number in range(7):
         run(torch.full((1,), number), None)
     assert [total for total, _ in cuda.done] == list(range(7))
+    assert cuda.current is cuda.outside
     err = capsys.readouterr().err
     assert err == "patchvae: warning: training goes on without a CUDA graph: CUDA error: not permitted\n"
 
