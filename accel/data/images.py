@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accel.common.describing import ShowsShapes
 from accel.data.words import HELD_OUT_STREAM, random_order
 
 
-@dataclass(frozen=True)
-class ImageSet:
+@dataclass(frozen=True, repr=False)
+class ImageSet(ShowsShapes):
     """Images as they are stored. Nothing here is changed after it was made; arrays may be read-only or memory-mapped.
 
     Attributes:
@@ -30,8 +31,8 @@ class ImageSet:
         return ImageSet(*parts)
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(ShowsShapes):
     """A training and a held-out set of images of one size.
 
     Attributes:

@@ -82,7 +82,8 @@ def forward(
     shape = parts, pooled_mean.shape[2], height * width
     maps = logits, mean, log_variance, code
     map_layouts = layouts(*maps)
-    tile, warps = blocks(*shape, code.stride(1) == 1, code.element_size())
+    heavy = options.variance == "arithmetic" and not pooled
+    tile, warps = blocks(*shape, code.stride(1) == 1, code.element_size(), heavy)
     part_blocks = triton.cdiv(parts, tile[0])
     partials = totals
     if part_blocks > 1:

@@ -112,7 +112,7 @@ def index_type(channels: int, height: int, layouts: tuple):
 
 
 @cache
-def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, weights_learn: bool = False):
+def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, heavy: bool = False):
     """The (parts, numbers, cells) of a program's tile and its warps.
 
     Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
@@ -124,20 +124,21 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
 
     Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
-    Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. Where the weights
-    learn, three maps are held at once, and tiles of the first and third kind are half as large.
+    Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. A heavy pass holds
+    three tiles at once (the arithmetic rule forward, learning weights backward): its tiles, or a thread's share of
+    them, are half as large.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
-    if block_n * block_d * block_l > (4096 if weights_learn else 8192):
+    if block_n * block_d * block_l > (4096 if heavy else 8192):
         if channels_last:
-            size, longest = 2048, 8
+            size, longest = 1024 if heavy and block_d <= 64 else 2048, 8
         elif cells <= 64:
-            per_thread = 32 if weights_learn else 64
+            per_thread = 32 if heavy else 64
             size, longest = 32 * per_thread, 64
         else:
-            per_thread = 64 // item_size
+            per_thread = 16 if heavy else 64 // item_size
             size, longest = 1024, 64 if cells <= 256 else 128
         longest = min(longest, max(1, (2048 if block_d <= 64 else 1024) // block_d))
         block_l = min(block_l, longest)

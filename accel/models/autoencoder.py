@@ -1,5 +1,8 @@
 """What every model here shares: the backbone, the grid, and the checks of what goes in."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +12,8 @@ from accel.ops import Noise, appearance_noise
 from .decoder import Decoder
 from .encoder import PRESETS, Encoder, coarse_grid, coarse_vector
 from .pretrained import Pretrained
+
+FAR_OUTSIDE = 4.0  # of [−1, 1]; images normalised by ImageNet's statistics reach 2.7
 
 
 def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -21,6 +26,18 @@ def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"images must be uint8, or floating point in [-1, 1], got {images.dtype}")
     return images.to(dtype)
+
+
+@contextlib.contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which batch norm uses its statistics and never moves them, and back to each module's own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def check_positive(**arguments: object) -> None:
@@ -63,14 +80,26 @@ class Backbone(Pretrained):
     def features(self, images: Tensor) -> Tensor:
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/scale, W/scale).
 
-        Raises ValueError for another rank, number of channels or dtype, or a size that scale does not divide.
+        Raises ValueError for another rank, number of channels or dtype, a size that scale does not divide, or floats
+        far outside of [−1, 1]; where looking at them would make a GPU wait, in training, they are not looked at.
         """
         stem = self.encoder.conv1.weight
+        if not isinstance(images, Tensor):
+            hint = "; of an array (n, H, W, C), torch.from_numpy(images).movedim(-1, 1) is one"
+            hint = hint if hasattr(images, "shape") else ""
+            raise ValueError(f"images must be a tensor (B, {stem.shape[1]}, H, W), got {type(images).__name__}{hint}")
         if images.ndim != 4 or images.shape[1] != stem.shape[1]:
             raise ValueError(f"images must be (B, {stem.shape[1]}, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
+        looked_at = not torch.compiler.is_compiling() and not (images.is_cuda and self.training)
+        if images.is_floating_point() and looked_at and images.numel() and images.detach().abs().amax() > FAR_OUTSIDE:
+            low, high = images.min().item(), images.max().item()
+            raise ValueError(
+                f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "
+                "floats become x / 127.5 - 1"
+            )
         return self.encoder(scaled_pixels(images, stem.dtype))
 
 
@@ -84,8 +113,12 @@ class Autoencoder(Backbone):
         self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn."""
-        return self.decode(self.encode(images).code)
+        """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn.
+
+        In evaluation mode whatever the module's: images do not depend on each other, and no statistic moves.
+        """
+        with in_evaluation(self):
+            return self.decode(self.encode(images).code)
 
 
 class VectorAutoencoder(Autoencoder):
@@ -125,12 +158,9 @@ class VectorAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images of z ~ N(0, 1); the same seed draws the same z.
-
-        Batch norm does as the module's mode says: after `eval()` images do not depend on each other; in
-        training mode its running statistics move as in any forward pass.
-        """
+        """`count` images of z ~ N(0, 1), in evaluation mode whatever the module's; the same seed draws the same z."""
         check_positive(count=count)
         weight = self.expand.weight
         code = appearance_noise(Noise(seed=seed), count, 1, self.latent_dim, device=weight.device)
-        return self.decode(code.flatten(1).to(weight.dtype))
+        with in_evaluation(self):
+            return self.decode(code.flatten(1).to(weight.dtype))

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise
 from accel.ops.backend import accumulation_dtype
 
 from .autoencoder import VectorAutoencoder
 
 
-@dataclass(frozen=True)
-class GaussianPosterior:
+@dataclass(frozen=True, repr=False)
+class GaussianPosterior(ShowsShapes):
     """What BetaVAE says of B images: N(mean, variance) in Z dimensions.
 
     Everything but the code is float32 under lower precision too (float64 in a float64 model).
@@ -25,7 +26,7 @@ class GaussianPosterior:
     kl_occurrence: Tensor  # (B,), zero: one loss and one log serve PatchVAE and this
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BetaVAEOutput(GaussianPosterior):
     """The posterior, its code sampled if sampling was asked for, and what the decoder makes of that code."""
 

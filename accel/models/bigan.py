@@ -4,19 +4,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise
 
 from .autoencoder import VectorAutoencoder
 
 
-@dataclass(frozen=True)
-class BiganCode:
+@dataclass(frozen=True, repr=False)
+class BiganCode(ShowsShapes):
     """What a Bigan says of B images."""
 
     code: Tensor  # (B, Z), E(x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BiganOutput(BiganCode):
     """The two pairs that the joint discriminator tells apart: (x, E(x)) and (G(z), z)."""
 

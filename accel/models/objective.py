@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from accel.common.describing import ShowsShapes
 from accel.ops import weighted_squared_error
 from accel.ops.backend import accumulation_dtype
 
@@ -12,8 +13,8 @@ from .betavae import BetaVAEOutput
 from .patchvae import PatchVAEOutput
 
 
-@dataclass(frozen=True)
-class Elbo:
+@dataclass(frozen=True, repr=False)
+class Elbo(ShowsShapes):
     """The loss and its terms, 0-d tensors: means over images, in nats an image, terms without their β."""
 
     total: Tensor

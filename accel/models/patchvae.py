@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.common.bottleneck import declare, takes_bottleneck_options
+from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import accumulation_dtype
 from accel.ops.occurrence import DISTRIBUTIONS
 
-from .autoencoder import Autoencoder, check_positive
+from .autoencoder import Autoencoder, check_positive, in_evaluation
 from .release import read_release
 
 
-@dataclass(frozen=True)
-class PatchPosterior:
+@dataclass(frozen=True, repr=False)
+class PatchPosterior(ShowsShapes):
     """What PatchVAE says of B images: N parts of D numbers on a grid of h × w cells.
 
     Everything but the code is float32 under lower precision too (float64 in a float64 model).
@@ -34,7 +35,7 @@ class PatchPosterior:
     kl_occurrence: Tensor  # (B,), nats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchVAEOutput(PatchPosterior):
     """The posterior, its code sampled if sampling was asked for, and what the decoder makes of that code."""
 
@@ -144,8 +145,8 @@ class PatchVAE(Autoencoder):
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """`count` images from the prior: each cell holds each part with probability π, appearances N(c, 1).
 
-        The same seed draws the same codes. Batch norm does as the module's mode says: after `eval()` images
-        do not depend on each other; in training mode its running statistics move as in any forward pass.
+        The same seed draws the same codes. In evaluation mode whatever the module's: images do not depend on each
+        other, and no statistic moves.
         """
         check_positive(count=count)
         noise = Noise(seed=seed)
@@ -157,7 +158,8 @@ class PatchVAE(Autoencoder):
         normalised = self.distribution.normalise(logits)
         occurrence = self.distribution.decide(self.distribution.argument(normalised, noise))
         code = appearance[..., None] * occurrence[:, :, None]
-        return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
+        with in_evaluation(self):
+            return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
 
     @classmethod
     def from_release(cls, path: str | Path) -> Self:

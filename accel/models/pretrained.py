@@ -39,7 +39,7 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The model that `save_pretrained` wrote, in training mode as any new module is.
+        """The model that `save_pretrained` wrote, or that of a run's folder, in evaluation mode.
 
         Nothing in the files is executed. Raises FileNotFoundError when a file is missing and ValueError when one
         is damaged, belongs to another system or format, or when weights and configuration do not fit.
@@ -47,6 +47,8 @@ class Pretrained(nn.Module):
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder, expected one that save_pretrained wrote")
+        if not (folder / "weights.pt").exists() and (folder / "model").is_dir():
+            folder = folder / "model"  # of a run
         description, tensors = folder / "config.json", folder / "weights.pt"
         arguments = cls._read_arguments(description)
         return cls._restore(arguments, description, load_tensors(tensors), tensors).to(device)
@@ -91,7 +93,7 @@ class Pretrained(nn.Module):
                 got, expected = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, own[name]))
                 raise ValueError(f"{stored}: does not fit the configuration, {name!r} is {got}, not {expected}")
         model.load_state_dict(weights, assign=True)
-        return model
+        return model.eval()
 
 
 def _first(names: set[str]) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from accel.common.bottleneck import BottleneckOptions, declare, takes_bottleneck_options
+from accel.common.describing import ShowsShapes
 
 from . import plain
 from .backend import check_shape, check_tensors, choose_backend
@@ -14,8 +15,8 @@ from .draw import Draw, check_draw
 from .noise import Noise
 
 
-@dataclass(frozen=True)
-class PatchBottleneck:
+@dataclass(frozen=True, repr=False)
+class PatchBottleneck(ShowsShapes):
     """B images, N parts, D numbers of appearance a part, a grid of h × w cells.
 
     code: (B, N·D, h, w), the patch latent code, in appearance_mean's dtype and memory format (for the pooled

@@ -79,7 +79,8 @@ def test_nothing_is_drawn_unless_noise_is_given():
     out = model(images)
     assert torch.equal(out.code, out.mean)
     assert torch.equal(out.code, model.encode(images).code)
-    assert torch.equal(out.reconstruction, model.reconstruct(images))
+    assert torch.equal(model.eval()(images).reconstruction, model.reconstruct(images))
+    model.train()
     sampled = model(images, noise=Noise(1)).code
     assert torch.equal(sampled, model(images, temperature=0.1, noise=Noise(1)).code)
     assert not torch.equal(sampled, out.code)

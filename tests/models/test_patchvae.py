@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from accel import Noise, PatchVAE, elbo
+from accel import BetaVAE, Noise, PatchVAE, elbo
 from tests.support import assert_close, to_numpy
 
 
@@ -176,7 +176,8 @@ def test_nothing_is_drawn_unless_noise_is_given(training):
     assert equal(model.encode(images), model.encode(images))
     assert torch.equal(out.code, model.encode(images).code)
     assert torch.equal(out.code, model(images, noise=Noise(1), sample=False).code)
-    assert torch.equal(out.reconstruction, model.reconstruct(images))
+    assert torch.equal(model.eval()(images).reconstruction, model.reconstruct(images))
+    model.train(training)
     assert equal(model(images, noise=Noise(1)), model(images, noise=Noise(1)))
     assert not torch.equal(out.code, model(images, noise=Noise(1)).code)
     assert not torch.equal(model(images, noise=Noise(1)).code, model(images, noise=Noise(1, step=1)).code)
@@ -304,6 +305,46 @@ def test_bad_images_are_refused_in_a_sentence(images, sentence):
     for call in (small(), small().encode, small().reconstruct, small().features):
         with pytest.raises(ValueError, match=sentence):
             call(images)
+
+
+@pytest.mark.parametrize("build", [small, lambda: BetaVAE(image_size=16, latent_dim=4, encoder="small")])
+def test_reconstructing_and_sampling_move_no_statistic_and_no_mode(build):
+    model = build().train()
+    model.encoder.layer1.eval()  # somebody has frozen it
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    images = pictures(4, 3, 16, 16)
+    reconstructed, drawn = model.reconstruct(images), model.sample(3, seed=1)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # In evaluation mode an image's result does not depend on the batch.
+    assert_close("alone", model.reconstruct(images[:1]), reconstructed[:1], relative=1e-5)
+    assert_close("alone", model.sample(1, seed=1), drawn[:1], relative=1e-5)
+
+
+@pytest.mark.parametrize("scale", [255.0, 30.0, -100.0])
+def test_floats_far_outside_of_the_range_are_refused(scale):
+    images = scale * torch.rand(2, 3, 16, 16)
+    for call in (small(), small().encode, small().reconstruct, small().features):
+        with pytest.raises(ValueError, match=r"images must be uint8, or floating point in \[-1, 1\], got floats from"):
+            call(images)
+    small().encode(2.7 * pictures(2, 3, 16, 16))  # normalised by ImageNet's statistics
+
+
+def test_arrays_are_refused_with_what_makes_tensors_of_them():
+    with pytest.raises(ValueError, match=r"images must be a tensor \(B, 3, H, W\), got ndarray; .*movedim"):
+        small().encode(np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"images must be a tensor \(B, 3, H, W\), got list$"):
+        small().encode([1, 2])
+
+
+def test_results_show_shapes_and_no_numbers():
+    out = small().eval()(pictures(2, 3, 16, 16))
+    shown = repr(out)
+    assert shown.startswith("PatchVAEOutput(occurrence_logits=float32 (2, 3, 2, 2), occurrence=float32 (2, 3, 2, 2), ")
+    assert "tensor(" not in shown
+    loss = elbo(out, pictures(2, 3, 16, 16))
+    assert repr(loss).startswith(f"Elbo(total={loss.total.item():.6g}, ")
 
 
 def test_bad_codes_counts_and_calls_are_refused_in_a_sentence():

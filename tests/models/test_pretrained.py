@@ -50,7 +50,7 @@ def test_comes_back_with_the_same_bits_and_arguments(build, tmp_path):
     assert same_bits(model, loaded)
     assert loaded.config == model.config
     assert set(model.config) == set(inspect.signature(type(model)).parameters) - {"backend"}
-    assert loaded.training
+    assert not any(module.training for module in loaded.modules())
     assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
     images = torch.rand(2, 1, *model.image_size)
     assert torch.equal(model.eval()(images).reconstruction, loaded.eval()(images).reconstruction)
@@ -88,8 +88,9 @@ def test_a_full_disk_leaves_the_previous_model(saved, size):
 def test_missing_files_are_named(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder, expected one that save_pretrained wrote"):
         PatchVAE.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
-        PatchVAE.from_pretrained(tmp_path)
+        PatchVAE.from_pretrained(tmp_path / "empty")
     (saved / "weights.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"weights\.pt: no such file"):
         PatchVAE.from_pretrained(saved)
@@ -196,3 +197,10 @@ def test_damage_is_noticed_or_harmless(tmp_path_factory, data):
 def test_a_model_moved_as_a_folder_still_loads(saved, tmp_path):
     shutil.move(saved, tmp_path / "elsewhere")
     PatchVAE.from_pretrained(tmp_path / "elsewhere")
+
+
+def test_a_run_is_as_good_as_its_model_folder(tmp_path):
+    model = small()
+    model.save_pretrained(tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.json").write_text("{}")  # the run's own
+    assert same_bits(type(model).from_pretrained(tmp_path / "run"), model)

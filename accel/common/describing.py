@@ -1,0 +1,21 @@
+"""How results and data sets show themselves."""
+
+import dataclasses
+
+
+class ShowsShapes:
+    """For dataclasses of arrays: their repr shows shapes and dtypes instead of numbers, of which there are too many."""
+
+    def __repr__(self) -> str:
+        fields = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            shape = getattr(value, "shape", None)
+            if shape is None:
+                shown = repr(value)
+            elif len(shape) == 0:
+                shown = f"{value.item():.6g}"
+            else:
+                shown = f"{str(value.dtype).removeprefix('torch.')} {tuple(shape)}"
+            fields.append(f"{field.name}={shown}")
+        return f"{type(self).__name__}({', '.join(fields)})"
