@@ -39,7 +39,7 @@ KINDS = [("geometric", "bernoulli"), ("arithmetic", "bernoulli"), ("geometric", 
 SMALL = [(16, 16, 6, 4), (16, 16, 6, 8), (8, 32, 8, 14)]  # for a CPU
 
 
-CELL_NUMBERS = 5  # float32 that the kernels leave of each categorical cell
+CELL_STATISTICS = 5  # float32 that the kernels leave of each categorical cell
 
 
 def make_case(shape, dtype, memory_format, kind):
@@ -73,7 +73,7 @@ def make_case(shape, dtype, memory_format, kind):
     logits, maps = (item * batch * c * side * side for c in channels[:2])
     cells = 4 * batch * side * side
     # Both passes read a once more; d_y is written and read; the numbers of a cell are written once and read twice.
-    coupling = 2 * logits + 2 * cells * parts + 3 * CELL_NUMBERS * cells if occurrence == "categorical" else 0
+    coupling = 2 * logits + 2 * cells * parts + 3 * CELL_STATISTICS * cells if occurrence == "categorical" else 0
     return Case(
         name=f"{variance}{', categorical' if coupling else ''} B{batch} N{parts} D{part_dim} {side}x{side}",
         dtype=dtype,

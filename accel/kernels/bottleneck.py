@@ -71,13 +71,13 @@ def forward(
     pooled: bool,
     outputs: tuple[Tensor, ...],
 ):
-    """Fills outputs: code, m, v, KL_app, KL_occ and saved, as forward_kernel describes them, and the numbers of
+    """Fills outputs: code, m, v, KL_app, KL_occ and saved, as forward_kernel describes them, and the statistics of
     categorical cells.
 
     mean and log_variance are μ and s, or if pooled contiguous m and log v. draw: seed, step, the first image's index
     and the temperature, 0-d tensors; empty for the posterior's mean.
     """
-    code, pooled_mean, pooled_variance, *totals, saved, numbers = outputs
+    code, pooled_mean, pooled_variance, *totals, saved, statistics = outputs
     images, parts, height, width = logits.shape
     shape = parts, pooled_mean.shape[2], height * width
     maps = logits, mean, log_variance, code
@@ -90,11 +90,11 @@ def forward(
         partials = [torch.empty(images, part_blocks, dtype=torch.float32, device=code.device) for _ in totals]
     arguments = what_and_how(options, draw, pooled, parts, code.device)
     if arguments["CATEGORICAL"]:
-        occurrence.cell_numbers(logits, kernel_draw(draw, code.device), numbers)
+        occurrence.fill_cell_statistics(logits, kernel_draw(draw, code.device), statistics)
     forward_kernel[(images * part_blocks,)](
         maps=maps,
-        numbers=numbers if arguments["CATEGORICAL"] else None,
-        pooled=(pooled_mean, pooled_variance),
+        statistics=statistics if arguments["CATEGORICAL"] else None,
+        moments=(pooled_mean, pooled_variance),
         saved=saved,
         divergences=tuple(partials),
         **arguments,
@@ -121,7 +121,7 @@ def backward(
     log_variance: Tensor | None,
     pooled_mean: Tensor,
     saved: Tensor,
-    numbers: Tensor,
+    statistics: Tensor,
     options: BottleneckOptions,
     draw: list[Tensor],
     pooled: bool,
@@ -150,7 +150,7 @@ def backward(
         coupled = scratch[0], None if detached else scratch[1]
     backward_kernel[(images * triton.cdiv(parts, tile[0]),)](
         maps=maps,
-        numbers=numbers if arguments["CATEGORICAL"] else None,
+        statistics=statistics if arguments["CATEGORICAL"] else None,
         coupled=coupled,
         pooled_mean=pooled_mean,
         saved=saved,
@@ -165,4 +165,4 @@ def backward(
     )
     if arguments["CATEGORICAL"]:
         on_device = kernel_draw(draw, logits.device)
-        occurrence.couple(logits, numbers, *coupled, d_pooled[3], arguments["prior"], on_device, outputs[0])
+        occurrence.couple(logits, statistics, *coupled, d_pooled[3], arguments["prior"], on_device, outputs[0])

@@ -46,7 +46,7 @@ def scratch_places(image, cells, parts, N: tl.constexpr, L: tl.constexpr):
 
 @triton.jit
 def gather_samples(
-    maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+    maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
     CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -62,7 +62,7 @@ def gather_samples(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
-        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         z_sum += d_code * y[:, :, None]
         if CATEGORICAL:
@@ -77,7 +77,7 @@ def gather_samples(
 
 @triton.jit
 def spread_gradients(
-    maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+    maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
     mean, log_variance, d_mean, d_log_variance, peak, share,
     ARITHMETIC: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
@@ -93,7 +93,7 @@ def spread_gradients(
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
-        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         relative = log_probability(logit, cell, CATEGORICAL) - peak
         weight = tl.exp(relative) * share
         d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
@@ -128,7 +128,7 @@ def spread_gradients(
 @triton.jit(do_not_specialize=["seed", "step", "first_image"])
 def backward_kernel(
     maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
-    numbers,  # of categorical cells, else None
+    statistics,  # of categorical cells, else None
     coupled,  # of categorical cells, to be written for couple_kernel in place of a's gradient: d_y and d_log p
     pooled_mean,  # m (B, N, D)
     saved,  # by the forward pass
@@ -178,7 +178,7 @@ def backward_kernel(
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
 
     d_z = gather_samples(
-        maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+        maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
         CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
     )  # fmt: skip
     variance = tl.exp(log_variance)
@@ -193,7 +193,7 @@ def backward_kernel(
         peak = tl.load(saved + parts * SAVED + 2 * D, mask=part_inside, other=0.0)[None, :]
         share = 1.0 / tl.load(saved + parts * SAVED + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
         spread_gradients(
-            maps, numbers, coupled, tile, z, d_kl_occurrence, prior, draw,
+            maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
             mean, log_variance, d_mean, d_log_variance, peak, share,
             ARITHMETIC, CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
         )  # fmt: skip

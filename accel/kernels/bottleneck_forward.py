@@ -18,7 +18,7 @@ NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: the logar
 
 @triton.jit
 def largest_log_probability(
-    maps, numbers, tile,
+    maps, statistics, tile,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """max_l log p_l of each part, relative to which weights are formed."""
@@ -30,7 +30,7 @@ def largest_log_probability(
         cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         value = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
         if CATEGORICAL:
-            cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+            cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
             value = log_probability(value, cell, CATEGORICAL)
         largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, NOTHING))
     peak = tl.max(largest, axis=0)
@@ -40,18 +40,18 @@ def largest_log_probability(
 
 @triton.jit
 def relative_weights(
-    maps, numbers, image, cells, parts, cell_inside, peak,
+    maps, statistics, image, cells, parts, cell_inside, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """exp(log p_l − peak), 0 outside the grid."""
     logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
-    cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+    cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
     return tl.where((cells < L)[:, None], tl.exp(log_probability(logit, cell, CATEGORICAL) - peak[None, :]), 0.0)
 
 
 @triton.jit
 def pool_geometric(
-    maps, numbers, tile, peak,
+    maps, statistics, tile, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """m = Σ w μ, log v = Σ w s, and the sum of the relative weights."""
@@ -66,7 +66,7 @@ def pool_geometric(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
         spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
-        weight = relative_weights(maps, numbers, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         weight_sum += weight
         mean_sum += weight[:, :, None] * mean
         spread_sum += weight[:, :, None] * spread
@@ -77,7 +77,7 @@ def pool_geometric(
 
 @triton.jit
 def pool_arithmetic(
-    maps, numbers, tile, peak,
+    maps, statistics, tile, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """m = Σ w μ, log v = log Σ w exp(s), and the sum of the relative weights.
@@ -101,7 +101,7 @@ def pool_arithmetic(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
         spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
-        weight = relative_weights(maps, numbers, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         if BLOCK_L < L:
             taller = tl.maximum(tallest, spread)
             spread_sum *= tl.exp(tallest - taller)
@@ -123,8 +123,8 @@ def pool_arithmetic(
 @triton.jit(do_not_specialize=["seed", "step", "first_image"])
 def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
-    numbers,  # of categorical cells, else None
-    pooled,  # m and v (B, N, D)
+    statistics,  # of categorical cells, else None
+    moments,  # m and v (B, N, D)
     saved,  # for backward (B, N, 2·D + 2): log v, z, and unless POOLED the weights' largest log p and relative sum
     divergences,  # KL_app and KL_occ (B, part blocks)
     seed,
@@ -165,14 +165,14 @@ def forward_kernel(
         mean = tl.load(maps[MEAN] + first_number + channels, mask=inside, other=0.0)
         log_variance = tl.load(maps[LOG_VARIANCE] + first_number + channels, mask=inside, other=0.0)
     else:
-        peak = largest_log_probability(maps, numbers, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
+        peak = largest_log_probability(maps, statistics, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
         if ARITHMETIC:
             mean, log_variance, total = pool_arithmetic(
-                maps, numbers, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
+                maps, statistics, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
             )
         else:
             mean, log_variance, total = pool_geometric(
-                maps, numbers, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
+                maps, statistics, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
             )
         tl.store(saved + parts * SAVED + 2 * D, peak, mask=part_inside)
         tl.store(saved + parts * SAVED + 2 * D + 1, total, mask=part_inside)
@@ -181,8 +181,8 @@ def forward_kernel(
     block = image * part_blocks + tl.program_id(0) % part_blocks
     variance, distance = tl.exp(log_variance), mean - prior_mean
     kl_appearance = tl.where(inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
-    tl.store(pooled[0] + first_number + channels, mean, mask=inside)
-    tl.store(pooled[1] + first_number + channels, variance, mask=inside)
+    tl.store(moments[0] + first_number + channels, mean, mask=inside)
+    tl.store(moments[1] + first_number + channels, variance, mask=inside)
     tl.store(saved + saved_numbers, log_variance, mask=inside)
     tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
 
@@ -200,7 +200,7 @@ def forward_kernel(
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
-        cell = load_cells(numbers, image, cells, L, CATEGORICAL, SAMPLE)
+        cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)
         kl_occurrence += tl.where(cell_inside, divergence(logit, cell, parts, prior, CATEGORICAL), 0.0)

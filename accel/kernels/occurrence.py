@@ -1,7 +1,7 @@
 """Where parts occur, inside kernels: both distributions of reference/occurrence.py, a tile (cells, parts) at a time.
 
 A Bernoulli part is a function of its logit. A categorical cell couples its parts, but only through sums over them:
-`cell_kernel` reads the logits once and leaves CELL_NUMBERS numbers a cell, from which every kernel computes p and y of
+`cell_kernel` reads the logits once and leaves a few statistics a cell, from which every kernel computes p and y of
 the parts that it owns, and `couple_kernel` ends the backward pass with the sums over a cell's parts.
 """
 
@@ -12,17 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from accel.common.bottleneck import BottleneckOptions
+
 from .noise import gumbel_noise, logistic_noise, read
 from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
 
-# Rows of a categorical cell's numbers (B, CELL_NUMBERS, L). All are relative to the largest logit, since differences of
-# logits stay exact where the logits themselves are large.
+# Rows of a categorical cell's statistics (B, CELL_STATISTICS, L). All are relative to the largest logit, since
+# differences of logits stay exact where the logits themselves are large.
 PEAK = tl.constexpr(0)  # the largest of its logits and of none's, 0
 LOG_TOTAL = tl.constexpr(1)  # log Σ exp(a − peak) over parts and none
 TOP = tl.constexpr(2)  # the largest of a − peak + g
 LOG_RELAXED = tl.constexpr(3)  # log Σ exp((a − peak + g − top) / τ)
 WINNER = tl.constexpr(4)  # the part that has the largest, N for none
-CELL_NUMBERS = 5
+CELL_STATISTICS = tl.constexpr(5)
 NO_DRAW = (None, None, None, None)
 
 
@@ -36,18 +38,18 @@ def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr)
 
 
 @triton.jit
-def load_cells(numbers, image, cells, L: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr):
-    """The numbers of these cells, each (cells, 1); nothing for Bernoulli occurrences, which have none."""
+def load_cells(statistics, image, cells, L: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr):
+    """The statistics of these cells, each (cells, 1); nothing for Bernoulli occurrences, which have none."""
     result = None
     if CATEGORICAL:
-        numbers += image * (5 * L)
-        peak = tl.load(numbers + PEAK * L + cells, mask=cells < L, other=0.0)[:, None]
-        log_total = tl.load(numbers + LOG_TOTAL * L + cells, mask=cells < L, other=0.0)[:, None]
+        statistics += image * (CELL_STATISTICS * L)
+        peak = tl.load(statistics + PEAK * L + cells, mask=cells < L, other=0.0)[:, None]
+        log_total = tl.load(statistics + LOG_TOTAL * L + cells, mask=cells < L, other=0.0)[:, None]
         result = (peak, log_total)
         if SAMPLE:
-            top = tl.load(numbers + TOP * L + cells, mask=cells < L, other=0.0)[:, None]
-            log_relaxed = tl.load(numbers + LOG_RELAXED * L + cells, mask=cells < L, other=0.0)[:, None]
-            winner = tl.load(numbers + WINNER * L + cells, mask=cells < L, other=0.0)[:, None]
+            top = tl.load(statistics + TOP * L + cells, mask=cells < L, other=0.0)[:, None]
+            log_relaxed = tl.load(statistics + LOG_RELAXED * L + cells, mask=cells < L, other=0.0)[:, None]
+            winner = tl.load(statistics + WINNER * L + cells, mask=cells < L, other=0.0)[:, None]
             result = (peak, log_total, top, log_relaxed, winner)
     return result
 
@@ -77,7 +79,8 @@ def sample_occurrence(
     if CATEGORICAL:
         if SAMPLE:
             argument = logit - cell[PEAK] + gumbel_noise(start, logit.shape[0], parts, L, draw)
-            y = tl.exp((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED])
+            # Never positive but for rounding, and in cells outside of the grid, whose y must stay finite.
+            y = tl.exp(tl.minimum((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED], 0.0))
             slope = y * draw[3]
             if HARD:
                 y = (parts[None, :] == cell[WINNER].to(tl.int32)).to(tl.float32)
@@ -140,7 +143,7 @@ def part_block(first, cells, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: t
 @triton.jit(do_not_specialize=["seed", "step", "first_image"])
 def cell_kernel(
     logits,
-    numbers,  # (B, CELL_NUMBERS, L); the last three are 0 unless SAMPLE
+    statistics,  # (B, CELL_STATISTICS, L); the last three are 0 unless SAMPLE
     seed,
     step,
     first_image,
@@ -151,7 +154,7 @@ def cell_kernel(
     BLOCKS: tl.constexpr,  # cells, parts
     INDEX: tl.constexpr,
 ):
-    """The numbers of categorical cells. Parts that do not fit one block are walked twice, the second time in cache."""
+    """The statistics of categorical cells. Parts beyond one block are walked twice, the second time in cache."""
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
     image, start, cells = cell_block(SHAPE, BLOCKS, INDEX)
@@ -181,10 +184,10 @@ def cell_kernel(
             relaxed = relaxed * tl.exp((top - taller) * draw[3]) + tl.exp((argument - taller) * draw[3])
             top = taller
 
-    numbers += image * (5 * L) + cells
+    statistics += image * (CELL_STATISTICS * L) + cells
     exists = cells < L
-    tl.store(numbers + PEAK * L, peak, mask=exists)
-    tl.store(numbers + LOG_TOTAL * L, tl.log(tl.sum(total, axis=1) + tl.exp(-peak)), mask=exists)
+    tl.store(statistics + PEAK * L, peak, mask=exists)
+    tl.store(statistics + LOG_TOTAL * L, tl.log(tl.sum(total, axis=1) + tl.exp(-peak)), mask=exists)
     tallest = tl.zeros_like(peak)
     log_relaxed = tl.zeros_like(peak)
     first_winner = tl.zeros_like(peak)
@@ -192,11 +195,11 @@ def cell_kernel(
         tallest = tl.max(top, axis=1)
         sums = tl.sum(relaxed * tl.exp((top - tallest[:, None]) * draw[3]), axis=1)
         log_relaxed = tl.log(sums + tl.exp((tl.max(none_argument, axis=1) - tallest) * draw[3]))
-        # Of equals the first part wins.
+        # Of equal parts the first wins; none keeps what a part only equals.
         first_winner = tl.min(tl.where(top == tallest[:, None], winner, N), axis=1).to(tl.float32)
-    tl.store(numbers + TOP * L, tallest, mask=exists)
-    tl.store(numbers + LOG_RELAXED * L, log_relaxed, mask=exists)
-    tl.store(numbers + WINNER * L, first_winner, mask=exists)
+    tl.store(statistics + TOP * L, tallest, mask=exists)
+    tl.store(statistics + LOG_RELAXED * L, log_relaxed, mask=exists)
+    tl.store(statistics + WINNER * L, first_winner, mask=exists)
 
 
 @triton.jit
@@ -222,7 +225,7 @@ def coupled_terms(
 @triton.jit(do_not_specialize=["seed", "step", "first_image"])
 def couple_kernel(
     logits,
-    numbers,
+    statistics,
     d_y,  # (B, N, L) float32, or None
     d_log_p,  # through the pooling weights, (B, N, L) float32, or None
     d_divergence,  # (B,), or None
@@ -247,7 +250,7 @@ def couple_kernel(
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
     image, start, cells = cell_block(SHAPE, BLOCKS, INDEX)
-    cell = load_cells(numbers, image, cells, L, True, SAMPLE)
+    cell = load_cells(statistics, image, cells, L, True, SAMPLE)
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
     d_kl = 0.0
     if d_divergence is not None:
@@ -290,8 +293,8 @@ def tiles(parts: int, cells: int):
     return (block_cells, block_parts), warps, triton.cdiv(cells, block_cells)
 
 
-def cell_numbers(logits: Tensor, draw: tuple, numbers: Tensor):
-    """Fills the numbers (B, CELL_NUMBERS, L) of categorical cells.
+def fill_cell_statistics(logits: Tensor, draw: tuple, statistics: Tensor):
+    """Fills the statistics (B, CELL_STATISTICS, L) of categorical cells.
 
     draw: seed, step, first image and temperature as kernel arguments, Nones where nothing is drawn.
     """
@@ -301,7 +304,7 @@ def cell_numbers(logits: Tensor, draw: tuple, numbers: Tensor):
     seed, step, first_image, temperature = draw
     cell_kernel[(images * cell_blocks,)](
         logits=logits,
-        numbers=numbers,
+        statistics=statistics,
         seed=seed,
         step=step,
         first_image=first_image,
@@ -315,19 +318,19 @@ def cell_numbers(logits: Tensor, draw: tuple, numbers: Tensor):
     )
 
 
-def new_cell_numbers(logits: Tensor, categorical: bool) -> Tensor | None:
-    """The numbers of categorical cells of which nothing is drawn; None for Bernoulli occurrences."""
-    if not categorical:
+def new_cell_statistics(logits: Tensor, options: BottleneckOptions) -> Tensor | None:
+    """The statistics of categorical cells of which nothing is drawn; None for Bernoulli occurrences."""
+    if options.occurrence != "categorical":
         return None
     images, _, height, width = logits.shape
-    numbers = torch.empty(images, CELL_NUMBERS, height * width, dtype=torch.float32, device=logits.device)
-    cell_numbers(logits, NO_DRAW, numbers)
-    return numbers
+    statistics = torch.empty(images, CELL_STATISTICS.value, height * width, dtype=torch.float32, device=logits.device)
+    fill_cell_statistics(logits, NO_DRAW, statistics)
+    return statistics
 
 
 def couple(
     logits: Tensor,
-    numbers: Tensor,
+    statistics: Tensor,
     d_y: Tensor | None,
     d_log_p: Tensor | None,
     d_divergence: Tensor | None,
@@ -342,7 +345,7 @@ def couple(
     seed, step, first_image, temperature = draw
     couple_kernel[(images * cell_blocks,)](
         logits=logits,
-        numbers=numbers,
+        statistics=statistics,
         d_y=d_y,
         d_log_p=d_log_p,
         d_divergence=d_divergence,

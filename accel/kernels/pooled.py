@@ -50,18 +50,18 @@ def shift_of(offset, cells, parts, inside, SHAPE: tl.constexpr):
 
 @triton.jit
 def log_p_tile(
-    logits, numbers, image, cells, parts, inside,
+    logits, statistics, image, cells, parts, inside,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr,
 ):  # fmt: skip
     """log p of (cell, part)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
-    cell = load_cells(numbers, image, cells, L, CATEGORICAL, False)
+    cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
     return log_probability(load_map(logits, image, cells, parts, inside, LAYOUTS, 0), cell, CATEGORICAL)
 
 
 @triton.jit
 def normaliser(
-    logits, numbers, image, parts,
+    logits, statistics, image, parts,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """max_l log p_l of each part, and 1 / Σ_l exp(log p_l − max)."""
@@ -71,7 +71,7 @@ def normaliser(
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
         # σ rises with its argument, so the largest logit has the largest log σ.
         if CATEGORICAL:
-            value = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+            value = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         else:
             value = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
         largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, float("-inf")))
@@ -81,7 +81,7 @@ def normaliser(
     total = tl.zeros(BLOCKS, tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+        log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         total += tl.where((cells < L)[:, None], tl.exp(log_p - peak), 0.0)
     return peak, (1.0 / tl.sum(total, axis=0))[None, :]
 
@@ -89,7 +89,7 @@ def normaliser(
 @triton.jit
 def weights_kernel(
     logits,
-    numbers,  # of categorical cells, else None
+    statistics,  # of categorical cells, else None
     weights,
     CATEGORICAL: tl.constexpr,
     LAYOUTS: tl.constexpr,
@@ -101,11 +101,11 @@ def weights_kernel(
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
     image, parts = part_block(SHAPE, BLOCKS, INDEX)
-    peak, share = normaliser(logits, numbers, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, statistics, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
     rows = weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+        log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         weight = tl.exp(log_p - peak) * share
         tl.store(rows + SHIFTS // 2 * L + cells[:, None], weight.to(weights.dtype.element_ty), mask=inside)
     # Other threads of this program have written what is read next.
@@ -123,7 +123,7 @@ def weights_kernel(
 @triton.jit
 def weights_backward_kernel(
     logits,
-    numbers,  # of categorical cells, else None
+    statistics,  # of categorical cells, else None
     d_weights,
     d_logits,  # of categorical cells d_log p, float32, which couple_kernel takes on
     CATEGORICAL: tl.constexpr,
@@ -136,7 +136,7 @@ def weights_backward_kernel(
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
     image, parts = part_block(SHAPE, BLOCKS, INDEX)
-    peak, share = normaliser(logits, numbers, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
+    peak, share = normaliser(logits, statistics, image, parts, CATEGORICAL, LAYOUTS, SHAPE, BLOCKS, INDEX)
     rows = d_weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
     mean_sum = tl.zeros(BLOCKS, tl.float32)
     for walk in tl.static_range(2):
@@ -149,7 +149,7 @@ def weights_backward_kernel(
                 target, target_inside = shift_of(shift, cells, parts, inside, SHAPE)
                 moved = tl.load(rows + shift * L + target[:, None], mask=target_inside, other=0.0)
                 d_weight += moved.to(tl.float32)
-            log_p = log_p_tile(logits, numbers, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
+            log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
             weight = tl.where(inside, tl.exp(log_p - peak) * share, 0.0)
             if walk == 0:
                 mean_sum += weight * d_weight
@@ -173,15 +173,15 @@ def tiles(parts: int, cells: int):
     return (block_cells, block_parts), max(1, block_cells * block_parts // 256), triton.cdiv(parts, block_parts)
 
 
-def launch(kernel, logits: Tensor, numbers: Tensor | None, kernel_size: int, *others: Tensor):
+def launch(kernel, logits: Tensor, statistics: Tensor | None, kernel_size: int, *others: Tensor):
     images, parts, height, width = logits.shape
     blocks, warps, part_blocks = tiles(parts, height * width)
     map_layouts = layouts(logits, *others[1:])
     kernel[(images * part_blocks,)](
         logits,
-        numbers,
+        statistics,
         *others,
-        CATEGORICAL=numbers is not None,
+        CATEGORICAL=statistics is not None,
         LAYOUTS=map_layouts,
         SHAPE=(parts, height, width, kernel_size),
         BLOCKS=blocks,
@@ -190,22 +190,22 @@ def launch(kernel, logits: Tensor, numbers: Tensor | None, kernel_size: int, *ot
     )
 
 
-def shifted_weights(logits: Tensor, numbers: Tensor | None, kernel_size: int, weights: Tensor):
+def shifted_weights(logits: Tensor, statistics: Tensor | None, kernel_size: int, weights: Tensor):
     """Fills weights (B, N, k², L), of any dtype: w_{l−δ}, zero where l − δ lies outside the grid.
 
-    numbers: of categorical cells (occurrence.py), None for Bernoulli occurrences.
+    statistics: of categorical cells (occurrence.py), None for Bernoulli occurrences.
     """
-    launch(weights_kernel, logits, numbers, kernel_size, weights)
+    launch(weights_kernel, logits, statistics, kernel_size, weights)
 
 
 def shifted_weights_backward(
-    d_weights: Tensor, logits: Tensor, numbers: Tensor | None, kernel_size: int, d_logits: Tensor
+    d_weights: Tensor, logits: Tensor, statistics: Tensor | None, kernel_size: int, d_logits: Tensor
 ):
     """Fills d_logits (B, N, h, w) from the gradient of the shifted weights (B, N, k², L)."""
-    if numbers is None:
+    if statistics is None:
         launch(weights_backward_kernel, logits, None, kernel_size, d_weights, d_logits)
         return
     d_log_p = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    launch(weights_backward_kernel, logits, numbers, kernel_size, d_weights, d_log_p)
+    launch(weights_backward_kernel, logits, statistics, kernel_size, d_weights, d_log_p)
     no_prior = 0.0, 0.0
-    occurrence.couple(logits, numbers, None, d_log_p, None, no_prior, occurrence.NO_DRAW, d_logits)
+    occurrence.couple(logits, statistics, None, d_log_p, None, no_prior, occurrence.NO_DRAW, d_logits)

@@ -124,7 +124,7 @@ class PatchVAE(Autoencoder):
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
         The code is sampled where `noise` is given (or sample=True, which then needs it), else the mean.
-        temperature: τ > 0 of the relaxed Bernoulli, a number or a 0-d tensor.
+        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, temperature, noise, sample)
@@ -154,7 +154,8 @@ class PatchVAE(Autoencoder):
         weight, prior = self.occurrence.weight, self.bottleneck
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
         appearance = appearance + prior.appearance_prior_mean
-        logits = self._prior_logits().to(weight).expand(count, -1, height * width)
+        logits = self._prior_logits().to(weight.device, accumulation_dtype(weight))
+        logits = logits.expand(count, -1, height * width)
         normalised = self.distribution.normalise(logits)
         occurrence = self.distribution.decide(self.distribution.argument(normalised, noise))
         code = appearance[..., None] * occurrence[:, :, None]

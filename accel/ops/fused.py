@@ -34,8 +34,8 @@ def _bottleneck_outputs(logits, mean, log_variance, draw, options, pooled, dtype
     images, parts, height, width = logits.shape
     part_dim = mean.shape[2] if pooled else mean.shape[1] // parts
     categorical = BottleneckOptions.from_text(options).occurrence == "categorical"
-    numbers = (occurrence.CELL_NUMBERS, height * width) if categorical else (0, 0)
-    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, 2 * part_dim + (0 if pooled else 2)), numbers
+    statistics = (occurrence.CELL_STATISTICS.value, height * width) if categorical else (0, 0)
+    sizes = (parts, part_dim), (parts, part_dim), (), (), (parts, 2 * part_dim + (0 if pooled else 2)), statistics
     return (
         empty_map(logits, parts * part_dim, dtype, format),
         *(torch.empty(images, *size, dtype=torch.float32, device=logits.device) for size in sizes),
@@ -56,7 +56,7 @@ _bottleneck = define_launch(
 
 
 def _bottleneck_gradients(
-    incoming, logits, mean, log_variance, pooled_mean, saved, numbers, draw, options, pooled, dtypes, format
+    incoming, logits, mean, log_variance, pooled_mean, saved, statistics, draw, options, pooled, dtypes, format
 ):
     d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
     if pooled:
@@ -66,18 +66,30 @@ def _bottleneck_gradients(
 
 
 def _launch_bottleneck_backward(
-    incoming, logits, mean, log_variance, pooled_mean, saved, numbers, draw, options, pooled, dtypes, format, outputs
+    incoming,
+    logits,
+    mean,
+    log_variance,
+    pooled_mean,
+    saved,
+    statistics,
+    draw,
+    options,
+    pooled,
+    dtypes,
+    format,
+    outputs,
 ):
     options = BottleneckOptions.from_text(options)
     bottleneck.backward(
-        incoming, logits, mean, log_variance, pooled_mean, saved, numbers, options, draw, pooled, outputs
+        incoming, logits, mean, log_variance, pooled_mean, saved, statistics, options, draw, pooled, outputs
     )
 
 
 _bottleneck_backward = define_launch(
     "patch_bottleneck_backward(Tensor?[] incoming, Tensor logits, Tensor? mean, Tensor? log_variance, "
-    "Tensor pooled_mean, Tensor saved, Tensor numbers, Tensor[] draw, str options, bool pooled, ScalarType[] dtypes, "
-    "MemoryFormat format) -> (Tensor, Tensor, Tensor)",
+    "Tensor pooled_mean, Tensor saved, Tensor statistics, Tensor[] draw, str options, bool pooled, "
+    "ScalarType[] dtypes, MemoryFormat format) -> (Tensor, Tensor, Tensor)",
     _bottleneck_gradients,
     _launch_bottleneck_backward,
 )
@@ -87,18 +99,18 @@ def _save_bottleneck(ctx, inputs, outputs):
     logits, mean, log_variance, draw, options, pooled, _, format = inputs
     declared = BottleneckOptions.from_text(options)
     attached = not pooled and not declared.detach_weights
-    _, pooled_mean, _, _, _, saved, numbers = outputs
+    _, pooled_mean, _, _, _, saved, statistics = outputs
     ctx.save_for_backward(
         logits,
         mean if attached else None,
         log_variance if attached or (declared.variance == "arithmetic" and not pooled) else None,
         pooled_mean,
         saved,
-        numbers,
+        statistics,
         *draw,
     )
     ctx.options = options, pooled, [mean.dtype, log_variance.dtype], format
-    ctx.mark_non_differentiable(saved, numbers)
+    ctx.mark_non_differentiable(saved, statistics)
 
 
 def _differentiate_bottleneck(ctx, *gradients):
@@ -122,17 +134,17 @@ def patch_bottleneck(
 # Pooling features under the shifts of a kernel. The products are in the features' dtype, the result is in float32.
 
 
-def _shifted_weights(logits, kernel_size, categorical, dtype):
-    """(B, N·k², L), and the numbers of categorical cells."""
+def _shifted_weights(logits, kernel_size, options, dtype):
+    """(B, N·k², L), and the statistics of categorical cells."""
     images, parts, height, width = logits.shape
     weights = torch.empty(images, parts, kernel_size**2, height * width, dtype=dtype, device=logits.device)
-    numbers = occurrence.new_cell_numbers(logits, categorical)
-    pooled.shifted_weights(logits, numbers, kernel_size, weights)
-    return weights.flatten(1, 2), numbers
+    statistics = occurrence.new_cell_statistics(logits, options)
+    pooled.shifted_weights(logits, statistics, kernel_size, weights)
+    return weights.flatten(1, 2), statistics
 
 
-def _run_pool_features(features, logits, kernel_size, categorical, detach_weights):
-    weights, _ = _shifted_weights(logits, kernel_size, categorical, features.dtype)
+def _run_pool_features(features, logits, kernel_size, options):
+    weights, _ = _shifted_weights(logits, kernel_size, BottleneckOptions.from_text(options), features.dtype)
     features = features.flatten(2).transpose(1, 2)
     if features.dtype == torch.float32:
         result = torch.bmm(weights, features)
@@ -143,58 +155,58 @@ def _run_pool_features(features, logits, kernel_size, categorical, detach_weight
     return result.unflatten(1, (logits.shape[1], kernel_size**2))
 
 
-def _fake_pool_features(features, logits, kernel_size, categorical, detach_weights):
+def _fake_pool_features(features, logits, kernel_size, options):
     images, parts = logits.shape[:2]
     return features.new_empty(images, parts, kernel_size**2, features.shape[1], dtype=torch.float32)
 
 
 _pool_features = define(
-    "pool_features(Tensor features, Tensor logits, int kernel_size, bool categorical, bool detach_weights) -> Tensor",
+    "pool_features(Tensor features, Tensor logits, int kernel_size, str options) -> Tensor",
     _run_pool_features,
     _fake_pool_features,
 )
 
 
-def _run_pool_features_backward(d_pooled, features, logits, kernel_size, categorical, detach_weights):
-    grid = logits.shape[2:]
-    weights, numbers = _shifted_weights(logits, kernel_size, categorical, features.dtype)
+def _run_pool_features_backward(d_pooled, features, logits, kernel_size, options):
+    grid, options = logits.shape[2:], BottleneckOptions.from_text(options)
+    weights, statistics = _shifted_weights(logits, kernel_size, options, features.dtype)
     d_pooled = d_pooled.flatten(1, 2).to(features.dtype)
     if memory_format(features) == torch.channels_last:
         d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
     else:
         d_features = torch.bmm(d_pooled.transpose(1, 2), weights).unflatten(2, grid)
-    if detach_weights:
+    if options.detach_weights:
         return d_features, logits.new_empty(0)
     d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
     d_weights = torch.bmm(d_pooled, features.flatten(2))
-    pooled.shifted_weights_backward(d_weights, logits, numbers, kernel_size, d_logits)
+    pooled.shifted_weights_backward(d_weights, logits, statistics, kernel_size, d_logits)
     return d_features, d_logits
 
 
-def _fake_pool_features_backward(d_pooled, features, logits, kernel_size, categorical, detach_weights):
+def _fake_pool_features_backward(d_pooled, features, logits, kernel_size, options):
     d_features = empty_map(features, features.shape[1], features.dtype, memory_format(features))
-    if detach_weights:
+    if BottleneckOptions.from_text(options).detach_weights:
         return d_features, logits.new_empty(0)
     return d_features, empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
 
 
 _pool_features_backward = define(
-    "pool_features_backward(Tensor d_pooled, Tensor features, Tensor logits, int kernel_size, bool categorical, "
-    "bool detach_weights) -> (Tensor, Tensor)",
+    "pool_features_backward(Tensor d_pooled, Tensor features, Tensor logits, int kernel_size, str options) "
+    "-> (Tensor, Tensor)",
     _run_pool_features_backward,
     _fake_pool_features_backward,
 )
 
 
 def _save_pool_features(ctx, inputs, outputs):
-    features, logits, *ctx.options = inputs
+    features, logits, ctx.kernel_size, ctx.options = inputs
     ctx.save_for_backward(features, logits)
 
 
 def _differentiate_pool_features(ctx, d_pooled):
-    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, *ctx.options)
-    _, _, detach_weights = ctx.options
-    return d_features, None if detach_weights else d_logits, None, None, None
+    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, ctx.kernel_size, ctx.options)
+    detached = BottleneckOptions.from_text(ctx.options).detach_weights
+    return d_features, None if detached else d_logits, None, None
 
 
 differentiate(_pool_features, _save_pool_features, _differentiate_pool_features)
@@ -204,9 +216,8 @@ def pooled_patch_bottleneck(
     features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor, options: BottleneckOptions, draw: Draw
 ) -> tuple[Tensor, ...]:
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
-    categorical = options.occurrence == "categorical"
     with torch.autocast(features.device.type, enabled=False):
-        pooled_features = _pool_features(features, logits, weight.shape[-1], categorical, options.detach_weights)
+        pooled_features = _pool_features(features, logits, weight.shape[-1], options.text)
         mean, log_variance = project_pooled(pooled_features, weight.float(), bias.float()).contiguous().unbind()
     map_type = features.dtype, memory_format(features)
     return _bottleneck(logits, mean, log_variance, _draw_tensors(draw), options.text, True, *map_type)[:5]

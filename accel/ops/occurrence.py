@@ -80,10 +80,13 @@ class Categorical:
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
-        """log p − log(1 − p); p = 1 has none, and gets a large one."""
+        """log p − log(1 − p), where 1 − p of a cell's likeliest part is the sum of all others', none's among them."""
         log_p = normalised[:, :-1]
-        log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
-        return log_p - torch.log(-torch.expm1(log_p))
+        likeliest = log_p.argmax(1, keepdim=True)
+        others = normalised.scatter(1, likeliest, -torch.inf).logsumexp(1, keepdim=True)
+        # The others have p ≤ ½, where 1 − p keeps its digits.
+        log_absent = torch.log1p(-log_p.clamp(max=-math.log(2)).exp())
+        return log_p - log_absent.scatter(1, likeliest, others)
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:

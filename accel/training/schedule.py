@@ -1,4 +1,4 @@
-"""What changes from step to step: the temperature of the relaxed Bernoulli variables, and β_occ while it rises."""
+"""What changes from step to step: the temperature of the relaxed occurrences, and β_occ while it rises."""
 
 import math
 

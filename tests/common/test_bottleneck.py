@@ -59,7 +59,8 @@ def test_a_prior_leaves_something_for_none(options, parts):
             options.of_parts(parts)
         return
     filled = options.of_parts(parts)
-    assert filled.occurrence_prior == (prior if prior is not None else filled.occurrence_prior)
+    if prior is not None:
+        assert filled.occurrence_prior == prior
     assert 0 < filled.occurrence_prior * (parts if options.occurrence == "categorical" else 1) < 1
     assert dataclasses.replace(filled, occurrence_prior=prior) == options
     assert filled.of_parts(parts) == filled

@@ -22,7 +22,7 @@ from triton.runtime.jit import JITFunction
 
 from accel.common.bottleneck import BottleneckOptions
 from accel.kernels import bottleneck, pooled, weighted_loss
-from accel.kernels.occurrence import CELL_NUMBERS
+from accel.kernels.occurrence import CELL_STATISTICS
 
 TARGETS = (80, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -61,7 +61,7 @@ def launch_bottleneck(shape, dtype, format, pooled, options):
     of_parts = empty(2, parts, part_dim)
     given = of_parts if pooled else maps
     saved = empty(2, parts, 2 * part_dim + (0 if pooled else 2))
-    cells = empty(2, CELL_NUMBERS, height * width)
+    cells = empty(2, CELL_STATISTICS.value, height * width)
     image = empty(2)
     draw = [*(torch.empty((), dtype=torch.int64, device="meta") for _ in range(3)), empty()]
     options = BottleneckOptions(occurrence_prior=0.01, appearance_prior_mean=2.0, **options)
@@ -84,7 +84,7 @@ def launch_weighted_loss(dtype, format, size, patch):
 def launch_shifted_weights(dtype, side, kernel, categorical):
     logits = empty(2, 64, side, side, dtype=dtype)
     weights = empty(2, 64, kernel**2, side * side, dtype=dtype)
-    cells = empty(2, CELL_NUMBERS, side * side) if categorical else None
+    cells = empty(2, CELL_STATISTICS.value, side * side) if categorical else None
     pooled.shifted_weights(logits, cells, kernel, weights)
     pooled.shifted_weights_backward(weights, logits, cells, kernel, logits)
 

@@ -179,6 +179,39 @@ def test_extents_at_their_limits(parts, part_dim, height, width, occurrence):
         assert_close(f"gradient of {name}", got, wanted, relative=1e-4, absolute=1e-6)
 
 
+@pytest.mark.parametrize("pooled_head", [False, True])
+def test_cells_outside_of_the_grid_leave_nothing_behind_at_a_low_temperature(pooled_head):
+    """A Gumbel draw over τ overflows in a lane without a cell now and then: 49 of 64 lanes have one."""
+    parts, images = 6, 8
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(images, parts, 7, 7)), *rng.normal(size=(2, images, parts, 7, 7))]
+    if pooled_head:
+        arrays = [
+            rng.normal(size=(images, 2, 7, 7)),
+            arrays[0],
+            rng.normal(size=(2 * parts, 2, 1, 1)),
+            rng.normal(size=12),
+        ]
+    incoming = {
+        field: rng.normal(size=shape)
+        for field, shape in zip(
+            FIELDS, [(images, parts, 7, 7), (images, parts, 1), (images, parts, 1), (images,), (images,)], strict=True
+        )
+    }
+    options = {"temperature": 0.05, "occurrence": "categorical", "detach_weights": False}
+    address = {"seed": 1, "step": 0, "first_image": 0}
+    # That some lane overflows: cells 49 to 63 of any part.
+    beyond = reference.occurrence_noise(reference.Noise(1), images, parts, 64)[:, :, 49:]
+    assert (-np.log(-np.log(beyond)) / 0.05).max() > 89
+    tensors = [torch.tensor(a, dtype=torch.float32, device=DEVICE) for a in arrays]
+    outputs, gradients = run_operator(tensors, options, address, incoming, pooled_head, backend="triton")
+    expected, expected_gradients = run_reference(arrays, options, address, incoming, pooled_head)
+    for field in FIELDS:
+        assert_close(field, outputs[field], expected[field], relative=1e-4, absolute=1e-4)
+    for name, got, wanted in zip("abcd", gradients, expected_gradients, strict=False):
+        assert_close(f"gradient {name}", got, wanted, relative=1e-3, absolute=1e-3)
+
+
 @pytest.mark.parametrize("spread", [(-100.0, -102.0), (-100.0, 40.0), (60.0, 58.0)])
 @pytest.mark.parametrize("cells", [4, 32])
 def test_the_arithmetic_rule_is_finite_where_exponentials_vanish_or_grow(spread, cells):

@@ -1,6 +1,7 @@
 """The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
 
 import functools
+import itertools
 from unittest import mock
 
 import pytest
@@ -10,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 import reference
 from accel import ops
 from accel.common.bottleneck import BottleneckOptions
-from accel.kernels.occurrence import CELL_NUMBERS
+from accel.kernels.occurrence import CELL_STATISTICS
 from accel.ops import fused
 from accel.ops.backend import choose_backend
 from accel.ops.draw import Draw
@@ -81,9 +82,9 @@ def registered():
         yield "patch_bottleneck", (a, *pooled, draw, hard.of_parts(3).text, True, *map_type)
         yield "patch_bottleneck", (a, *pooled, [], hard.of_parts(3).text, True, *map_type)
     features, a, _, _ = pooled_inputs()
-    yield "pool_features", (features, a, 3, False, False)
-    yield "pool_features", (features, a, 3, True, True)
-    yield "pool_features", (features, a, 3, True, False)
+    for occurrence, detach in itertools.product(("bernoulli", "categorical"), (False, True)):
+        options = BottleneckOptions(occurrence=occurrence, detach_weights=detach).of_parts(3)
+        yield "pool_features", (features, a, 3, options.text)
     yield "weighted_squared_error", (*images(), 4)
     yield "gradient_energy", (images()[0].detach(), 4)
 
@@ -149,7 +150,7 @@ def test_nothing_of_a_maps_size_is_kept_but_the_inputs_that_are_needed(occurrenc
     assert a.data_ptr() in addresses
     assert not addresses & {mean.data_ptr(), log_variance.data_ptr()}
     # A few numbers a part, and of categorical occurrences a few a cell.
-    cells = 3 * 2 * CELL_NUMBERS if occurrence == "categorical" else 0
+    cells = 3 * 2 * CELL_STATISTICS.value if occurrence == "categorical" else 0
     assert sum(x.numel() for x in kept if x.data_ptr() != a.data_ptr()) <= 2 * (3 * (2 * 2 + 2 + 2) + cells) + 4
 
 

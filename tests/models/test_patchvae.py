@@ -211,6 +211,16 @@ def test_samples_follow_the_prior(monkeypatch, prior_mean):
     assert not torch.equal(model.sample(3, seed=2), model.sample(3, seed=1))
 
 
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_samples_of_a_rare_part_are_as_rare_in_half_precision(monkeypatch, occurrence, dtype):
+    model = small(image_size=64, occurrence_prior=1e-3, occurrence=occurrence).to(dtype)
+    monkeypatch.setattr(model, "decode", lambda code: code)
+    present = model.sample(400, seed=1).unflatten(1, (3, 2))[:, :, 0] != 0
+    # 76,800 draws: five standard deviations.
+    assert present.float().mean().item() == pytest.approx(1e-3, abs=5 * (1e-3 / present.numel()) ** 0.5)
+
+
 def test_bytes_are_brought_to_the_range_of_the_decoder():
     model = small().eval()
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)

@@ -210,6 +210,22 @@ def test_categorical_divergence_is_the_references_and_its_gradient_too(parts, sp
     assert_close("gradient", logits.grad.flatten(2), gradient, relative=1e-10, absolute=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_odds_keep_their_order_where_probabilities_round_to_one(dtype):
+    logits = torch.tensor([-1e4, -40.0, -3.0, 0.0, 15.0, 17.0, 20.0, 40.0, 1e4], dtype=dtype)[None, None]
+    categorical = DISTRIBUTIONS["categorical"]
+    assert_close("one part", categorical.log_odds(categorical.normalise(logits)), logits, relative=1e-6, absolute=1e-6)
+    three = torch.cat([logits, logits - 5, torch.zeros_like(logits)], 1)
+    # log p − log(1 − p) = a_n − log(Σ of the others' exp), from float64.
+    exact = three.double()
+    rows = torch.cat([exact, torch.zeros_like(exact[:, :1])], 1)
+    expected = torch.stack(
+        [rows[:, n] - rows[:, [k for k in range(4) if k != n]].logsumexp(1) for n in range(3)], dim=1
+    )
+    got = categorical.log_odds(categorical.normalise(three))
+    assert_close("three parts", got, expected, relative=1e-6, absolute=1e-5)
+
+
 def test_hard_categorical_samples_hold_one_part_at_most_as_often_as_they_should():
     logits = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)[None, :, None, None].expand(4, 3, 60, 60)
     maps = [torch.zeros(4, 3, 60, 60, dtype=torch.float64)] * 2

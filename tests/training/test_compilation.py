@@ -110,11 +110,13 @@ def test_gradients_of_what_is_computed_in_float32_stay_in_float32(monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: compile(f, backend="aot_eager", **options))
     gradients = []
-    for function in (step, Compiled(step, lambda: None, lambda _: None)):
+    compiled = Compiled(step, lambda: None, lambda _: None)
+    for function in (step, compiled):
         found.clear()
         with torch.autocast("cpu", torch.bfloat16):
             function(x)
         with torch.autocast("cpu", enabled=False):
             gradients.append(torch.autograd.grad(found[0], weight)[0])
+    assert not compiled.failed
     assert torch.equal(*gradients)
     assert compilation.functorch_config.backward_pass_autocast == "same_as_forward"  # for everyone else
