@@ -1,5 +1,7 @@
 """The PyTorch draws are the specification's: uniforms bit for bit, normals to rounding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,10 @@ def test_a_cpu_that_draws_some_images_at_once_draws_the_same(monkeypatch, at_onc
 def test_coins_are_the_references(address, images, elements):
     expected = reference.dropout_noise(reference.Noise(**address), images, elements)
     np.testing.assert_array_equal(dropout_noise(Noise(**address), images, elements).numpy(), expected)
+
+
+def test_an_address_begins_where_the_references_does():
+    assert dataclasses.asdict(Noise()) == dataclasses.asdict(reference.Noise())
 
 
 @given(addresses)
