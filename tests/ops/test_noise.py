@@ -81,6 +81,11 @@ def test_device_tensors_draw_what_integers_draw(address):
         assert torch.equal(draw(Noise(**address), 2, 3, 4), draw(Noise(**tensors), 2, 3, 4))
 
 
+def test_numpys_integers_draw_what_pythons_draw():
+    got = occurrence_noise(Noise(np.int64(1), np.int32(2), np.uint8(3)), 2, 3, 4)
+    assert torch.equal(got, occurrence_noise(Noise(1, 2, 3), 2, 3, 4))
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 def test_compiled_draws_are_the_same(device):
     def draw(seed, step, first_image):

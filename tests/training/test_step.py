@@ -92,6 +92,14 @@ def test_every_optimiser_averages_gradients_where_there_are_several_processes(mo
     assert averaged == (optimisers if count > 1 else [])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_is_compiled_where_it_should_be(monkeypatch, compiled):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: ("compiled", function))
+    config = tiny_config("unused", compile=compiled)
+    step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
+    assert step.compute == (("compiled", step._compute) if compiled else step._compute)
+
+
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
