@@ -1,15 +1,19 @@
 """The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
 
 import functools
+import importlib
 import itertools
+import pkgutil
+from types import FunctionType
 from unittest import mock
 
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from triton.runtime.jit import KernelInterface
 
 import reference
-from accel import ops
+from accel import kernels, ops
 from accel.common.bottleneck import BottleneckOptions
 from accel.kernels.occurrence import CELL_STATISTICS
 from accel.ops import fused
@@ -92,6 +96,16 @@ def registered():
 @pytest.mark.parametrize(("name", "arguments"), list(registered()))
 def test_registration_is_sound(name, arguments):
     torch.library.opcheck(getattr(torch.ops.patchvae, name).default, arguments)
+
+
+@pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(kernels.__path__)])
+def test_kernels_call_compiled_functions_alone(module):
+    """A GPU runs no others, while the interpreter calls whatever is there."""
+    names = vars(importlib.import_module(f"accel.kernels.{module}"))
+    for name, function in names.items():
+        if isinstance(function, KernelInterface):
+            called = [names.get(other) for other in function.fn.__code__.co_names]
+            assert not any(isinstance(other, FunctionType) for other in called), name
 
 
 @pytest.mark.parametrize(("operator", "inputs"), OPERATORS)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import reference
 from accel import ops
+from accel.ops.backend import HAS_TRITON
 from accel.ops.occurrence import DISTRIBUTIONS
 from tests.support import (
     FIELDS,
@@ -120,6 +121,7 @@ NOISE = ops.Noise()
     [
         ((A[0], M, M), {}, r"occurrence_logits must be \(B, N, h, w\) with N, h, w ≥ 1, got \(3, 4, 5\)"),
         ((A, M[:, :5], M), {}, r"appearance_mean must be \(B, 3·D, h, w\) = \(2, 3, 4, 5\), got \(2, 5, 4, 5\)"),
+        ((A, M[:, :0], M[:, :0]), {}, r"appearance_mean must be .* = \(2, 3, 4, 5\), got \(2, 0, 4, 5\)"),
         ((A, M, M[..., :4]), {}, r"appearance_log_variance must be .* = \(2, 6, 4, 5\), got \(2, 6, 4, 4\)"),
         ((A.int(), M, M), {}, r"occurrence_logits must be a floating-point tensor, got torch.int32"),
         ((A, M.numpy(), M), {}, r"appearance_mean must be a floating-point tensor, got ndarray"),
@@ -137,6 +139,13 @@ NOISE = ops.Noise()
 def test_bad_arguments_are_named(arguments, options, message):
     with pytest.raises(ValueError, match=f"patch_bottleneck: {message}"):
         ops.patch_bottleneck(*arguments, **{"noise": NOISE} | options)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+def test_kernels_run_on_gpus_or_in_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"backend='triton' needs CUDA tensors .*, got cpu"):
+        ops.patch_bottleneck(A, M, M, noise=NOISE, backend="triton")
 
 
 F, W, B = torch.zeros(2, 7, 4, 5), torch.zeros(12, 7, 3, 3), torch.zeros(12)

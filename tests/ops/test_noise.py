@@ -1,5 +1,7 @@
 """The PyTorch draws are the specification's: uniforms bit for bit, normals to rounding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -68,11 +70,20 @@ def test_coins_are_the_references(address, images, elements):
     np.testing.assert_array_equal(dropout_noise(Noise(**address), images, elements).numpy(), expected)
 
 
+def test_an_address_begins_where_the_references_does():
+    assert dataclasses.asdict(Noise()) == dataclasses.asdict(reference.Noise())
+
+
 @given(addresses)
 def test_device_tensors_draw_what_integers_draw(address):
     tensors = {name: torch.tensor(value - 2**64 if value >= 2**63 else value) for name, value in address.items()}
     for draw in (occurrence_noise, appearance_noise):
         assert torch.equal(draw(Noise(**address), 2, 3, 4), draw(Noise(**tensors), 2, 3, 4))
+
+
+def test_numpys_integers_draw_what_pythons_draw():
+    got = occurrence_noise(Noise(np.int64(1), np.int32(2), np.uint8(3)), 2, 3, 4)
+    assert torch.equal(got, occurrence_noise(Noise(1, 2, 3), 2, 3, 4))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])

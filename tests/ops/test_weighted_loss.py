@@ -69,6 +69,8 @@ X = torch.zeros(2, 3, 16, 24)
         ((X[0], X[0]), r"images must be \(B, C, H, W\) with C, H, W ≥ 1, got \(3, 16, 24\)"),
         ((X[:, :1], X), r"reconstruction must be images' shape = \(2, 3, 16, 24\), got \(2, 1, 16, 24\)"),
         ((X, X, 5), r"patch_size must divide height and width 16x24, got 5"),
+        ((X, X, 12), r"patch_size must divide height and width 16x24, got 12"),
+        ((X, X, 16), r"patch_size must divide height and width 16x24, got 16"),
         ((X, X, 0), r"patch_size must divide height and width 16x24, got 0"),
         ((X, X.byte()), r"images must be a floating-point tensor, got torch.uint8"),
     ],

@@ -1,6 +1,7 @@
 """Pooling identities, the two heads' agreement, and every gradient against central differences."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -195,3 +196,13 @@ def test_straight_through_appearance_gradient_uses_what_was_placed():
     d_z = (d_code.reshape(2, 3, 4, 15) * placed).sum(-1)
     # Summing a map's gradient over cells undoes the weights, which sum to one.
     assert_close("d_m", gradients[1].reshape(2, 3, 4, 15).sum(-1), d_z, relative=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name in reference.__all__ if f"{name}_gradients" in reference.__all__])
+def test_gradients_are_those_of_the_function_with_its_defaults(name):
+    """What is left out means the same in both."""
+    function, gradients = (
+        {key: argument.default for key, argument in inspect.signature(each).parameters.items()}
+        for each in (getattr(reference, name), getattr(reference, f"{name}_gradients"))
+    )
+    assert {key: gradients[key] for key in function} == function

@@ -55,6 +55,10 @@ def test_addresses_fill_the_counter_as_the_contract_says():
     np.testing.assert_allclose(normals[1, 2, 4], normals_of(philox((5, 6, 1, step), key))[0], rtol=1e-14)
 
 
+def test_an_address_begins_at_zero():
+    assert Noise() == Noise(seed=0, step=0, first_image=0)
+
+
 @given(parts=st.integers(1, 5), numbers=st.integers(1, 13), data=st.data())
 def test_four_neighbours_of_a_part_share_a_block(parts, numbers, data):
     n, k, b = (data.draw(st.integers(0, size - 1)) for size in (parts, numbers, 3))

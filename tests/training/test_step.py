@@ -11,6 +11,7 @@ import torch
 from accel.models import elbo, objective
 from accel.ops import Noise, weighted_squared_error
 from accel.ops.backend import HAS_TRITON
+from accel.training import processes
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
 from accel.training.step import LossLedger, TrainingStep
@@ -76,6 +77,27 @@ def test_the_default_run_loses_the_same_in_fused_kernels_and_plain_pytorch(monke
     for batch in images:
         step(batch)
     assert step.ledger.means()["kl_occurrence"] != pytest.approx(losses[0]["kl_occurrence"], rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_optimiser_averages_gradients_where_there_are_several_processes(monkeypatch, count):
+    averaged = []
+    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "average_gradients", lambda optimiser, *_: averaged.append(optimiser))
+    config = tiny_config("unused", system="patchvae-gan")
+    step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
+    optimisers = list(step.system.optimisers.values())
+    for optimiser in optimisers:
+        optimiser.step()
+    assert averaged == (optimisers if count > 1 else [])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_is_compiled_where_it_should_be(monkeypatch, compiled):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: ("compiled", function))
+    config = tiny_config("unused", compile=compiled)
+    step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
+    assert step.compute == (("compiled", step._compute) if compiled else step._compute)
 
 
 def test_weights_depend_on_the_seed_alone():

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from accel.models import Classifier, elbo
@@ -13,7 +15,7 @@ from accel.ops import Noise
 from accel.training import load_run, loop, step, train
 from accel.training.catalogue import SYSTEMS
 from accel.training.interrupt import Stopped
-from accel.training.systems import build_system, model_class
+from accel.training.systems import adam, build_system, model_class
 from tests.models.test_encoder import randomise_statistics
 from tests.support import assert_close
 from tests.training.tiny import assert_same_run, metrics, tiny_config, tiny_dataset
@@ -115,6 +117,24 @@ def test_supervised_learns_its_labels_with_dropout_that_has_an_address():
     assert terms["total"] < first / 2
     training.model.eval()
     assert training.losses(images, labels, 0, Noise(0))[1]["error"] == 0
+
+
+def test_supervised_error_is_the_share_of_wrong_labels_in_percent():
+    training = build("supervised")
+    training.model.eval()
+    images, _ = batch(8)
+    labels = training.model(images).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 4
+    assert training.losses(images, labels, 0, Noise(0))[1]["error"] == 37.5
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_graph_may_capture_adam_on_a_gpu_alone(device):
+    with FakeTensorMode(), mock.patch.object(torch.optim, "Adam") as made:
+        adam(torch.nn.PReLU(device=device), 1e-3)
+    options = made.call_args.kwargs
+    assert options["lr"].device.type == device
+    assert options["capturable"] == (device == "cuda")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
