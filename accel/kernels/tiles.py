@@ -115,34 +115,51 @@ def index_type(channels: int, height: int, layouts: tuple):
 def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, heavy: bool = False):
     """The (parts, numbers, cells) of a program's tile and its warps.
 
-    Memory sets the pace where every thread has several independent 16-byte loads in flight and spends few
-    instructions a number. Fewer warps a program spend fewer, since the sums over cells then stay inside a warp.
+    Memory sets the pace where every thread has several independent 16-byte loads in flight, every multiprocessor
+    several programs, and few instructions go to a number. Fewer warps a program spend fewer, since the sums over cells
+    then stay inside a warp and nobody waits at a barrier.
 
-    - An image of up to 8192 numbers is one program, and its divergences need no second sum.
-    - Channels-last: 256 channels side by side and 8 cells, 16 numbers a thread.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 64 numbers a thread.
-    - Contiguous, more cells: 64 or 128 at once, whole lines for a warp, 64 bytes of numbers a thread.
+    - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
+    - Channels-last: 128 channels side by side and 16 cells (32 of a large grid) in two warps, 32 numbers a thread;
+      where all cells are up to 64, all at once, in one warp.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
+    - Contiguous, more cells: 64 of them, whole lines for a warp, 64 bytes of numbers a thread.
 
     Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
-    Parts of more than 64 numbers take half as many cells at once, or their sums leave the registers. A heavy pass holds
-    three tiles at once (the arithmetic rule forward, learning weights backward): its tiles, or a thread's share of
-    them, are half as large.
+    No part takes more than 2048 numbers at once, or its sums leave the registers. A heavy pass holds three tiles at
+    once (the arithmetic rule forward, learning weights backward) and has a table of its own, of what fits.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
     if block_n * block_d * block_l > (4096 if heavy else 8192):
-        if channels_last:
-            size, longest = 1024 if heavy and block_d <= 64 else 2048, 8
-        elif cells <= 64:
-            per_thread = 32 if heavy else 64
-            size, longest = 32 * per_thread, 64
-        else:
-            per_thread = 16 if heavy else 64 // item_size
-            size, longest = 1024, 64 if cells <= 256 else 128
-        longest = min(longest, max(1, (2048 if block_d <= 64 else 1024) // block_d))
-        block_l = min(block_l, longest)
+        size, longest, per_thread = (_heavy if heavy else _light)(block_d, cells, channels_last, item_size)
+        block_l = min(block_l, longest, max(1, 2048 // block_d))
         block_n = min(block_n, max(1, size // (block_d * block_l)))
         per_thread = min(per_thread, max(16, 8 * block_d))
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
+
+
+def _light(block_d, cells, channels_last, item_size):
+    """Numbers of a tile, its cells at most, and numbers a thread, of a pass that holds two tiles."""
+    if block_d > 64:
+        return 2048, 64, 32
+    if channels_last and cells <= 64:
+        return 2048, 64, 64
+    if channels_last:
+        return 2048, 16 if cells < 1024 else 32, 32
+    if cells <= 64:
+        return 32 * 128 // item_size, 64, 128 // item_size
+    return 1024, 64, 64 // item_size
+
+
+def _heavy(block_d, cells, channels_last, item_size):
+    """The same of a pass that holds three."""
+    if block_d > 64:
+        return (2048, 8, 16) if channels_last else (1024, 8, 16)
+    if channels_last:
+        return 1024, 8, 16
+    if cells <= 64:
+        return 1024, 64, 32
+    return 1024, 64 if cells <= 256 else 128, 16

@@ -8,24 +8,30 @@ from hypothesis import strategies as st
 
 from accel.kernels import occurrence, pooled, tiles, weighted_loss
 
-# parts, numbers, cells, channels-last, bytes a number, whether weights learn: the tile and numbers a thread.
+# parts, numbers, cells, channels-last, bytes a number, whether the pass is heavy: the tile and numbers a thread.
 BLOCKS = {
     "an image of 8192 numbers": ((8, 16, 64, False, 4, False), (8, 16, 64), 32),
     "an image of more": ((8, 16, 65, False, 4, False), (1, 16, 64), 16),
-    "an image of 4096 numbers where weights learn": ((8, 8, 64, False, 4, True), (8, 8, 64), 16),
-    "an image of more where weights learn": ((8, 16, 64, False, 4, True), (1, 16, 64), 32),
-    "channels-last": ((64, 6, 64, True, 4, False), (32, 8, 8), 16),
-    "channels-last, long parts": ((64, 256, 64, True, 2, False), (2, 256, 4), 16),
-    "contiguous, 64 cells": ((64, 6, 64, False, 4, False), (4, 8, 64), 64),
-    "contiguous, 64 cells, weights learn": ((64, 6, 64, False, 4, True), (2, 8, 64), 32),
+    "an image of 4096 numbers in a heavy pass": ((8, 8, 64, False, 4, True), (8, 8, 64), 16),
+    "an image of more in a heavy pass": ((8, 16, 64, False, 4, True), (1, 16, 64), 32),
+    "channels-last, 64 cells": ((64, 16, 64, True, 4, False), (2, 16, 64), 64),
+    "channels-last, 64 cells, heavy": ((64, 16, 64, True, 4, True), (8, 16, 8), 16),
+    "channels-last, 65 cells": ((64, 16, 65, True, 4, False), (8, 16, 16), 32),
+    "channels-last, 1023 cells, heavy": ((64, 16, 1023, True, 2, True), (8, 16, 8), 16),
+    "channels-last, 1024 cells": ((64, 16, 1024, True, 2, False), (4, 16, 32), 32),
+    "channels-last, long parts": ((64, 256, 64, True, 2, False), (1, 256, 8), 32),
+    "contiguous, 64 cells": ((64, 6, 64, False, 4, False), (2, 8, 64), 32),
+    "contiguous, 64 cells, halves": ((64, 6, 64, False, 2, False), (4, 8, 64), 64),
+    "contiguous, 64 cells, heavy": ((64, 6, 64, False, 4, True), (2, 8, 64), 32),
     "contiguous, 65 cells": ((64, 6, 65, False, 4, False), (2, 8, 64), 16),
-    "contiguous, 256 cells": ((64, 6, 256, False, 4, False), (2, 8, 64), 16),
-    "contiguous, 256 cells, halves": ((64, 6, 256, False, 2, False), (2, 8, 64), 32),
-    "contiguous, 257 cells": ((64, 6, 257, False, 4, False), (1, 8, 128), 16),
-    "parts of two numbers": ((256, 2, 64, False, 4, False), (16, 2, 64), 16),
-    "parts of four numbers": ((64, 4, 64, False, 4, False), (8, 4, 64), 32),
+    "contiguous, 65 cells, halves": ((64, 6, 65, False, 2, False), (2, 8, 64), 32),
+    "contiguous, 65 cells, halves, heavy": ((64, 6, 65, False, 2, True), (2, 8, 64), 16),
+    "parts of two numbers": ((256, 2, 64, False, 4, False), (8, 2, 64), 16),
+    "parts of four numbers": ((64, 4, 64, False, 2, False), (8, 4, 64), 32),
     "parts of 64 numbers": ((64, 64, 256, False, 4, False), (1, 64, 32), 16),
-    "parts of more": ((64, 128, 256, False, 4, False), (1, 128, 8), 16),
+    "parts of more": ((64, 128, 256, False, 4, False), (1, 128, 16), 32),
+    "parts of more, heavy": ((64, 128, 256, True, 4, True), (2, 128, 8), 16),
+    "parts of 512 numbers": ((4, 512, 256, False, 2, False), (1, 512, 4), 32),
 }
 
 
@@ -47,10 +53,10 @@ def is_power_of_two(number):
     cells=st.integers(1, 5000),
     channels_last=st.booleans(),
     item_size=st.sampled_from([2, 4]),
-    weights_learn=st.booleans(),
+    heavy=st.booleans(),
 )
-def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item_size, weights_learn):
-    tile, warps = tiles.blocks(parts, part_dim, cells, channels_last, item_size, weights_learn)
+def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item_size, heavy):
+    tile, warps = tiles.blocks(parts, part_dim, cells, channels_last, item_size, heavy)
     assert all(map(is_power_of_two, (*tile, warps)))
     assert tile[1] >= part_dim
     assert warps <= 8
