@@ -81,7 +81,7 @@ def parts_of(step, configuration):
     images = scaled_pixels(batch, torch.float32)
     with torch.no_grad(), autocast:
         features = model.encoder(images)
-        logits = model.occurrence(features)
+        logits = model.occurrence_head(features)
         code = model.encode(images).code
         reconstruction = model.decoder(code)
 
@@ -108,7 +108,7 @@ def parts_of(step, configuration):
         return [out.code, out.kl_appearance, out.kl_occurrence]
 
     temperature = torch.tensor(steps.TEMPERATURE, device=DEVICE)
-    heads = [head.detach() for head in _joined(model.appearance_mean, model.appearance_log_variance)]
+    heads = [head.detach() for head in _joined(model.appearance_mean_head, model.appearance_log_variance_head)]
     leaves = [features, logits, *heads]
     with FlopCounterMode(display=False) as counter:
         both_ways(functools.partial(bottleneck, backend="torch"), leaves)()
@@ -125,7 +125,7 @@ def parts_of(step, configuration):
     flips = (order % 2 == 0)[:, None, None, None]
     yield Part("data", gather, bytes=3 * batch.nbytes + images.nbytes)
     yield of_module("encoder", model.encoder, [], first=True)
-    yield of_module("head", model.occurrence, [features])
+    yield of_module("head", model.occurrence_head, [features])
     yield Part("bottleneck", both_ways(bottleneck, leaves), counter.get_total_flops(), maps)
     yield of_module("decoder", model.decoder, [code])
     loss = both_ways(lambda x: ops.weighted_squared_error(x, images), [reconstruction])

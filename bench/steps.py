@@ -120,7 +120,8 @@ class PlainStep:
         """(B,)"""
         model, images = self.model, images.float() / 127.5 - 1
         features = model.encoder(images)
-        maps = model.occurrence(features), model.appearance_mean(features), model.appearance_log_variance(features)
+        heads = model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head
+        maps = [head(features) for head in heads]
         code, _, _, *divergences = self.bottleneck(*maps, TEMPERATURE, model.bottleneck.occurrence_prior, **draws)
         reconstruction = model.decoder(code)
         if self.released:

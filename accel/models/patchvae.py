@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,11 @@ class PatchVAE(Autoencoder):
     """
 
     has_parts = True
+    former_names: ClassVar = {
+        "occurrence": "occurrence_head",
+        "appearance_mean": "appearance_mean_head",
+        "appearance_log_variance": "appearance_log_variance_head",
+    }
     has_variance = True
 
     @takes_bottleneck_options
@@ -99,15 +104,15 @@ class PatchVAE(Autoencoder):
             width = self.encoder.out_channels
             return nn.Conv2d(width, outputs, head_kernel_size, padding=head_kernel_size // 2)
 
-        self.occurrence = convolution(num_parts)
-        self.appearance_mean = convolution(num_parts * part_dim)
-        self.appearance_log_variance = convolution(num_parts * part_dim)
+        self.occurrence_head = convolution(num_parts)
+        self.appearance_mean_head = convolution(num_parts * part_dim)
+        self.appearance_log_variance_head = convolution(num_parts * part_dim)
         with torch.no_grad():
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
-            self.occurrence.weight.mul_(0.1)
-            self.occurrence.bias.copy_(self._prior_logits().flatten())
-            self.appearance_mean.bias.add_(bottleneck.appearance_prior_mean)
+            self.occurrence_head.weight.mul_(0.1)
+            self.occurrence_head.bias.copy_(self._prior_logits().flatten())
+            self.appearance_mean_head.bias.add_(bottleneck.appearance_prior_mean)
 
     @property
     def distribution(self):
@@ -151,7 +156,7 @@ class PatchVAE(Autoencoder):
         check_positive(count=count)
         noise = Noise(seed=seed)
         height, width = self.grid
-        weight, prior = self.occurrence.weight, self.bottleneck
+        weight, prior = self.occurrence_head.weight, self.bottleneck
         appearance = appearance_noise(noise, count, self.num_parts, self.part_dim, device=weight.device)
         appearance = appearance + prior.appearance_prior_mean
         logits = self._prior_logits().to(weight.device, accumulation_dtype(weight))
@@ -178,8 +183,8 @@ class PatchVAE(Autoencoder):
         draw = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
         options = dataclasses.asdict(self.bottleneck)
         if self.head == "pooled":
-            logits = self.occurrence(features)
-            weight, bias = _joined(self.appearance_mean, self.appearance_log_variance)
+            logits = self.occurrence_head(features)
+            weight, bias = _joined(self.appearance_mean_head, self.appearance_log_variance_head)
             result = pooled_patch_bottleneck(features, logits, weight, bias, **draw, **options)
         else:
             logits, mean, log_variance = self._maps(features)
@@ -194,10 +199,10 @@ class PatchVAE(Autoencoder):
         return self.distribution.logits(prior)
 
     def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        heads = (self.occurrence, self.appearance_mean, self.appearance_log_variance)
+        heads = (self.occurrence_head, self.appearance_mean_head, self.appearance_log_variance_head)
         if self.head == "separate":
             return tuple(head(features) for head in heads)
-        maps = functional.conv2d(features, *_joined(*heads), padding=self.occurrence.padding)
+        maps = functional.conv2d(features, *_joined(*heads), padding=self.occurrence_head.padding)
         return maps.split([head.out_channels for head in heads], dim=1)
 
 

@@ -3,7 +3,7 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class Pretrained(nn.Module):
     """A module that is saved with the arguments that build it; a constructor leaves those in `config`."""
 
     config: dict[str, object]
+    former_names: ClassVar[dict[str, str]] = {}  # of weights in older files: a name's beginning, and what it is now
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and weights.pt into `folder` (made if need be), each whole or not at all.
@@ -73,6 +74,11 @@ class Pretrained(nn.Module):
         return description["arguments"]
 
     @classmethod
+    def _present_name(cls, name: str) -> str:
+        module, dot, rest = name.partition(".")
+        return cls.former_names.get(module, module) + dot + rest
+
+    @classmethod
     def _restore(cls, arguments: dict[str, object], described: Path, weights: object, stored: Path) -> Self:
         """The model built of `arguments`, read from the file `described`, and `weights`, read from `stored`."""
         try:
@@ -80,8 +86,11 @@ class Pretrained(nn.Module):
                 model = cls(**arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{described}: {error}") from error
-        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        if not isinstance(weights, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+        ):
             raise ValueError(f"{stored}: expected one dictionary of tensors")
+        weights = {cls._present_name(name): value for name, value in weights.items()}
         own = model.state_dict()
         missing, foreign = own.keys() - weights.keys(), weights.keys() - own.keys()
         if missing:

@@ -186,5 +186,5 @@ def test_untrained_model_has_other_weights_and_leaves_the_generator_alone():
     one, two = untrained(model), untrained(model)
     assert torch.equal(state, torch.get_rng_state())
     assert one.config == model.config
-    assert torch.equal(one.occurrence.weight, two.occurrence.weight)
-    assert not torch.equal(one.occurrence.weight, model.occurrence.weight)
+    assert torch.equal(one.occurrence_head.weight, two.occurrence_head.weight)
+    assert not torch.equal(one.occurrence_head.weight, model.occurrence_head.weight)

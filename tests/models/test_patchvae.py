@@ -70,7 +70,7 @@ def test_the_bottleneck_is_the_specification_s(variance, occurrence, straight_th
     images = pictures(2, 3, 16, 24, dtype=torch.float64)
     out = model.eval()(images, temperature=0.6, noise=Noise(seed=9, step=2, first_image=5))
     features = model.features(images)
-    maps = (model.occurrence, model.appearance_mean, model.appearance_log_variance)
+    maps = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
     expected = reference.patch_bottleneck(
         *(to_numpy(head(features)) for head in maps),
         temperature=0.6,
@@ -80,7 +80,7 @@ def test_the_bottleneck_is_the_specification_s(variance, occurrence, straight_th
     for name, value in vars(expected).items():
         assert_close(name, getattr(out, name), value, relative=1e-9)
     distribution = reference.BottleneckOptions(occurrence=occurrence).distribution
-    p = distribution.relax(distribution.argument(to_numpy(model.occurrence(features).flatten(2))))
+    p = distribution.relax(distribution.argument(to_numpy(model.occurrence_head(features).flatten(2))))
     assert_close("occurrence", out.occurrence.flatten(2), p, relative=1e-12)
     assert_close("log odds", out.occurrence_logits.flatten(2), np.log(p) - np.log1p(-p), relative=1e-12)
     assert_close("reconstruction", out.reconstruction, model.decode(out.code), relative=1e-12)
@@ -131,7 +131,7 @@ def test_the_loss_reaches_every_parameter(head, sample):
 def test_pooled_appearance_moves_occurrence_only_where_weights_are_attached(head, detach_weights):
     model = small(head=head, detach_weights=detach_weights)
     model.encode(pictures(2, 3, 16, 16)).appearance_mean.sum().backward()
-    gradient = model.occurrence.weight.grad
+    gradient = model.occurrence_head.weight.grad
     assert (gradient is not None and gradient.any()) == (not detach_weights)
 
 
@@ -150,7 +150,7 @@ def test_permuting_parts_permutes_what_is_said_of_them_and_nothing_else():
     order = torch.tensor([2, 0, 3, 1])
     numbers = (order[:, None] * 2 + torch.arange(2)).flatten()
     weights = model.state_dict()
-    for name in ("occurrence.weight", "occurrence.bias"):
+    for name in ("occurrence_head.weight", "occurrence_head.bias"):
         weights[name] = weights[name][order]
     for head in ("appearance_mean", "appearance_log_variance"):
         for name in (f"{head}.weight", f"{head}.bias"):
@@ -381,7 +381,7 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
     assert model.bottleneck.occurrence_prior == 0.2
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     out = model(images, noise=Noise(3))
-    raw = model.occurrence(model.features(images))
+    raw = model.occurrence_head(model.features(images))
     expected = torch.cat([raw, torch.zeros(3, 1, 2, 2)], 1).softmax(1)[:, :4]
     # Roundoff of log p, whose error the logit of a p near 1 magnifies.
     assert_close("occurrence", out.occurrence, expected, relative=1e-4)
@@ -391,7 +391,7 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
     assert total.mean().item() == pytest.approx(0.8, abs=0.1)  # near the prior, which starts with all alike
     assert ((out.code != 0).sum(1) <= 1).all()
     out.kl_occurrence.sum().backward()
-    assert model.occurrence.weight.grad.any()
+    assert model.occurrence_head.weight.grad.any()
     model.save_pretrained(tmp_path)
     loaded = PatchVAE.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(images, noise=Noise(3)).code, out.code)

@@ -137,7 +137,7 @@ def test_a_configuration_that_is_none_is_refused(saved, text):
     ("weights", "sentence"),
     [
         ([torch.zeros(2)], "expected one dictionary of tensors"),
-        ({"occurrence.weight": 1.0}, "expected one dictionary of tensors"),
+        ({"occurrence_head.weight": 1.0}, "expected one dictionary of tensors"),
         ({"epoch": torch.tensor(3)}, "'appearance_log_variance.bias' .* is missing"),
     ],
 )
@@ -152,7 +152,7 @@ def test_unknown_tensors_and_integers_for_numbers_are_refused(saved):
     (saved / "weights.pt").write_bytes(tensors_to_bytes(weights | {"extra": torch.zeros(1)}))
     with pytest.raises(ValueError, match="it holds the unknown 'extra'"):
         PatchVAE.from_pretrained(saved)
-    weights["occurrence.bias"] = weights["occurrence.bias"].long()
+    weights["occurrence_head.bias"] = weights["occurrence_head.bias"].long()
     (saved / "weights.pt").write_bytes(tensors_to_bytes(weights))
     with pytest.raises(ValueError, match=r"'occurrence.bias' is \(3,\) torch.int64, not \(3,\) torch.float32"):
         PatchVAE.from_pretrained(saved)
@@ -204,3 +204,11 @@ def test_a_run_is_as_good_as_its_model_folder(tmp_path):
     model.save_pretrained(tmp_path / "run" / "model")
     (tmp_path / "run" / "config.json").write_text("{}")  # the run's own
     assert same_bits(type(model).from_pretrained(tmp_path / "run"), model)
+
+
+def test_weights_are_read_under_the_names_that_they_had(tmp_path):
+    model = small()
+    model.save_pretrained(tmp_path)
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    torch.save({name.replace("_head.", "."): value for name, value in weights.items()}, tmp_path / "weights.pt")
+    assert same_bits(type(model).from_pretrained(tmp_path), model)
