@@ -152,7 +152,7 @@ def test_permuting_parts_permutes_what_is_said_of_them_and_nothing_else():
     weights = model.state_dict()
     for name in ("occurrence_head.weight", "occurrence_head.bias"):
         weights[name] = weights[name][order]
-    for head in ("appearance_mean", "appearance_log_variance"):
+    for head in ("appearance_mean_head", "appearance_log_variance_head"):
         for name in (f"{head}.weight", f"{head}.bias"):
             weights[name] = weights[name][numbers]
     weights["decoder.input.conv.weight"] = weights["decoder.input.conv.weight"][:, numbers]

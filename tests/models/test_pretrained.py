@@ -138,7 +138,7 @@ def test_a_configuration_that_is_none_is_refused(saved, text):
     [
         ([torch.zeros(2)], "expected one dictionary of tensors"),
         ({"occurrence_head.weight": 1.0}, "expected one dictionary of tensors"),
-        ({"epoch": torch.tensor(3)}, "'appearance_log_variance.bias' .* is missing"),
+        ({"epoch": torch.tensor(3)}, "'appearance_log_variance_head.bias' .* is missing"),
     ],
 )
 def test_other_files_of_tensors_are_refused(saved, weights, sentence):
@@ -154,7 +154,7 @@ def test_unknown_tensors_and_integers_for_numbers_are_refused(saved):
         PatchVAE.from_pretrained(saved)
     weights["occurrence_head.bias"] = weights["occurrence_head.bias"].long()
     (saved / "weights.pt").write_bytes(tensors_to_bytes(weights))
-    with pytest.raises(ValueError, match=r"'occurrence.bias' is \(3,\) torch.int64, not \(3,\) torch.float32"):
+    with pytest.raises(ValueError, match=r"'occurrence_head.bias' is \(3,\) torch.int64, not \(3,\) torch.float32"):
         PatchVAE.from_pretrained(saved)
 
 

@@ -143,7 +143,10 @@ def test_nothing_in_the_file_is_executed(checkpoint, write, tmp_path):
     [
         ({"remove": ["features.1.bias"]}, "'encoder.bn1.bias' is missing"),
         ({"remove": ["decoder.input-conv.weight"]}, "'decoder.input.conv.weight' is missing"),
-        ({"state": {"app_mu.0.bias": torch.zeros(7)}}, r"'appearance_mean.bias' is \(7,\) torch.float32, not \(6,\)"),
+        (
+            {"state": {"app_mu.0.bias": torch.zeros(7)}},
+            r"'appearance_mean_head.bias' is \(7,\) torch.float32, not \(6,\)",
+        ),
         ({"state": {"decoder.input-conv.weight": torch.zeros(7)}}, "'decoder.input.conv.weight' is"),
         ({"state": {"features.6.0.conv1.weight": torch.zeros(1)}}, "'features.6.0.conv1.weight', which no model"),
         ({"state": {"features.0.weight": [1.0]}}, "'vae_dict' is no dictionary of tensors"),

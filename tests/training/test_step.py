@@ -97,7 +97,8 @@ def test_a_step_is_compiled_where_it_should_be(monkeypatch, compiled):
     monkeypatch.setattr(torch, "compile", lambda function, **_: ("compiled", function))
     config = tiny_config("unused", compile=compiled)
     step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
-    assert step.compute == (("compiled", step._compute) if compiled else step._compute)
+    assert step.compiled == compiled
+    assert (step.compute.compiled == ("compiled", step._compute)) if compiled else (step.compute == step._compute)
 
 
 def test_weights_depend_on_the_seed_alone():
