@@ -64,7 +64,7 @@ def main():
     )
     leaves = logits, mean, log_variance
     zeros = torch.zeros(3, dtype=torch.int64, device=DEVICE)
-    draw = fused._draw_tensors(Draw(torch.tensor(0.5, device=DEVICE), Noise(*zeros)))
+    draw = fused._draw_tensors(Draw(torch.tensor(0.5, device=DEVICE), Noise(*zeros)), logits.device)
     how = draw, BottleneckOptions().of_parts(parts).text, False, torch.float32, torch.contiguous_format
     incoming = torch.randn_like(mean), *(torch.ones((), device=DEVICE).expand(batch) for _ in range(2))
 

@@ -16,14 +16,18 @@ from .plain import project_pooled
 from .registration import define, define_launch, differentiate
 
 
-def _draw_tensors(draw: Draw) -> list[Tensor]:
-    """On the host where they were plain numbers."""
+def _draw_tensors(draw: Draw, device: torch.device) -> list[Tensor]:
+    """On the host where they were plain numbers, which kernels then get as such.
+
+    In compiled code on the device: it may become a CUDA graph, and what the host says there is said once, at capture.
+    """
     if not draw.sample:
         return []
+    where = device if torch.compiler.is_compiling() else torch.device("cpu")
     temperature = draw.temperature
     if not isinstance(temperature, Tensor):
-        temperature = torch.full((), temperature, dtype=torch.float32)
-    return [*draw.noise.tensors("cpu"), temperature.to(torch.float32)]
+        temperature = torch.full((), temperature, dtype=torch.float32, device=where)
+    return [*draw.noise.tensors(where), temperature.to(torch.float32)]
 
 
 # The bottleneck, of maps μ and s, or of what `pooled` says is already pooled: m and log v (B, N, D).
@@ -127,8 +131,8 @@ def patch_bottleneck(
     logits: Tensor, mean: Tensor, log_variance: Tensor, options: BottleneckOptions, draw: Draw
 ) -> tuple[Tensor, ...]:
     """code, m, v, KL_app and KL_occ of the public function's arguments."""
-    map_type = mean.dtype, memory_format(mean)
-    return _bottleneck(logits, mean, log_variance, _draw_tensors(draw), options.text, False, *map_type)[:5]
+    how = _draw_tensors(draw, logits.device), options.text
+    return _bottleneck(logits, mean, log_variance, *how, False, mean.dtype, memory_format(mean))[:5]
 
 
 # Pooling features under the shifts of a kernel. The products are in the features' dtype, the result is in float32.
@@ -219,8 +223,8 @@ def pooled_patch_bottleneck(
     with torch.autocast(features.device.type, enabled=False):
         pooled_features = _pool_features(features, logits, weight.shape[-1], options.text)
         mean, log_variance = project_pooled(pooled_features, weight.float(), bias.float()).contiguous().unbind()
-    map_type = features.dtype, memory_format(features)
-    return _bottleneck(logits, mean, log_variance, _draw_tensors(draw), options.text, True, *map_type)[:5]
+    how = _draw_tensors(draw, logits.device), options.text
+    return _bottleneck(logits, mean, log_variance, *how, True, features.dtype, memory_format(features))[:5]
 
 
 # The weighted squared error.

@@ -75,7 +75,7 @@ OPERATORS = [
 
 def registered():
     a, mean, log_variance = bottleneck_inputs(layout="channels_last")
-    draw = fused._draw_tensors(Draw(0.6, ops.Noise(*ADDRESS)))
+    draw = fused._draw_tensors(Draw(0.6, ops.Noise(*ADDRESS)), a.device)
     pooled = [torch.randn(2, 3, 2, device=DEVICE, requires_grad=True) for _ in range(2)]
     for occurrence in ("bernoulli", "categorical"):
         attached = BottleneckOptions(variance="arithmetic", occurrence=occurrence, detach_weights=False)
@@ -142,6 +142,15 @@ def test_autocast_takes_mixed_dtypes_and_returns_each_gradient_in_its_own(operat
     for leaf, gradient in zip(leaves, gradients, strict=True):
         assert gradient.dtype == leaf.dtype
         assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_numbers_of_a_draw_go_to_the_device_where_a_graph_may_be_captured(monkeypatch, compiling):
+    """A replay reads tensors on the device anew; what the host passed by value stays as it was at capture."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    draw = fused._draw_tensors(Draw(0.6, ops.Noise(*ADDRESS)), torch.device("meta"))
+    assert {x.device.type for x in draw} == {"meta" if compiling else "cpu"}
+    assert fused._draw_tensors(Draw(sample=False), torch.device("meta")) == []
 
 
 @pytest.mark.parametrize(("operator", "inputs"), OPERATORS)
