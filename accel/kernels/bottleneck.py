@@ -33,9 +33,12 @@ def number(argument: Tensor | None, device):
     return argument if argument is None or argument.device == device else argument.item()
 
 
-def kernel_draw(draw: list[Tensor], device) -> tuple:
-    """(seed, step, first image, temperature) as kernel arguments, from 0-d tensors; Nones where nothing is drawn."""
-    return tuple(number(x, device) for x in draw) if draw else occurrence.NO_DRAW
+def kernel_draw(draw: list[Tensor], device) -> dict:
+    """Seed, step, first image and temperature as kernel arguments, from 0-d tensors in this order."""
+    if not draw:
+        return occurrence.NO_DRAW
+    names = "seed", "step", "first_image", "temperature"
+    return {name: number(x, device) for name, x in zip(names, draw, strict=True)} | {"SAMPLE": True}
 
 
 def log_prior(options: BottleneckOptions, parts: int) -> tuple[float, float]:
@@ -44,20 +47,14 @@ def log_prior(options: BottleneckOptions, parts: int) -> tuple[float, float]:
     return math.log(prior), math.log1p(-prior * (parts if options.occurrence == "categorical" else 1))
 
 
-def what_and_how(options: BottleneckOptions, draw: list[Tensor], pooled: bool, parts: int, device) -> dict:
-    """The arguments that say to either kernel what the bottleneck is and how it is drawn."""
-    seed, step, first_image, temperature = kernel_draw(draw, device)
+def kernel_options(options: BottleneckOptions, pooled: bool, parts: int) -> dict:
+    """The arguments that say to either kernel what the bottleneck is."""
     return {
-        "seed": seed,
-        "step": step,
-        "first_image": first_image,
-        "temperature": temperature,
         "prior": log_prior(options, parts),
         "prior_mean": options.appearance_prior_mean,
         "POOLED": pooled,
         "ARITHMETIC": options.variance == "arithmetic",
         "CATEGORICAL": options.occurrence == "categorical",
-        "SAMPLE": temperature is not None,
         "HARD": options.straight_through,
     }
 
@@ -88,16 +85,17 @@ def forward(
     partials = totals
     if part_blocks > 1:
         partials = [torch.empty(images, part_blocks, dtype=torch.float32, device=code.device) for _ in totals]
-    arguments = what_and_how(options, draw, pooled, parts, code.device)
-    if arguments["CATEGORICAL"]:
-        occurrence.fill_cell_statistics(logits, kernel_draw(draw, code.device), statistics)
+    what, how = kernel_options(options, pooled, parts), kernel_draw(draw, code.device)
+    if what["CATEGORICAL"]:
+        occurrence.fill_cell_statistics(logits, how, statistics)
     forward_kernel[(images * part_blocks,)](
         maps=maps,
-        statistics=statistics if arguments["CATEGORICAL"] else None,
+        statistics=statistics if what["CATEGORICAL"] else None,
         moments=(pooled_mean, pooled_variance),
         saved=saved,
         divergences=tuple(partials),
-        **arguments,
+        **what,
+        **how,
         LAYOUTS=map_layouts,
         SHAPE=shape,
         BLOCKS=tile,
@@ -142,20 +140,21 @@ def backward(
     code_like = d_code if pooled else outputs[1]
     detached = mean is None
     tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size(), not detached)
-    arguments = what_and_how(options, draw, pooled, parts, logits.device)
+    what, how = kernel_options(options, pooled, parts), kernel_draw(draw, logits.device)
     coupled = None, None
-    if arguments["CATEGORICAL"]:
+    if what["CATEGORICAL"]:
         count = 1 if detached else 2
         scratch = torch.empty(count, images, parts, shape[2], dtype=torch.float32, device=logits.device)
         coupled = scratch[0], None if detached else scratch[1]
     backward_kernel[(images * triton.cdiv(parts, tile[0]),)](
         maps=maps,
-        statistics=statistics if arguments["CATEGORICAL"] else None,
+        statistics=statistics if what["CATEGORICAL"] else None,
         coupled=coupled,
         pooled_mean=pooled_mean,
         saved=saved,
         incoming=tuple(d_pooled),
-        **arguments,
+        **what,
+        **how,
         DETACH=detached,
         LAYOUTS=(*map_layouts, *(g if g is None else g.stride() for g in d_pooled)),
         SHAPE=shape,
@@ -163,6 +162,5 @@ def backward(
         INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )
-    if arguments["CATEGORICAL"]:
-        on_device = kernel_draw(draw, logits.device)
-        occurrence.couple(logits, statistics, *coupled, d_pooled[3], arguments["prior"], on_device, outputs[0])
+    if what["CATEGORICAL"]:
+        occurrence.couple(logits, statistics, *coupled, d_pooled[3], what["prior"], how, outputs[0])

@@ -25,7 +25,8 @@ TOP = tl.constexpr(2)  # the largest of a − peak + g
 LOG_RELAXED = tl.constexpr(3)  # log Σ exp((a − peak + g − top) / τ)
 WINNER = tl.constexpr(4)  # the part that has the largest, N for none
 CELL_STATISTICS = tl.constexpr(5)
-NO_DRAW = (None, None, None, None)
+# How every kernel is told that nothing is drawn; bottleneck.py makes the same of a draw.
+NO_DRAW = {"seed": None, "step": None, "first_image": None, "temperature": None, "SAMPLE": False}
 
 
 @triton.jit
@@ -293,29 +294,25 @@ def tiles(parts: int, cells: int):
     return (block_cells, block_parts), warps, triton.cdiv(cells, block_cells)
 
 
-def fill_cell_statistics(logits: Tensor, draw: tuple, statistics: Tensor):
-    """Fills the statistics (B, CELL_STATISTICS, L) of categorical cells.
-
-    draw: seed, step, first image and temperature as kernel arguments, Nones where nothing is drawn.
-    """
+def launch(kernel, logits: Tensor, map_layouts: tuple, draw: dict, *, strides: tuple = (), **tensors):
+    """A kernel whose programs own all parts of some cells; draw: what says how it is drawn, or NO_DRAW."""
     images, parts, height, width = logits.shape
     blocks, warps, cell_blocks = tiles(parts, height * width)
-    map_layouts = layouts(logits)
-    seed, step, first_image, temperature = draw
-    cell_kernel[(images * cell_blocks,)](
+    kernel[(images * cell_blocks,)](
         logits=logits,
-        statistics=statistics,
-        seed=seed,
-        step=step,
-        first_image=first_image,
-        temperature=temperature,
-        SAMPLE=temperature is not None,
-        LAYOUTS=map_layouts,
+        **tensors,
+        **draw,
+        LAYOUTS=(*map_layouts, *strides),
         SHAPE=(parts, height * width),
         BLOCKS=blocks,
         INDEX=index_type(parts, height, map_layouts),
         num_warps=warps,
     )
+
+
+def fill_cell_statistics(logits: Tensor, draw: dict, statistics: Tensor):
+    """Fills the statistics (B, CELL_STATISTICS, L) of categorical cells."""
+    launch(cell_kernel, logits, layouts(logits), draw, statistics=statistics)
 
 
 def new_cell_statistics(logits: Tensor, options: BottleneckOptions) -> Tensor | None:
@@ -335,30 +332,20 @@ def couple(
     d_log_p: Tensor | None,
     d_divergence: Tensor | None,
     prior: tuple[float, float],
-    draw: tuple,
+    draw: dict,
     d_logits: Tensor,
 ):
     """Fills d_logits (B, N, h, w), as couple_kernel describes it."""
-    images, parts, height, width = logits.shape
-    blocks, warps, cell_blocks = tiles(parts, height * width)
-    map_layouts = layouts(logits, d_logits)
-    seed, step, first_image, temperature = draw
-    couple_kernel[(images * cell_blocks,)](
-        logits=logits,
+    launch(
+        couple_kernel,
+        logits,
+        layouts(logits, d_logits),
+        draw,
+        strides=(None if d_divergence is None else d_divergence.stride(0),),
         statistics=statistics,
         d_y=d_y,
         d_log_p=d_log_p,
         d_divergence=d_divergence,
         d_logits=d_logits,
-        seed=seed,
-        step=step,
-        first_image=first_image,
-        temperature=temperature,
         prior=prior,
-        SAMPLE=temperature is not None,
-        LAYOUTS=(*map_layouts, None if d_divergence is None else d_divergence.stride(0)),
-        SHAPE=(parts, height * width),
-        BLOCKS=blocks,
-        INDEX=index_type(parts, height, map_layouts),
-        num_warps=warps,
     )

@@ -14,7 +14,7 @@ OLDEST_CAPABILITY = (8, 0)  # of the GPUs whose instructions the kernels use
 @torch.compiler.assume_constant_result
 def _runs_kernels(index: int) -> bool:
     """Is Triton installed, and the GPU of this index new enough?"""
-    return HAS_TRITON and torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
+    return default_backend(torch.device("cuda", index))[0] == "triton"
 
 
 def default_backend(device: torch.device) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from accel.data import ImageSet
-from accel.models.autoencoder import scaled_pixels
+from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.ops import Noise
 from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger
@@ -20,14 +20,9 @@ HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small ima
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, and back to the mode before; gives the model's device."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield next(model.parameters()).device
-    finally:
-        model.train(training)
+    """Evaluation mode without gradients, and back to the modes before; gives the model's device."""
+    with in_evaluation(model), torch.no_grad():
+        yield next(model.parameters()).device
 
 
 def in_order(images: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Tensor]:
