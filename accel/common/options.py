@@ -32,6 +32,11 @@ def above(bound: float) -> Check:
     return Check(f"greater than {bound}", lambda value: value > bound)
 
 
+def within(low: int, high: int) -> Check:
+    """low ≤ value ≤ high."""
+    return Check(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
 def between(low: float, high: float) -> Check:
     """low < value < high."""
     return Check(f"between {low} and {high}, both excluded", lambda value: low < value < high)
@@ -62,7 +67,7 @@ def option(
 
 
 SEED = Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
-DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name))
+DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name))
 
 
 def device_option() -> Any:
@@ -85,6 +90,10 @@ def _problem(field: dataclasses.Field, value) -> str | None:
         return None
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         return f"must be {KINDS[kind]}, got {value!r}"
+    if kind is int and abs(value) >= 2**63:
+        return f"must be a whole number below 2^63, got {value}"
+    if kind is str and (not value.strip() or "\0" in value):
+        return f"must be {KINDS[kind]} that is not empty and has no NUL in it, got {value!r}"
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}, got {value!r} (nearest: {nearest(value, choices)})"

@@ -210,7 +210,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
             row += [one["largest_overlap"], one["overlaps_most"]]
             if purity:
-                row += [purity[one["part"]]["purity"], purity[one["part"]]["type"]]
+                row += [purity.get(one["part"], {}).get(key) for key in ("purity", "type")]
             rows.append(row)
         content += _table(f"Learned parts, {run.name}", columns + (["purity", "mostly on"] if purity else []), rows)
     return content
