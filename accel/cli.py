@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from accel.commands import figures, measure, pack, report, reproduce, train, transfer
+from accel.commands import figures, measure, pack, report, reproduce, train, transfer, verify
 from accel.common.spelling import nearest
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "report": report,
     "reproduce": reproduce,
     "pack": pack,
+    "verify": verify,
 }  # in the order of the overview
 
 # What takes memory, the most effective first.
@@ -116,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
         # PyTorch's own class for this needs torch to be imported, and its CPU allocator does not use it.
         if not isinstance(error, MemoryError) and not re.search("memory|size calculation overflowed", str(error)):
             raise
-        complain(str(error) if isinstance(error, MemoryError) and error.args else f"not enough memory{less(arguments[0])}")
+        said = str(error) if isinstance(error, MemoryError) else ""
+        complain(said or f"not enough memory{less(arguments[0])}")
     else:
         return 0
     return 2

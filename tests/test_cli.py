@@ -129,7 +129,8 @@ def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path, monke
     assert "Traceback" not in err
     names = {path.name for path in out.iterdir()}
     pictures = "no pictures" not in text
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model"} | ({"figures"} if pictures else set())
+    expected = {"config.json", "metrics.jsonl", "checkpoint.pt", "record.json", "model"}
+    assert names == expected | ({"figures"} if pictures else set())
     if pictures:
         assert {path.name for path in (out / "figures").glob("*.png")} == {"reconstructions.png", "parts.png"}
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])

@@ -29,7 +29,9 @@ def refuse_other(value: Any, kind: Any, source: object) -> None:
     """
     try:
         if problem := _problem(value, kind, ""):
-            raise ValueError(f"{source} {problem.removeprefix('it ')}" if problem[:3] == "it " else f"{source}: {problem}")
+            raise ValueError(
+                f"{source} {problem.removeprefix('it ')}" if problem[:3] == "it " else f"{source}: {problem}"
+            )
     except RecursionError:
         raise ValueError(f"{source}: it is nested too deeply") from None
 
@@ -45,7 +47,9 @@ def _problem(value, kind, place: str) -> str | None:
             return None
         # Of the alternatives, the one that got furthest tells most: the one of the value's own plain type.
         near = [p for one, p in zip(arguments, problems, strict=True) if isinstance(value, _plain(one))]
-        return near[0] if near and len(near) < len(problems) else _other(value, place, " or ".join(map(_words, arguments)))
+        return (
+            near[0] if near and len(near) < len(problems) else _other(value, place, " or ".join(map(_words, arguments)))
+        )
     plain = _plain(kind)
     if plain is float and type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf

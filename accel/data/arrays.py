@@ -36,7 +36,9 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
             _check_keys(path, found)
             wanted = [key for key in KEYS if key in found]
             size = sum(_size_of(path, archive, key) for key in wanted)
-        refuse_larger(size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk")
+        refuse_larger(
+            size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk"
+        )
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: _read_array(path, file, key) for key in wanted}
     except (ValueError, MemoryError):

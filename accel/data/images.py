@@ -63,7 +63,7 @@ class Dataset(ShowsShapes):
         if classes > MOST_CLASSES:
             raise ValueError(f"{self.name} has {classes:,} classes, at most {MOST_CLASSES:,} can be told apart")
         for split, labels in (("training", self.train.labels), ("test", self.test.labels)):
-            if labels is not None and len(labels) and not (0 <= labels.min() and labels.max() < classes):
+            if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
                 wrong = labels.min() if labels.min() < 0 else labels.max()
                 known = "" if self.class_names is None else f", since there are {classes:,} class names"
                 raise ValueError(f"{self.name}: {split} labels must be from 0 to {classes - 1:,}, got {wrong}{known}")

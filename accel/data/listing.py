@@ -60,7 +60,9 @@ class Listing:
         paths = [self.folder / file for file in self.files]
         first = decode_file(paths[0], image_size)
         refuse_larger(
-            len(paths) * first.nbytes, self.name, "give a smaller --image-size, or pack it once with python -m accel pack"
+            len(paths) * first.nbytes,
+            self.name,
+            "give a smaller --image-size, or pack it once with python -m accel pack",
         )
         images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
@@ -111,10 +113,10 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     """The bytes of an image file as uint8 (H, W, 3); raises whatever Pillow's decoders do."""
     from PIL import ImageOps
 
-    with pillow().open(io.BytesIO(content)) as opened:
-        with _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
-            upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
-            return np.asarray(upright if image_size is None else fit(upright, image_size))
+    opened = pillow().open(io.BytesIO(content))
+    with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
+        upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
+        return np.asarray(upright if image_size is None else fit(upright, image_size))
 
 
 def _rgb(picture, file_format: str | None):

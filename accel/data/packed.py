@@ -183,7 +183,9 @@ def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
         for name, unchanged in zip(crcs, pool.map(same, crcs), strict=True):
             if not unchanged:
                 pool.shutdown(cancel_futures=True)
-                raise ValueError(f"{folder / name} has changed since it was packed into {out}: remove that to pack anew")
+                raise ValueError(
+                    f"{folder / name} has changed since it was packed into {out}: remove that to pack anew"
+                )
 
 
 def _journal(out: Path) -> Path:
@@ -304,7 +306,9 @@ class _Packing:
             os.truncate(self.journal, read)
             os.truncate(self.partial, self._end())
             done = zip(self.listing.files, self.outcomes, strict=False)
-            _refuse_changed(self.listing.folder, {name: crc for name, crc in done if isinstance(crc, int)}, self.partial)
+            _refuse_changed(
+                self.listing.folder, {name: crc for name, crc in done if isinstance(crc, int)}, self.partial
+            )
         missing = (len(self.listing.files) - len(self.outcomes)) * self.image_bytes
         free = shutil.disk_usage(self.out.parent).free
         if missing > free:

@@ -3,7 +3,6 @@
 import signal
 import threading
 
-
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 

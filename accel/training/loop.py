@@ -21,7 +21,7 @@ from accel.common.files import held
 from accel.common.progress import progress
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
-from accel.training import checkpoint, processes, run_folder, terminal
+from accel.training import checkpoint, processes, record, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import measure_held_out
@@ -122,6 +122,7 @@ class Run:
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
         self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.first = min(record.FIRST, len(self.batches))
         self.warned = False
         self.resumed = False
         self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
@@ -177,6 +178,14 @@ class Run:
             checkpoint.write(self.folder, state)
         self.saved_at = time.monotonic()
 
+    def write_record(self) -> None:
+        """Adds this session to record.json, with what is known of the first steps."""
+        if self.writes:
+            known = record.read(self.folder) if self.resumed else None
+            self.record = known or {"data": self.data, "sessions": []}
+            self.record["sessions"].append(record.session(self.device, self.step.number))
+            record.write(self.folder, self.record)
+
     def write_texts(self) -> None:
         """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
         if self.writes:
@@ -191,13 +200,11 @@ class Run:
         """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
         step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
         if step < 0:
-            return FloatingPointError(f"{term} is not finite before the first step: the options have too large a number")
-        kept = "and" if not checkpoint.exists(self.folder) else (
-            f"{self.folder / checkpoint.NAME} holds the last good state, and"
-        )
+            return FloatingPointError(f"{term} is not finite before the first step: an option's number is too large")
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
-            f"{kept} a new run with a smaller --learning-rate may go further"
+            f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
+            "--learning-rate may go further"
         )
 
     def describe(self) -> str:
@@ -239,6 +246,7 @@ class Run:
             refuse_existing(self.folder)
         self.save()
         self.write_texts()
+        self.write_record()
         if self.epoch < self.config.epochs and self.writes:
             terminal.say(self.describe(), terminal.header(self.system.terms))
 
@@ -251,6 +259,8 @@ class Run:
             for batch in self.batches.epoch(self.epoch, self.batch):
                 self.take_step(batch)
                 self.batch += 1
+                if self.step.number == self.first:
+                    self.record_first()
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
@@ -263,6 +273,14 @@ class Run:
         if self.step.ledger.problem():  # which waits for the last step
             raise self.not_finite()
         self.seconds = time.monotonic() - began
+
+    def record_first(self) -> None:
+        """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
+        loss, weights = self.step.ledger.means()["total"], record.digest_of(self.system.networks)
+        if self.writes:
+            loss = loss if math.isfinite(loss) else None
+            self.record["first"] = {"steps": self.first, "loss": loss, "weights": weights}
+            record.write(self.folder, self.record)
 
     def take_step(self, batch: Batch) -> None:
         """The next step; MemoryError says what to lower where there is too little memory for it."""

@@ -14,7 +14,6 @@ from accel.training.config import TrainingConfig
 from accel.training.systems import model_class
 
 
-
 class Line(TypedDict):
     """What every line of metrics.jsonl holds at least, besides the terms of the loss."""
 

@@ -195,9 +195,7 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises KeyError, RuntimeError or ValueError for the state of another system.
-
-        """
+        """Raises KeyError, RuntimeError or ValueError for the state of another system."""
         if state["sums"].shape != self.ledger.sums.shape:
             raise ValueError(f"sums of {len(state['sums'])} terms, expected {len(self.ledger.sums)}")
         self.system.networks.load_state_dict(state["networks"])

@@ -32,9 +32,7 @@ def test_what_is_written_is_read_or_refused_for_its_kind(tmp_path_factory, value
     if type(value) is kind:
         assert read_json(path, kind) == value
     else:
-        with pytest.raises(
-            ValueError, match=r"^\S+value\.json must be a (list|dictionary), got "
-        ):
+        with pytest.raises(ValueError, match=r"^\S+value\.json must be a (list|dictionary), got "):
             read_json(path, kind)
 
 

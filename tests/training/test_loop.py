@@ -52,7 +52,8 @@ def snapshot(folder):
 
 def test_folder_of_a_run(whole_run):
     names = {str(path.relative_to(whole_run)) for path in snapshot(whole_run)}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model/config.json", "model/weights.pt"}
+    expected = {"config.json", "metrics.jsonl", "checkpoint.pt", "record.json"}
+    assert names == expected | {"model/config.json", "model/weights.pt"}
     lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
     expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "compiled", "captured", "held_out_psnr"}
