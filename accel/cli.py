@@ -115,7 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
         complain(str(error))
     except (MemoryError, RuntimeError) as error:
         # PyTorch's own class for this needs torch to be imported, and its CPU allocator does not use it.
-        if not isinstance(error, MemoryError) and not re.search("memory|size calculation overflowed", str(error)):
+        of_memory = re.search("memory|bad_alloc|size calculation overflowed", str(error))
+        if not isinstance(error, MemoryError) and not of_memory:
             raise
         said = str(error) if isinstance(error, MemoryError) else ""
         complain(said or f"not enough memory{less(arguments[0])}")

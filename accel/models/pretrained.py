@@ -84,8 +84,8 @@ class Pretrained(nn.Module):
         try:
             with torch.device("meta"):  # no memory, and no draw from the global random generator
                 model = cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{described}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # of sizes beyond all memory, too
+            raise ValueError(f"{described}: {' '.join(str(error).split())[:300]}") from error
         if not isinstance(weights, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
         ):

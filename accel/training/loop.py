@@ -287,7 +287,7 @@ class Run:
         try:
             self.step(*batch)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not isinstance(error, MemoryError) and not re.search("memory|bad_alloc", str(error)):
                 raise
             asked = re.search(r"allocate (\d[\d.]* ?\w+)", str(error))
             size = self.config.batch_size
@@ -334,7 +334,7 @@ class Run:
         line |= {
             "temperature": temperature_at(number, config),
             "seconds": self.seconds,
-            "images_per_second": ledger.images / self.seconds,
+            "images_per_second": ledger.images / max(self.seconds, 1e-6),  # a clock may stand still
             "compiled": self.step.compiled,
             "captured": self.step.captured,
         }
