@@ -77,5 +77,5 @@ def run_record(folder: Path, name: str):
         history=read_history(folder),
         measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
-        pictures=[Picture(**entry, png=read_picture(folder, entry["file"])) for entry in drawn],
+        pictures=[Picture(*map(one.get, Drawn.__annotations__), read_picture(folder, one["file"])) for one in drawn],
     )
