@@ -27,9 +27,9 @@ def save(path, **changes):
     return path
 
 
-def start(*arguments, torchrun=(), **options):
+def start(*arguments, torchrun=(), prefix=(), **options):
     """The program in a process of its own, on one thread, which decides how sums are rounded."""
-    command = [sys.executable, *torchrun, "-m", "accel", *map(str, arguments)]
+    command = [*prefix, sys.executable, *torchrun, "-m", "accel", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("environment", {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)

@@ -11,6 +11,7 @@ import pathlib
 import random
 import resource
 import signal
+import subprocess
 import time
 import traceback
 
@@ -20,7 +21,7 @@ import torch
 from accel.common import files
 from accel.training import checkpoint, loop, step, train
 from accel.training.interrupt import Stopped
-from tests.faults.common import SMALL, save, start, step_of, wait_until
+from tests.faults.common import SMALL, accepted, save, start, step_of, wait_until
 from tests.training.tiny import STEPS, assert_same_run, tiny_config, tiny_dataset
 
 EPOCHS = 2
@@ -329,6 +330,67 @@ def test_one_of_two_processes_killed(tmp_path, rank, seen):
         assert again.wait(180) == 0, again.communicate()[1]
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     seen("one of two processes of torchrun killed", "the other ends within a minute, nothing lost")
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces joined by a virtual cable: (name, interface, address) of each."""
+    hosts = [(f"patchvae{os.getpid()}{end}", f"v{os.getpid()}{end}", f"10.77.0.{end + 1}") for end in range(2)]
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name, _, _ in hosts:
+            ip("netns", "add", name)
+        ip("link", "add", hosts[0][1], "type", "veth", "peer", "name", hosts[1][1])
+        for name, interface, address in hosts:
+            ip("link", "set", interface, "netns", name)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", interface)
+            ip("-n", name, "link", "set", interface, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    else:
+        yield hosts
+    finally:
+        for name, _, _ in hosts:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@pytest.mark.long
+def test_the_link_between_two_hosts_is_cut(tmp_path, two_hosts, seen):
+    """Nothing tells either end, as when a cable is pulled."""
+    data, run = save(tmp_path / "tiny.npz"), tmp_path / "run"
+
+    def launch(*options):
+        ends = []
+        for rank, (name, interface, _) in enumerate(two_hosts):
+            place = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": interface}
+            place |= {"MASTER_ADDR": two_hosts[0][2], "MASTER_PORT": "29777"}
+            words = ["--data", data, *SMALL, "--checkpoint-every", 0, "--out", run, *options]
+            ends.append(start("train", *words, environment=place, prefix=["ip", "netns", "exec", name]))
+        return ends
+
+    ends = launch("--epochs", 100_000)
+    try:
+        wait_until(ends[0], lambda: step_of(run) >= STEPS, 180)
+        name, interface, _ = two_hosts[0]
+        subprocess.run(["ip", "-n", name, "link", "set", interface, "down"], check=True)
+        began = time.monotonic()
+        for rank, end in enumerate(ends):
+            err = end.communicate(timeout=90)[1]
+            assert f"process {1 - rank} of this run" in err, err
+            assert "has stopped or is out of reach" in err
+            assert "Traceback" not in err
+            assert end.returncode == 2
+        assert time.monotonic() - began < 60
+    finally:
+        for end in ends:
+            end.kill()
+            end.communicate()
+    accepted("train", "--resume", "--out", run, "--epochs", checkpoint.read(run)["epoch"] + 1)
+    seen("the link between two hosts cut (two network namespaces)", "both end within a minute and name the other")
 
 
 def environment(process, name):
