@@ -8,7 +8,6 @@ import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
 from torch import Tensor
 
-
 GENERATED = {"combo_kernels": True}  # of Inductor's options: kernels that do not wait for each other become one
 
 
