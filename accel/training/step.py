@@ -11,6 +11,7 @@ from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
 from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY, default_backend
 from accel.training import processes
+from accel.training.alignment import align_channels
 from accel.training.capture import Captured
 from accel.training.compilation import Compiled
 from accel.training.config import TrainingConfig
@@ -138,6 +139,8 @@ class TrainingStep:
         self.number = 0
         self.compute = self._compute
         if self.execution.compile:
+            if device.type == "cuda" and self.execution.precision == "bfloat16":
+                align_channels(system.networks)
             for group in (g for optimiser in system.optimisers.values() for g in optimiser.param_groups):
                 # PyTorch's own fused kernel gives 65,536 numbers to a multiprocessor, the compiler's a thousand.
                 group.update(dict(fused=False, foreach=True) if group["capturable"] else {})

@@ -4,14 +4,18 @@ import copy
 import dataclasses
 import functools
 import math
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accel.models import elbo, objective
 from accel.ops import Noise, weighted_squared_error
 from accel.ops.backend import HAS_TRITON
 from accel.training import processes
+from accel.training.alignment import AlignedConv2d, AlignedConvTranspose2d, align_channels
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
 from accel.training.step import LossLedger, TrainingStep
@@ -156,3 +160,31 @@ def test_ledger_names_the_first_term_that_is_not_finite():
     assert ledger.problem() == (4, "kl_occurrence")
     ledger.reset()
     assert ledger.problem() == (4, "kl_occurrence")  # a run that has diverged stays so
+
+
+@given(
+    channels=st.integers(1, 7),
+    width=st.integers(1, 5),
+    transposed=st.booleans(),
+    stride=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_widened_convolutions_compute_the_same(channels, width, transposed, stride, seed):
+    torch.manual_seed(seed)
+    if transposed:
+        layer = torch.nn.ConvTranspose2d(width, channels, 4, stride, padding=1, bias=False).double()
+    else:
+        layer = torch.nn.Conv2d(channels, width, 3, stride, padding=1, bias=seed % 2 == 0).double()
+    images = torch.randn(2, width if transposed else channels, 6, 5, dtype=torch.float64, requires_grad=True)
+    results = []
+    for compiling in (False, True):
+        if compiling:
+            align_channels(layer)
+        with mock.patch.object(torch.compiler, "is_compiling", lambda compiling=compiling: compiling):
+            out = layer(images)
+        incoming = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        results.append([out, *torch.autograd.grad(out, [images, *layer.parameters()], incoming)])
+    assert type(layer) in (AlignedConv2d, AlignedConvTranspose2d)
+    for got, expected in zip(*results, strict=True):
+        # The same products in another order, at most 4 · 4 · 7 of them of order 1.
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
