@@ -132,11 +132,12 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     then stay inside a warp and nobody waits at a barrier.
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
-    - Channels-last: 128 channels side by side and 16 cells (32 of a large grid) in two warps, 32 numbers a thread;
-      where all cells are up to 64, all at once, in one warp.
+    - Channels-last: 128 channels side by side and 16 cells (32 of a large grid, or of halves with 64 channels), 64 bytes
+      of numbers a thread; where all cells are up to 64, all at once, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
-    - Contiguous, more cells: 512 bytes of them, 16 for each lane, so that what is computed for a cell is computed by
-      one lane of a warp; a warp takes 16 numbers of each cell, 4 in a heavy pass.
+    - Contiguous, more cells: 256 of them, 128 in a heavy pass. Every lane then has cells of its own, so that what is
+      computed for a cell is computed once a warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28
+      in float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
     Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
     No part takes more than 2048 sums at once, or they leave the registers. A heavy pass holds three tiles at
@@ -167,10 +168,10 @@ def _light(block_d, cells, channels_last, item_size):
     if channels_last and cells <= 64:
         return 2048, min(64, longest), 64
     if channels_last:
-        return 2048, min(16 if cells < 1024 else 32, longest), 32
+        return 2048, min(16 if cells < 1024 and item_size == 4 else 32, longest), 64 // item_size
     if cells <= 64:
         return 32 * 128 // item_size, min(64, longest), 128 // item_size
-    return 512 // item_size * max(block_d, 8), 512 // item_size, 256 // item_size
+    return 256 * max(block_d, 8), 256, 256 // item_size
 
 
 def _heavy(block_d, cells, channels_last, item_size):
@@ -182,4 +183,4 @@ def _heavy(block_d, cells, channels_last, item_size):
         return 1024, min(8, longest), 16
     if cells <= 64:
         return 1024, min(64, longest), 32
-    return 512 // item_size * max(block_d, 4), 512 // item_size, 64 // item_size
+    return 128 * max(block_d, 4), 128, 64 // item_size
