@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, load_map, part_tile, store_map
+from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
 
 # Places in the maps, after those that both passes have.
 D_LOGITS, D_MEAN, D_LOG_VARIANCE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
@@ -56,15 +56,16 @@ def gather_samples(
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
+    FOLD: tl.constexpr = BLOCKS[3]
     image, parts, channels, part_inside, inside = tile
-    z_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    z_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
-        z_sum += d_code * y[:, :, None]
+        z_sum += folded(d_code * y[:, :, None], FOLD)
         if CATEGORICAL:
             d_y = tl.sum(d_code * z[None, :, :], axis=2)
             tl.store(coupled[0] + scratch_places(image, cells, parts, N, L), d_y, mask=cell_inside)
@@ -147,7 +148,7 @@ def backward_kernel(
     DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, and how many of these a thread holds side by side
     INDEX: tl.constexpr,
 ):
     """All gradients: reads the code's gradient and a once, and with detached weights and the geometric rule no other
