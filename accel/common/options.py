@@ -1,6 +1,7 @@
 """Dataclasses whose fields are also the options of a command: one place for name, type, default and check."""
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -116,13 +117,15 @@ class Options:
         return None
 
     def __post_init__(self):
-        recipe = self.RECIPES.get(self.recipe(), {})
+        name = self.recipe()
+        recipe = self.RECIPES.get(name, {}) if isinstance(name, str) else {}  # what is no text is refused below
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
                 value = recipe.get(field.name, field.metadata["default"])
             if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and type(value) is not bool:
-                value = float(value)  # of an int, or of NumPy's
+                with contextlib.suppress(OverflowError):  # which is said below
+                    value = float(value)  # of an int, or of NumPy's
             if problem := _problem(field, value):
                 raise ValueError(f"{field.name} {problem}")
             object.__setattr__(self, field.name, value)

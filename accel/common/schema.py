@@ -88,7 +88,8 @@ def _plain(kind) -> type:
 
 
 def _within(place: str, key: object) -> str:
-    return f"{place}.{key}" if place else str(key)
+    name = repr(str(key))[1:-1][:SHOWN]  # in one line
+    return f"{place}.{name}" if place else name
 
 
 def _words(kind) -> str:

@@ -36,11 +36,10 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
             _check_keys(path, found)
             wanted = [key for key in KEYS if key in found]
             size = sum(_size_of(path, archive, key) for key in wanted)
-        refuse_larger(
-            size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk"
-        )
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: _read_array(path, file, key) for key in wanted}
+            refuse_larger(
+                size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk"
+            )
+            arrays = {key: _read_array(path, archive, key) for key in wanted}
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in too many ways to list
@@ -63,8 +62,7 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
     """Bytes of an array by its header, which is all that is read of it; ValueError unless all of them are there."""
     try:
-        name = f"{key}.npy"
-        member = archive.getinfo(name if name in archive.namelist() else key)
+        member = _member(archive, key)
         with archive.open(member) as content:
             version = np.lib.format.read_magic(content)
             shape, _, dtype = HEADERS[version](content)
@@ -79,9 +77,15 @@ def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
         raise ValueError(f"{path}: array {key} cannot be read: {reason}") from error
 
 
-def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+def _member(archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
+    name = f"{key}.npy"
+    return archive.getinfo(name if name in archive.namelist() else key)
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
     try:
-        return file[key]
+        with archive.open(_member(archive, key)) as content:
+            return np.lib.format.read_array(content, allow_pickle=False)
     except (ValueError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: array {key} cannot be read: {error}") from error
 

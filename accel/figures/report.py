@@ -139,7 +139,7 @@ def _measures(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         for one in _reconstructions(run).values():
-            network = f"{one['network']}, {one['dimensions']} numbers" if "network" in one else ""
+            network = f"{one['network']}, {one.get('dimensions')} numbers" if "network" in one else ""
             title = _title(one["name"]) + (f", {one['unit']}" if one["unit"] else "")
             rows.append([title, run.name, one["value"], one["count"], one["range"], one["resize"], network])
     header = ["measure", "run", "value", "images", "range", "resize", "features"]

@@ -30,7 +30,7 @@ from tests.faults.common import OUR_ERRORS, SMALL, accepted, save
 from tests.faults.test_found import folder_of_images, run, trained  # noqa: F401
 from tests.training.tiny import tiny_dataset
 
-SHORT, LONG, HANG = 15, 1500, 10.0
+SHORT, LONG, HANG = 15, 500, 10.0
 amounts = pytest.mark.parametrize("amount", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
 
 scalars = (
