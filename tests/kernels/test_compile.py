@@ -24,7 +24,8 @@ def begin_early(names):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = ["nice", sys.executable, "-m", "tests.kernels.compiled", "--json", "--share"]
     for i in range(PROCESSES):
-        output = tempfile.TemporaryFile("w+")  # noqa: SIM115; of a pipe, which fills up, nobody would read meanwhile
+        # A pipe would fill up, and nobody reads meanwhile.
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         process = subprocess.Popen([*command, str(i), str(PROCESSES)], cwd=ROOT, env=environment, stdout=output)
         process.output = output
         processes.append(process)
