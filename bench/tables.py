@@ -9,7 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-HEAD = "| both passes | ms | of a copy's bandwidth | plain PyTorch takes | the release's code takes |\n|---|---|---|---|---|"
+HEAD = """\
+| both passes | ms | of a copy's bandwidth | plain PyTorch takes | the release's code takes |
+|---|---|---|---|---|"""
 
 
 def lines(document):

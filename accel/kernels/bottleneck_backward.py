@@ -7,6 +7,7 @@ kept between the two passes but the inputs.
 import triton
 import triton.language as tl
 
+from .noise import drawing_kernel
 from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
 
@@ -126,7 +127,7 @@ def spread_gradients(
                 store_map(maps[D_LOGITS], d_logit, image, cells, parts, cell_inside, LAYOUTS, D_LOGITS)
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def backward_kernel(
     maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
     statistics,  # of categorical cells, else None

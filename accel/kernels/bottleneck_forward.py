@@ -9,7 +9,7 @@ parts, the channels of their numbers, and which of both exist.
 import triton
 import triton.language as tl
 
-from .noise import normal_noise
+from .noise import drawing_kernel, normal_noise
 from .occurrence import divergence, load_cells, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
 
@@ -114,7 +114,7 @@ def pool_arithmetic(
     return tl.sum(mean_sum, axis=0) * share, top + tl.log(tl.sum(spread_sum, axis=0) * share), total
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
     statistics,  # of categorical cells, else None
@@ -186,8 +186,8 @@ def forward_kernel(
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
     tl.store(saved + saved_numbers + D, z, mask=inside)
     if SAMPLE:
-        # Read back, z is spread over the threads that place it; otherwise each of these would draw the noise of all its
-        # numbers for itself.
+        # Read back: otherwise every thread that places a number would draw its noise for itself, where Triton does not
+        # exchange it.
         tl.debug_barrier()
         z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)

@@ -132,8 +132,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     then stay inside a warp and nobody waits at a barrier.
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
-    - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of numbers
-      a thread; where all cells are up to 64, all at once, in one warp.
+    - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of
+      numbers a thread; where all cells are up to 64, all at once, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
     - Contiguous, more cells: 256 of them, 128 in a heavy pass. Every lane then has cells of its own, so that what is
       computed for a cell is computed once a warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28
