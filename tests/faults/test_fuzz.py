@@ -153,7 +153,7 @@ JSON = {
 def test_json(complete, tmp_path, name, amount, seen):
     folder = shutil.copytree(complete, tmp_path / "run")
     path = folder / name
-    read = JSON[name] or (lambda folder: html_report([run_record(folder, "run")]))
+    read = JSON[name] or (lambda folder: html_report([run_record(folder, "run")], "made"))
     attack(
         amount,
         changed_json(json.loads(path.read_text())),
