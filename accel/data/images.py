@@ -1,6 +1,6 @@
 """What every source of images gives: arrays of uint8 with, where they are known, labels and the truth about parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,13 @@ class Dataset(ShowsShapes):
         if self.train.labels is None:
             return None
         return int(self.train.labels.max()) + 1 if self.class_names is None else len(self.class_names)
+
+    def with_test(self) -> "Dataset":
+        """Itself, or with a tenth of the training images, at least one, held out where there are no test images."""
+        if len(self.test):
+            return self
+        train, test = held_out(self.name, len(self.train))
+        return replace(self, train=self.train.chosen(train), test=self.train.chosen(test))
 
     def labelled_train(self) -> ImageSet:
         """The training images that classifiers are to be trained on."""

@@ -9,7 +9,7 @@ from accel.common.spelling import nearest
 from accel.data.arrays import read_npz
 from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
 from accel.data.folders import list_folder
-from accel.data.images import Dataset, held_out
+from accel.data.images import Dataset
 from accel.data.listing import Listing
 from accel.data.looks import LOOKS
 from accel.data.packed import read_packed
@@ -80,7 +80,7 @@ def load(
         raise ValueError(f"{name} is neither a folder of images nor a .npz file nor a packed .npy file")
     else:
         raise FileNotFoundError(_not_found(name, path))
-    return _with_train_images(_with_test(dataset), train_images)
+    return _with_train_images(dataset.with_test(), train_images)
 
 
 def listing(data: str | Path, data_dir: str | Path | None = None) -> Listing:
@@ -132,14 +132,6 @@ def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
         part_names=names,
         flip=False,  # two-sided rings have a left and a right
     )
-
-
-def _with_test(dataset: Dataset) -> Dataset:
-    """Holds out a tenth, at least one image, where there are no test images."""
-    if len(dataset.test):
-        return dataset
-    train, test = held_out(dataset.name, len(dataset.train))
-    return replace(dataset, train=dataset.train.chosen(train), test=dataset.train.chosen(test))
 
 
 def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:

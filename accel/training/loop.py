@@ -43,7 +43,7 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
     """Trains as configured, or goes on with the run in the folder, and returns the run folder.
 
     The folder holds config.json, metrics.jsonl (one line an epoch), checkpoint.pt and model/ (for `load_run`).
-    dataset: instead of the one that config.data names.
+    dataset: instead of the one that config.data names; of a torch Dataset or DataLoader, `accel.data.from_torch`.
 
     Raises ValueError or OSError with a sentence for options, data or files that do not fit, FileExistsError if
     the folder holds a run that is not resumed, FloatingPointError if the loss is not finite (the last
