@@ -42,6 +42,7 @@ class Dataset(ShowsShapes):
         part_names: one name a true part type (axis 1 of `truth`), or None.
         supervised: bool (n,), which training images the data set's protocol trains classifiers on; None stands for all.
         flip: whether a mirrored image is as likely as the image itself, so that training may flip at random.
+        left_out: a sentence for each file of the source that could not be read.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset(ShowsShapes):
     part_names: tuple[str, ...] | None = None
     supervised: np.ndarray | None = None
     flip: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int | None:

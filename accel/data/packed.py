@@ -31,7 +31,7 @@ from accel.common.files import parse_json, write_whole
 from accel.common.progress import progress
 from accel.common.workers import end_with_parent
 from accel.data.images import Dataset
-from accel.data.listing import Listing, decode, problem
+from accel.data.listing import Listing, decode, problem, refuse_empty_split
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
@@ -293,9 +293,7 @@ class _Packing:
         kept = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, int)]
         bad = {listing.files[i]: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
         train = sum(i < listing.num_train for i in kept)
-        for count, split in ((train, "training"), (len(kept) - train, "held-out")):
-            if count == 0:
-                raise ValueError(f"no {split} image of {listing.name} can be read; {next(iter(bad.values()))}")
+        refuse_empty_split(listing.name, train, len(kept), next(iter(bad.values()), ""))
         about = {
             "format": FORMAT,
             "source": listing.name,

@@ -35,6 +35,7 @@ PARTS_RECIPE = {
 CHANGEABLE = (
     "data",
     "data_dir",
+    "strict",
     "epochs",
     "device",
     "precision",
@@ -68,6 +69,9 @@ class TrainingConfig(BottleneckOptions):
         absent="as they are, 32 for parts",
     )
     train_images: int | None = option(None, "data", "use only so many training images", check=at_least(1), absent="all")
+    strict: bool = option(
+        False, "data", "refuse a folder with files that are no whole images, instead of leaving them out"
+    )
     flip: str = option(
         "auto",
         "data",
