@@ -4,8 +4,7 @@
     python bench/photographs.py OUT --image-size 64 skimage/data sklearn/datasets/images
 
 Every photograph is a class. Squares at random places and of random sizes are cut from the left three quarters to train
-on, and from the right quarter to hold out, so no pixel is in both, and brought to one size; no mirrored ones are added, as
-training mirrors by itself.
+on, and from the right quarter to hold out, so that no pixel is in both, and brought to one size.
 """
 
 import argparse
