@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from accel.models.autoencoder import scaled_pixels
-from accel.training.held_out import evaluating, in_order
+from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
 OCCURS = 0.5  # a part occurs in a cell where its probability is greater
 SUREST = 50  # occurrences of a part, at most one an image, that stand for it
-SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
 
 
 def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:

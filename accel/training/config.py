@@ -39,6 +39,7 @@ CHANGEABLE = (
     "epochs",
     "device",
     "precision",
+    "threads",
     "compile",
     "deterministic",
     "out",
@@ -143,6 +144,9 @@ class TrainingConfig(BottleneckOptions):
         "run",
         "of products and activations; auto: bfloat16 where a GPU has it, over float32 weights and sums",
         choices=("auto", "float32", "bfloat16"),
+    )
+    threads: int | None = option(
+        None, "run", "threads to compute with on a CPU", check=at_least(1), absent="as many as are faster now"
     )
     compile: bool | None = option(
         None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"

@@ -15,6 +15,7 @@ from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger
 from accel.training.systems import System
 
+SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
 HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small images would leave a GPU idle
 
 
@@ -44,9 +45,10 @@ def measure_held_out(system: System, held_out: ImageSet, number: int, config: Tr
 
     Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
     is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
-    PatchVAE: how many parts occur with a probability above one half somewhere.
+    PatchVAE: how many parts occur with a probability above one half somewhere, and `saturated_parts`, in nearly all
+    cells.
     """
-    model, quality, surest = system.model, [], []
+    model, quality, surest, occupied, cells = system.model, [], [], 0, 0
     with evaluating(system.networks) as device:
         ledger = LossLedger(system.terms, device)
         batch_size = max(config.batch_size, HELD_OUT_PIXELS // math.prod(held_out.images.shape[1:3]))
@@ -62,9 +64,12 @@ def measure_held_out(system: System, held_out: ImageSet, number: int, config: Tr
                 quality.append(psnr(model.reconstruct(images), target))
             if model.has_parts:
                 surest.append(out.occurrence.amax((0, 2, 3)))
+                occupied = occupied + (out.occurrence > 0.5).sum((0, 2, 3))
+                cells += out.occurrence[:, 0].numel()
         result = ledger.means()
         if quality:
             result["psnr"] = torch.cat(quality).mean().item()
         if surest:
             result["active_parts"] = int((torch.stack(surest).amax(0) > 0.5).sum())
+            result["saturated_parts"] = int((occupied > SATURATED * cells).sum())
         return result

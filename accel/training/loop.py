@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from accel.common.progress import progress
+from accel.common.progress import duration, progress
 from accel.data import Batches, Dataset
-from accel.training import checkpoint, processes, run_folder, terminal
+from accel.training import advice, checkpoint, processes, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import measure_held_out
@@ -32,7 +32,6 @@ from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
-STEPS_TO_JUDGE = 500  # before which a code may still be empty
 
 # What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
 # resumed run logs what it would have logged.
@@ -87,6 +86,8 @@ class Run:
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
+        if device.type == "cpu" and config.threads is not None:
+            torch.set_num_threads(config.threads)
         # A data set may say which of its labels are for learning; without labels, all images are.
         self.train_set = dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
         images = self.train_set.images
@@ -111,7 +112,7 @@ class Run:
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
         self.history: list[dict] = []  # the lines of metrics.jsonl
-        self.warned = False
+        self.constant = advice.constant_psnr(dataset)
 
     @property
     def model(self) -> nn.Module:
@@ -199,13 +200,26 @@ class Run:
         self.save()
         self.write_texts()
         if self.epoch < self.config.epochs and self.writes:
-            print(self.describe(), terminal.header(self.system.terms), sep="\n", flush=True)
+            self.begin()
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
                 self.finish_epoch(observe)
                 self.answer(self.agree(stop)[1])
         self.write_model()
+
+    def begin(self) -> None:
+        """Says what is about to be trained, and what is wrong with that."""
+        model, terms = self.model, self.system.terms
+        print(self.describe(), terminal.explanation(terms, model.has_decoder, model.has_parts), sep="\n", flush=True)
+        if self.epoch == 0:
+            self.warn(advice.before_training(self.config, self.dataset, len(self.batches)))
+        print(terminal.header(terms), flush=True)
+
+    def warn(self, sentences: list[str]) -> None:
+        """Each on a line of its own, where errors go."""
+        for sentence in sentences:
+            print(f"patchvae: warning: {sentence}", file=sys.stderr, flush=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
@@ -219,7 +233,7 @@ class Run:
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
-                advance(1)
+                advance(1, self.time_left())
                 if self.batch % self.agree_every == 0 and self.batch < len(self.batches):
                     due, signal_number = self.agree(stop)
                     if due or signal_number:
@@ -228,6 +242,11 @@ class Run:
         if self.step.ledger.problem():  # which waits for the last step
             raise self.not_finite()
         self.seconds = time.monotonic() - began
+
+    def time_left(self) -> str:
+        """Of the whole run, by the pace of this epoch, for its bar."""
+        steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
+        return f"{duration(self.seconds / self.batch * steps)} left in all"
 
     def agree(self, stop: StopRequest) -> tuple[bool, int]:
         """(Is it time to save?, the signal by which any process was asked to stop, or 0), the same in all of them."""
@@ -277,12 +296,5 @@ class Run:
         self.write_model()
         if self.writes:
             print(terminal.epoch_line(self.system.terms, line, self.config.epochs), flush=True)
-            self.warn_of_collapse(line)
-
-    def warn_of_collapse(self, line: dict) -> None:
-        """Says once that the code carries nothing, when it has had time to."""
-        if self.warned or line["step"] < STEPS_TO_JUDGE:
-            return
-        if problem := terminal.collapse(line, self.config.appearance_prior_mean):
-            self.warned = True
-            print(f"patchvae: warning: {problem}; smaller betas let more through", file=sys.stderr, flush=True)
+            steps = self.config.epochs * len(self.batches)
+            self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))

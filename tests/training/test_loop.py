@@ -58,7 +58,7 @@ def test_folder_of_a_run(whole_run):
     expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "compiled", "captured", "held_out_psnr"}
     expected |= {f"{images}_{term}" for images in ("train", "held_out") for term in terms}
     for epoch, line in enumerate(lines, start=1):
-        assert line.keys() == expected | {"held_out_active_parts"}
+        assert line.keys() == expected | {"held_out_active_parts", "held_out_saturated_parts"}
         assert (line["epoch"], line["step"]) == (epoch, epoch * STEPS)
         assert line["temperature"] == temperature(epoch * STEPS - 1)
         assert all(math.isfinite(value) for value in line.values())
@@ -185,7 +185,7 @@ def test_killed_run_loses_only_what_it_had_not_saved(whole_run, tmp_path, monkey
     assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
 
 
-@pytest.mark.parametrize("victim", ["write_texts", "warn_of_collapse"])
+@pytest.mark.parametrize("victim", ["write_texts", "warn"])
 def test_killed_between_the_files_of_an_epoch(whole_run, tmp_path, monkeypatch, victim):
     config = tiny_config(tmp_path / "run", epochs=3)
     with monkeypatch.context() as patch:
@@ -361,17 +361,6 @@ def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
         run = loop.Run(tiny_config(tmp_path, system=system), dataset)
         seen[system] = torch.cat([batch.labels for batch in run.batches.epoch(0)]).unique().tolist()
     assert seen == {"supervised": [0, 1], "beta-vae": [0, 1, 2]}
-
-
-def test_collapse_is_said_once(tmp_path, capsys):
-    run = loop.open_run(tiny_config(tmp_path / "run", epochs=9), tiny_dataset())
-    line = {"step": 500, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
-    run.warn_of_collapse(line)
-    run.warn_of_collapse(line | {"step": 499, "held_out_active_parts": 0})
-    assert capsys.readouterr().err == ""
-    run.warn_of_collapse(line | {"held_out_active_parts": 0})
-    run.warn_of_collapse(line | {"held_out_kl_appearance": 0.0})
-    assert capsys.readouterr().err.count("warning") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
