@@ -61,11 +61,11 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     device = choose_device(config.device)
     with processes.joined(device):
-        dataset = load_dataset(config)
+        dataset, opening = load_dataset(config), ""
         if not resume:
-            config = fitted(config, given, recipe or "auto", dataset, device)
+            config, opening = fitted(config, given, recipe or "auto", dataset, device)
         training = open_run(config, dataset, resume=resume)
-        training.fit(observe)
+        training.fit(observe, opening)
     if not training.writes:
         return
 
@@ -76,28 +76,23 @@ def run(given: dict) -> None:
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
-def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> TrainingConfig:
-    """The options of a new run on these images, with what the recipe says where the user has named none; says so."""
+def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """The options of a new run on these images, with what the recipe says where the user has named none, and a line on
+    that for the log; on a CPU with the number of threads that is fastest now, and a line on that."""
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
     from accel.training.recipes import choose_options
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
     config = TrainingConfig(**options, **given)
-    time_needed, threads = "", ""
+    steps = config.epochs * (len(dataset.train) // min(config.batch_size, len(dataset.train)))
+    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         pace = measure_pace(config, dataset)
         config = dataclasses.replace(config, threads=pace.threads)
-        time_needed = f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
-        threads = f"\nthreads: {pace.reason}"
-    steps = config.epochs * (len(dataset.train) // min(config.batch_size, len(dataset.train)))
-    if processes.rank() == 0:
-        print(
-            f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images{time_needed}"
-            f"{threads}",
-            flush=True,
-        )
-    return config
+        opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
+        opening += f"\nthreads: {pace.reason}"
+    return config, opening + "\n"
 
 
 def draw_closing_pictures(training) -> list[str]:

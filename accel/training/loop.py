@@ -194,13 +194,14 @@ class Run:
             f"{self.step.execution.reasons}"
         )
 
-    def fit(self, observe: Observer | None = None) -> None:
-        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl."""
+    def fit(self, observe: Observer | None = None, opening: str = "") -> None:
+        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl. opening: what
+        is printed first, once the folder has been written to."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.save()
         self.write_texts()
         if self.epoch < self.config.epochs and self.writes:
-            self.begin()
+            self.begin(opening)
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop)
@@ -208,10 +209,15 @@ class Run:
                 self.answer(self.agree(stop)[1])
         self.write_model()
 
-    def begin(self) -> None:
+    def begin(self, opening: str) -> None:
         """Says what is about to be trained, and what is wrong with that."""
         model, terms = self.model, self.system.terms
-        print(self.describe(), terminal.explanation(terms, model.has_decoder, model.has_parts), sep="\n", flush=True)
+        print(
+            opening + self.describe(),
+            terminal.explanation(terms, model.has_decoder, model.has_parts),
+            sep="\n",
+            flush=True,
+        )
         if self.epoch == 0:
             self.warn(advice.before_training(self.config, self.dataset, len(self.batches)))
         print(terminal.header(terms), flush=True)

@@ -19,10 +19,9 @@ PAPER_EPOCHS, PAPER_BATCH = 90, 128
 QUICK_STEPS = {"cpu": 2000, "cuda": 8000}
 QUICK = {
     "encoder": "small",
-    "batch_size": 32,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "occurrence": "categorical",
-    "appearance_prior_mean": 2.0,
+    "beta_app": 0.1,
     "temperature_floor": 0.3,
 }
 
@@ -42,7 +41,8 @@ def choose_options(
     if recipe == "auto":
         recipe, why = choose_recipe(images, device, config.system)
     if recipe == "quick":
-        return recipe, why, quick_options(images, device, config.system, named)
+        size = min(dataset.train.images.shape[1:3])
+        return recipe, why, quick_options(images, size, device, config.system, named)
     own = TrainingConfig.RECIPES.get(config.data, {})
     defaults = {field.name: field.metadata["default"] for field in dataclasses.fields(TrainingConfig)}
     return recipe, why, {name: defaults[name] for name in own if name not in named}
@@ -54,18 +54,23 @@ def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
         return "paper", f"the quick one is not for {system}"
     steps = PAPER_EPOCHS * (images // PAPER_BATCH)
     if device == "cpu":
-        return "quick", "the paper's takes a GPU"
+        return "quick", "the paper's is for a GPU"
     if steps < PAPER_STEPS:
         return "quick", f"the paper's would take {steps:,} steps, too few for its step size"
     return "paper", f"{steps:,} steps"
 
 
-def quick_options(images: int, device: str, system: str, named: Mapping[str, Any]) -> dict[str, Any]:
+def batch_size_for(size: int) -> int:
+    """Images a step of the quick recipe: fewer where each has more cells."""
+    return max(8, min(32, 1024 // max(size, 1)))
+
+
+def quick_options(images: int, size: int, device: str, system: str, named: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the quick recipe for so many training images, but for those named and those without effect.
 
-    named: the options that the user has named, which those that follow from others follow.
+    size: of an image's shorter side, pixels. named: the options that the user has named, from which others follow.
     """
-    options = QUICK | named
+    options = QUICK | {"batch_size": batch_size_for(size)} | named
     batch_size = min(options["batch_size"], images)
     epochs = named.get("epochs", math.ceil(QUICK_STEPS[device] / (images // batch_size)))
     steps = max(1, epochs * (images // batch_size))
