@@ -139,7 +139,7 @@ class PlainStep:
         self.run(images)
 
 
-def check_plain(step, images):
+def check_plain(step, images, labels=None):
     """Raises AssertionError where the loss before the first step is not that of PatchVAE with the same draws."""
     noise, model = ops.Noise(), step.model
     cells = model.grid[0] * model.grid[1]
@@ -152,7 +152,7 @@ def check_plain(step, images):
     compare(got, expected)
 
 
-def check_ours(step, images):
+def check_ours(step, images, labels=None):
     """Raises AssertionError where the first step's loss is not that of its model in float32; takes that step."""
     with torch.no_grad():
         noise = ops.Noise(step.config.seed, 0)
@@ -160,7 +160,7 @@ def check_ours(step, images):
         _, losses = step.system.losses(target, None, step.config.temperature, noise)
     expected = losses["total"].item()
     step.ledger.reset()
-    step(images)
+    step(images, labels)
     compare(step.ledger.means()["total"], expected)
 
 

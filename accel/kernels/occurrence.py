@@ -32,7 +32,7 @@ NO_DRAW = {"seed": None, "step": None, "first_image": None, "temperature": None,
 @triton.jit
 def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr):
     """What a draw of this image needs: (seed, step, image of the global batch, 1/τ)."""
-    draw = (seed, step, image, 1.0)
+    draw = (0, 0, image, 1.0)  # nothing of it is used, and older compilers give no None back
     if SAMPLE:
         draw = (read(seed), read(step), read(first_image) + image, 1.0 / read(temperature))
     return draw

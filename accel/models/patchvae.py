@@ -191,7 +191,8 @@ class PatchVAE(Autoencoder):
             result = patch_bottleneck(logits, mean, log_variance, **draw, **options)
         normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
         log_odds = self.distribution.log_odds(normalised)
-        return {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **vars(result)}
+        fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        return {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **fields}
 
     def _prior_logits(self) -> Tensor:
         """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
