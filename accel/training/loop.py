@@ -200,6 +200,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.save()
         self.write_texts()
+        if self.writes:
+            run_folder.write_left_out(self.folder, self.dataset.left_out)
         if self.epoch < self.config.epochs and self.writes:
             self.begin(opening)
         with StopRequest() as stop:

@@ -1,5 +1,6 @@
 """How fast a run's steps are on the machine as it is now, and with how many threads they are fastest."""
 
+import dataclasses
 import statistics
 import time
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
     spinning: beside other programs two can be much slower than one. Nothing of the run's own state is touched.
     """
     limit = config.threads or torch.get_num_threads()
-    run = Run(config, dataset)
+    run = Run(dataclasses.replace(config, compile=False), dataset)  # compiling would take longer than it tells
     batch = next(run.batches.epoch(0))
 
     def seconds(threads: int, at_least: float) -> float:

@@ -16,13 +16,13 @@ from accel.training.config import TrainingConfig
 PAPER_STEPS = 20_000
 PAPER_EPOCHS, PAPER_BATCH = 90, 128
 
-QUICK_STEPS = {"cpu": 2000, "cuda": 8000}
+QUICK_STEPS = {"cpu": 4000, "cuda": 8000}
 QUICK = {
     "encoder": "small",
     "learning_rate": 2e-3,
     "occurrence": "categorical",
     "beta_app": 0.1,
-    "temperature_floor": 0.3,
+    "temperature_floor": 0.5,
 }
 
 
@@ -62,7 +62,7 @@ def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
 
 def batch_size_for(size: int) -> int:
     """Images a step of the quick recipe: fewer where each has more cells."""
-    return max(8, min(32, 1024 // max(size, 1)))
+    return 16 if size <= 64 else 8
 
 
 def quick_options(images: int, size: int, device: str, system: str, named: Mapping[str, Any]) -> dict[str, Any]:

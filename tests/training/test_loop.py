@@ -1,5 +1,6 @@
 """Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -367,6 +368,37 @@ def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
 def test_missing_gpu_is_named(tmp_path):
     with pytest.raises(ValueError, match="device cuda: PyTorch sees 0 CUDA devices"):
         train(tiny_config(tmp_path / "run", device="cuda"), tiny_dataset())
+
+
+def test_the_bar_says_what_is_left_of_the_whole_run(tmp_path, monkeypatch):
+    notes, totals = [], []
+
+    @contextlib.contextmanager
+    def progress(total, **options):
+        totals.append(total)
+        yield lambda count, note: notes.append(note)
+
+    monkeypatch.setattr(loop, "progress", progress)
+    run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
+    run.fit()
+    assert (totals, len(notes)) == ([STEPS, STEPS], 2 * STEPS)
+    assert notes[-1] == "0 s left in all"
+    run.epoch, run.batch, run.seconds = 0, 2, 100.0  # 50 s a step, of which four are left
+    assert run.time_left() == "3 min left in all"
+
+
+def test_files_left_out_are_listed_in_the_folder(tmp_path, capsys):
+    pytest.importorskip("PIL.Image").fromarray(tiny_dataset().train.images[0]).save(tmp_path / "0.png")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes()[: None if number else 50])
+    run = train(tiny_config(tmp_path / "run", data=str(folder), epochs=1, batch_size=3))
+    (line,) = (run / "left-out.txt").read_text().splitlines()
+    assert line.startswith(f"{folder / '0.png'} ")
+    assert f"left out: {line}\n" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"0\.png (is not|cannot)"):
+        train(tiny_config(tmp_path / "strict", data=str(folder), strict=True))
 
 
 def test_observer_adds_to_the_log(tmp_path):
