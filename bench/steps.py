@@ -222,4 +222,4 @@ def contenders(first, quick):
     names = [name for name in CONTENDERS if name.removeprefix("ours, ") not in SYSTEMS or (first and not quick)]
     if not CUDA:
         return [name for name in names if "tuned" not in name and "uncompiled" not in name]
-    return names[:3] if quick else names
+    return names[: 3 if first else 2] if quick else names

@@ -1,5 +1,6 @@
 """A training step compiled by torch.compile, which goes on without the compiler where that fails."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -7,6 +8,9 @@ import torch
 import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
 from torch import Tensor
+
+# An optimiser's step names itself to the profiler, and that the compiler leaves this out concerns nobody.
+logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(lambda record: "Profiler" not in record.getMessage())
 
 GENERATED = {"combo_kernels": True}  # of Inductor's options: kernels that do not wait for each other become one
 

@@ -106,13 +106,17 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     return Execution(precision, compiled, on_gpu, reasons)
 
 
-def choose_algorithms(deterministic: bool) -> None:
+def choose_algorithms(deterministic: bool, precision: str) -> None:
     """What a GPU's libraries may do in this process: whatever is fastest, or the same bits every time.
+
+    Beside products of bfloat16 those of float32 may be TF32, which rounds an eighth as coarsely.
 
     Asked for the same bits, PyTorch raises RuntimeError at an operation that has no such algorithm.
     """
     # Shapes are the same in every step, so trying pays; which algorithm wins is a matter of microseconds, and differs.
     torch.backends.cudnn.benchmark = not deterministic
+    if precision == "bfloat16":
+        torch.backends.cuda.matmul.allow_tf32 = True
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition, read when it starts
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -147,7 +151,7 @@ class TrainingStep:
             self.compute = Compiled(self._compute, lambda: copy.deepcopy(self.state_dict()), self.load_state_dict)
         self.run = self._run
         if device.type == "cuda":
-            choose_algorithms(config.deterministic)
+            choose_algorithms(config.deterministic, self.execution.precision)
         if self.execution.graph:
             self.run = Captured(self._run, device)
 

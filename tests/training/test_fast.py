@@ -152,18 +152,20 @@ def library_settings():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpus_libraries_try_algorithms_unless_the_same_bits_are_asked_for(
-    monkeypatch, library_settings, deterministic
+    monkeypatch, library_settings, deterministic, precision
 ):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.backends.cudnn.benchmark = deterministic
-    step_module.choose_algorithms(deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    step_module.choose_algorithms(deterministic, precision)
+    assert torch.backends.cuda.matmul.allow_tf32 == (precision == "bfloat16" and not deterministic)
     assert torch.backends.cudnn.benchmark is not deterministic
     assert torch.are_deterministic_algorithms_enabled() is deterministic
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is deterministic
     if deterministic:
         assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     reasons = choose_execution(TrainingConfig(deterministic=deterministic), torch.device("cuda")).reasons
     assert ("deterministic" in reasons) is deterministic
