@@ -18,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.data import Dataset, load
 from accel.evaluation import find_occurrences
+from accel.evaluation.measures import measure_reconstructions
 from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, advice, load_run, train
 from accel.training.protocols import TransferConfig
@@ -61,7 +62,8 @@ def measure(name: str, path: str, dataset: Dataset, variant: str, seed: int, out
     found, last = find_occurrences(model, dataset.test.images), read_history(folder)[-1]
     row = {"data": name, "images": len(dataset.train), "size": "×".join(map(str, dataset.train.images.shape[1:3]))}
     row |= {"variant": variant, "seed": seed, "options": options, "steps": last["step"], "cpu_seconds": seconds}
-    row |= {"psnr": last["held_out_psnr"], "one_colour": advice.constant_psnr(dataset), "parts": model.num_parts}
+    quality = measure_reconstructions(model, dataset.test.images)[0]["value"]
+    row |= {"psnr": quality, "one_colour": advice.constant_psnr(dataset), "parts": model.num_parts}
     row |= {"alive": int((~found.dead).sum()), "distinct": found.distinct(), "covered": found.covered}
     for protocol, asked in (("knn", {"neighbours": 20}), ("linear", {"epochs": 30})):
         if dataset.train.labels is not None:
