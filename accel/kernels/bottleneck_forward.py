@@ -186,8 +186,8 @@ def forward_kernel(
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
     tl.store(saved + saved_numbers + D, z, mask=inside)
     if SAMPLE:
-        # Read back: otherwise every thread that places a number would draw its noise for itself, wherever Triton does not
-        # think of exchanging it.
+        # Read back: otherwise every thread that places a number would draw its noise for itself, where Triton does not
+        # exchange it.
         tl.debug_barrier()
         z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
