@@ -70,15 +70,17 @@ def older(made: Path, *sources: Path) -> bool:
 def run_record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
     from accel.evaluation import transfer_records
+    from accel.evaluation.measures import Measures
+    from accel.figures.pictures import FOLDER, INDEX, Drawn, read_picture
     from accel.figures.report import Picture, RunRecord
     from accel.training.run_folder import read_history
 
-    drawn = read_json(folder / "figures" / "index.json", list, may_be_missing=True)
+    drawn = read_json(folder / FOLDER / INDEX, list[Drawn], may_be_missing=True)
     return RunRecord(
         name=name,
         config=read_json(folder / "config.json", dict, may_be_missing=True),
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
+        measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
-        pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
+        pictures=[Picture(*map(one.get, Drawn.__annotations__), read_picture(folder, one["file"])) for one in drawn],
     )

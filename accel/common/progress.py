@@ -8,20 +8,26 @@ from collections.abc import Callable, Iterator
 def progress(total: int, *, initial: int = 0, shown: bool = True, **options) -> Iterator[Callable[..., object]]:
     """A function to call with the number of units that were done and, if need be, a note to stand beside the bar.
 
-    shown: a bar; `options` are tqdm's.
+    shown: a bar; `options` are tqdm's. What is measured goes on where the terminal has been closed.
     """
     try:
         from tqdm import tqdm
     except ImportError:
         yield lambda count, note="": None
         return
-    with tqdm(total=total or None, initial=initial, leave=False, disable=None if shown else True, **options) as bar:
+    bar = None
+    with contextlib.suppress(OSError):
+        bar = tqdm(total=total or None, initial=initial, leave=False, disable=None if shown else True, **options)
 
-        def advance(count: int, note: str = "") -> None:
+    def advance(count: int, note: str = "") -> None:
+        with contextlib.suppress(OSError):
             bar.set_postfix_str(note, refresh=False)
             bar.update(count)
 
-        yield advance
+    yield advance if bar is not None else lambda count, note="": None
+    if bar is not None:
+        with contextlib.suppress(OSError):
+            bar.close()
 
 
 def duration(seconds: float) -> str:

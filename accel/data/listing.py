@@ -1,6 +1,8 @@
 """Lists of image files, and the pixels of a file."""
 
+import contextlib
 import io
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -8,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.files import read_file
+from accel.common.memory import refuse_larger
 from accel.data.images import Dataset, ImageSet, held_out
 from accel.data.resize import fit, pillow
 
 SHOWN = 20  # sentences about files that were left out
+LARGEST_FILE = 1 << 28  # bytes of an image's file
+LARGE = 1 << 24  # pixels, which take 64 MB a step of decoding, from which images are decoded one at a time
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Listing:
                     if image is None:
                         continue
                     if images is None:
+                        refuse_larger(
+                            len(paths) * image.nbytes,
+                            self.name,
+                            "give a smaller --image-size, or pack it once with python -m accel pack",
+                        )
                         images, first = np.empty((len(paths), *image.shape), dtype=np.uint8), index
                     if image.shape != images.shape[1:]:
                         sizes = [f"{width}×{height}" for height, width, _ in (images.shape[1:], image.shape)]
@@ -123,7 +135,7 @@ def left_out_lines(sentences: Sequence[str]) -> str:
 def decode_file(file: Path, image_size: int | None) -> np.ndarray:
     """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError names a file that is no whole image."""
     try:
-        return decode(file.read_bytes(), image_size)
+        return decode(read_file(file, LARGEST_FILE), image_size)
     except Exception as error:  # decoders of damaged files raise errors of many types
         raise ValueError(f"{file} {problem(error)}") from error
 
@@ -141,9 +153,10 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     """The bytes of an image file as uint8 (H, W, 3); raises whatever Pillow's decoders do."""
     from PIL import ImageOps
 
-    with pillow().open(io.BytesIO(content)) as opened:
+    opened = pillow().open(io.BytesIO(content))
+    with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
         upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
-    return np.asarray(upright if image_size is None else fit(upright, image_size))
+        return np.asarray(upright if image_size is None else fit(upright, image_size))
 
 
 def _rgb(picture, file_format: str | None):
