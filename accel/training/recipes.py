@@ -1,6 +1,6 @@
 """Which options a run takes where the user names none: the paper's, or quick ones that fit the images and the device.
 
-bench/recipes.py measured what is here; its results are bench/results/recipes.md.
+bench/recipes.py measured what is here on a CPU; its results are bench/results/recipes.md.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from accel.training.config import TrainingConfig
 PAPER_STEPS = 20_000
 PAPER_EPOCHS, PAPER_BATCH = 90, 128
 
-QUICK_STEPS = {"cpu": 4000, "cuda": 8000}
+QUICK_STEPS = {"cpu": 4000, "cuda": 8000}  # a GPU's is not measured yet: as many again, for seconds more
 QUICK = {
     "encoder": "small",
     "learning_rate": 2e-3,
