@@ -6,7 +6,7 @@ import datetime
 import shlex
 from pathlib import Path
 
-import accel
+from accel import __version__
 from accel.commands import figures, measure
 from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, write_whole
@@ -53,7 +53,7 @@ def run(given: dict) -> None:
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     command = shlex.join(["patchvae", "report", *map(str, folders)])
-    made = f"{command}, patchvae {accel.__version__}, {datetime.date.today()}"
+    made = f"{command}, patchvae {__version__}, {datetime.date.today()}"
     text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)], made)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
