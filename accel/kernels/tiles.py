@@ -131,7 +131,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     several programs, and few instructions go to a number. Fewer warps a program spend fewer, since the sums over cells
     then stay inside a warp and nobody waits at a barrier.
 
-    - An image of up to 8192 numbers, 2048 in a heavy pass, is one program, and its divergences need no second sum.
+    - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
     - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of
       numbers a thread; where all cells are up to 64, all at once, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
@@ -146,7 +146,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
-    if block_n * block_d * block_l > (2048 if heavy else 8192):
+    if block_n * block_d * block_l > (4096 if heavy else 8192):
         size, longest, per_thread = (_heavy if heavy else _light)(block_d, cells, channels_last, item_size)
         block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
@@ -180,7 +180,7 @@ def _heavy(block_d, cells, channels_last, item_size):
     if block_d > 64:
         return 2048 if channels_last else 1024, min(8, longest), 16
     if channels_last:
-        return 1024, min(8, longest), 16
+        return 1024, min(8, longest), 8
     if cells <= 64:
         return 1024, min(64, longest), 16
     return 128 * max(block_d, 4), 128, 64 // item_size
