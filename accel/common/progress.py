@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def progress(total: int, *, initial: int = 0, shown: bool = True, **options) -> Iterator[Callable[[int], object]]:
+def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any) -> Iterator[Callable[[int], object]]:
     """A function to call with the number of units that were done. shown: a bar; `options` are tqdm's."""
     try:
         from tqdm import tqdm

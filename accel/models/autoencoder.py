@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,14 @@ class Backbone(Pretrained):
         return self.encoder(scaled_pixels(images, stem.dtype))
 
 
+class Coded(Protocol):
+    """What has a code for a decoder."""
+
+    @property
+    def code(self) -> Tensor:
+        """What the decoder reads."""
+
+
 class Autoencoder(Backbone):
     """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode`, `decode` and `sample`."""
 
@@ -111,6 +120,14 @@ class Autoencoder(Backbone):
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, code_channels: int):
         super().__init__(image_size, channels, encoder)
         self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
+
+    def encode(self, images: Tensor) -> Coded:
+        """What the model says of images (B, channels, H, W), its `code` among it; nothing is drawn."""
+        raise NotImplementedError
+
+    def decode(self, code: Tensor) -> Tensor:
+        """A code → images (B, channels, H, W) in [−1, 1]."""
+        raise NotImplementedError
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn.

@@ -76,7 +76,7 @@ class BetaVAE(VectorAutoencoder):
         """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn."""
         return GaussianPosterior(**self._posterior(images, noise=None, sample=False))
 
-    def _posterior(self, images, noise, sample) -> dict[str, Tensor]:
+    def _posterior(self, images: Tensor, noise: Noise | None, sample: bool) -> dict[str, Tensor]:
         if sample and noise is None:
             raise ValueError("sample=True needs noise=Noise(seed, step, first_image)")
         features = self.pool(images)
@@ -85,7 +85,7 @@ class BetaVAE(VectorAutoencoder):
         mean, log_variance = mean.to(dtype), log_variance.to(dtype)
         variance = log_variance.exp()
         code = mean
-        if sample:
+        if noise is not None and sample:
             epsilon = appearance_noise(noise, len(mean), 1, self.latent_dim, device=mean.device, dtype=dtype)
             code = mean + torch.exp(0.5 * log_variance) * epsilon.flatten(1)
         divergence = 0.5 * (mean.square() + variance - 1 - log_variance).sum(1)

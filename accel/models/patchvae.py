@@ -13,7 +13,7 @@ from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import accumulation_dtype
-from accel.ops.occurrence import DISTRIBUTIONS
+from accel.ops.occurrence import DISTRIBUTIONS, Distribution
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
 from .release import read_release
@@ -111,11 +111,11 @@ class PatchVAE(Autoencoder):
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
             self.occurrence_head.weight.mul_(0.1)
-            self.occurrence_head.bias.copy_(self._prior_logits().flatten())
-            self.appearance_mean_head.bias.add_(bottleneck.appearance_prior_mean)
+            _bias(self.occurrence_head).copy_(self._prior_logits().flatten())
+            _bias(self.appearance_mean_head).add_(bottleneck.appearance_prior_mean)
 
     @property
-    def distribution(self):
+    def distribution(self) -> Distribution:
         """The distribution of occurrences: of accel.ops.occurrence."""
         return DISTRIBUTIONS[self.bottleneck.occurrence]
 
@@ -178,9 +178,11 @@ class PatchVAE(Autoencoder):
         arguments, weights = read_release(path)
         return cls._restore(arguments, path, weights, path)
 
-    def _posterior(self, images, temperature, noise, sample) -> dict[str, Tensor]:
+    def _posterior(
+        self, images: Tensor, temperature: float | Tensor, noise: Noise | None, sample: bool
+    ) -> dict[str, Tensor]:
         features = self.features(images)
-        draw = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
+        draw: dict[str, Any] = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
         options = dataclasses.asdict(self.bottleneck)
         if self.head == "pooled":
             logits = self.occurrence_head(features)
@@ -196,8 +198,9 @@ class PatchVAE(Autoencoder):
 
     def _prior_logits(self) -> Tensor:
         """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
-        prior = torch.full((1, self.num_parts, 1), self.bottleneck.occurrence_prior, dtype=torch.float64, device="cpu")
-        return self.distribution.logits(prior)
+        prior = self.bottleneck.occurrence_prior
+        assert prior is not None  # `declare` has filled it in
+        return self.distribution.logits(torch.full((1, self.num_parts, 1), prior, dtype=torch.float64, device="cpu"))
 
     def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
         heads = (self.occurrence_head, self.appearance_mean_head, self.appearance_log_variance_head)
@@ -218,6 +221,11 @@ def _choose_head(head: str | None, variance: str) -> str:
     return head
 
 
+def _bias(head: nn.Conv2d) -> Tensor:
+    assert head.bias is not None  # every head is made with one
+    return head.bias
+
+
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution whose outputs are the heads' outputs, one after another."""
-    return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+    return torch.cat([head.weight for head in heads]), torch.cat([_bias(head) for head in heads])

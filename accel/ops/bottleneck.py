@@ -129,11 +129,11 @@ def pooled_patch_bottleneck(
 
 
 @torch.compiler.assume_constant_result
-def _declare(function, parts, **options) -> BottleneckOptions:
+def _declare(function: str, parts: int, **options: Any) -> BottleneckOptions:
     return declare(function, parts, options)
 
 
-def _check_logits(function, logits):
+def _check_logits(function: str, logits: Tensor) -> tuple[int, ...]:
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(
             f"{function}: occurrence_logits must be (B, N, h, w) with N, h, w ≥ 1, got {tuple(logits.shape)}"

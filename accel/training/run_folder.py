@@ -2,8 +2,7 @@
 
 import json
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from accel.common.files import parse_json, write_whole
 from accel.models.pretrained import Pretrained
@@ -14,14 +13,14 @@ from accel.training.systems import model_class
 CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
 
 
-def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
+def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
     """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
     folder = Path(folder)
     config = TrainingConfig.from_json_file(folder / CONFIG)
     return model_class(config.system).from_pretrained(folder / MODEL).eval(), config
 
 
-def read_history(folder: Path) -> list[dict]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
 
     Raises ValueError that names the file if it is something else.
@@ -34,7 +33,7 @@ def read_history(folder: Path) -> list[dict]:
     return lines
 
 
-def write_texts(folder: Path, config: TrainingConfig, history: list[dict]) -> None:
+def write_texts(folder: Path, config: TrainingConfig, history: list[dict[str, Any]]) -> None:
     """Writes the configuration and one line an epoch; raises OSError with a sentence."""
     lines = "".join(json.dumps(line) + "\n" for line in history)
     texts = {CONFIG: config.to_json(), HISTORY: lines}
