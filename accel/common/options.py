@@ -124,6 +124,7 @@ class Options:
         """The inverse of `dataclasses.asdict`; `source` is the file that an error names.
 
         What a file does not name was written before there was such an option: it has the field's own default.
+        Raises ValueError for an unknown option, or a value of the wrong type or range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for key in values:

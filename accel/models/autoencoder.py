@@ -132,7 +132,8 @@ class Autoencoder(Backbone):
     def reconstruct(self, images: Tensor) -> Tensor:
         """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn.
 
-        In evaluation mode whatever the module's: images do not depend on each other, and no statistic moves.
+        images: (B, channels, H, W), uint8 or float in [−1, 1]. In evaluation mode whatever the module's: images do not
+        depend on each other, and no statistic moves. Raises ValueError as `features` does.
         """
         with in_evaluation(self):
             return self.decode(self.encode(images).code)
@@ -161,13 +162,16 @@ class VectorAutoencoder(Autoencoder):
         self.expand = nn.Linear(latent_dim, latent_dim * cells)
 
     def pool(self, images: Tensor) -> Tensor:
-        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features)."""
+        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features).
+
+        Raises ValueError for images of another size, or as `features` does.
+        """
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return coarse_vector(self.features(images))
 
     def decode(self, code: Tensor) -> Tensor:
-        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]."""
+        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]. Raises ValueError for another shape."""
         if code.ndim != 2 or code.shape[1] != self.latent_dim:
             raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
         cells = self.expand(code).unflatten(1, (self.latent_dim, *self.coarse_grid))
@@ -175,7 +179,10 @@ class VectorAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images of z ~ N(0, 1), in evaluation mode whatever the module's; the same seed draws the same z."""
+        """Images (count, channels, H, W) in [−1, 1] of z ~ N(0, 1); the same seed draws the same z.
+
+        In evaluation mode whatever the module's. Raises ValueError unless count is a positive integer.
+        """
         check_positive(count=count)
         weight = self.expand.weight
         code = appearance_noise(Noise(seed=seed), count, 1, self.latent_dim, device=weight.device)

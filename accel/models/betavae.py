@@ -66,14 +66,15 @@ class BetaVAE(VectorAutoencoder):
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
         The code is m + √v · ε where `noise` is given (or sample=True, which then needs it), else m.
-        temperature is PatchVAE's and unused, so that one training step serves both.
+        temperature is PatchVAE's and unused, so that one training step serves both. Raises ValueError for images of
+        another size or kind, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, noise, sample)
         return BetaVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
 
     def encode(self, images: Tensor) -> GaussianPosterior:
-        """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn."""
+        """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn. Raises as `forward`."""
         return GaussianPosterior(**self._posterior(images, noise=None, sample=False))
 
     def _posterior(self, images: Tensor, noise: Noise | None, sample: bool) -> dict[str, Tensor]:

@@ -45,8 +45,8 @@ class PatchVAEOutput(PatchPosterior):
 class PatchVAE(Autoencoder):
     """Encoder, three heads, the part bottleneck and the decoder (paper, sections 3.2 and 3.3).
 
-    image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
-    everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
+    image_size: an integer or (H, W); images of any other size that the encoder's scale divides are taken as well,
+    since everything is convolutional, and image_size only fixes what `sample` draws. channels: of the images.
     num_parts N, part_dim D. encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
     head_kernel_size: k of the heads' k×k convolutions, odd.
     head: how the heads are evaluated; parameters and function are the same.
@@ -129,18 +129,22 @@ class PatchVAE(Autoencoder):
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
         The code is sampled where `noise` is given (or sample=True, which then needs it), else the mean.
-        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor.
+        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor. Raises ValueError for images of a size
+        or kind that is not taken, for a temperature that is not positive, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, temperature, noise, sample)
         return PatchVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
 
     def encode(self, images: Tensor) -> PatchPosterior:
-        """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn."""
+        """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn. Raises as `forward`."""
         return PatchPosterior(**self._posterior(images, temperature=1.0, noise=None, sample=False))
 
     def decode(self, code: Tensor) -> Tensor:
-        """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1]."""
+        """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1].
+
+        Raises ValueError for a code of another shape.
+        """
         channels = self.num_parts * self.part_dim
         if code.ndim != 4 or code.shape[1] != channels:
             raise ValueError(f"code must be (B, {channels}, h, w), got {tuple(code.shape)}")
@@ -150,8 +154,9 @@ class PatchVAE(Autoencoder):
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """`count` images from the prior: each cell holds each part with probability π, appearances N(c, 1).
 
-        The same seed draws the same codes. In evaluation mode whatever the module's: images do not depend on each
-        other, and no statistic moves.
+        Returns (count, channels, H, W) in [−1, 1]. The same seed draws the same codes. In evaluation mode whatever the
+        module's: images do not depend on each other, and no statistic moves. Raises ValueError unless count is a
+        positive integer.
         """
         check_positive(count=count)
         noise = Noise(seed=seed)

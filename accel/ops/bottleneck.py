@@ -101,7 +101,7 @@ def pooled_patch_bottleneck(
 
     features: f (B, E, h, w). occurrence_logits: a (B, N, h, w). weight: (2·N·D, E, k, k), k odd, zero padding
     of k // 2; the first N·D outputs are means, the others log-variances. bias: (2·N·D,). The other arguments,
-    the result and the errors are patch_bottleneck's; the variance rule is "geometric".
+    the result and the errors are patch_bottleneck's; a variance rule other than "geometric" raises ValueError.
     """
     name = "pooled_patch_bottleneck"
     check_tensors(name, features=features, occurrence_logits=occurrence_logits, weight=weight, bias=bias)

@@ -14,7 +14,11 @@ CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
 
 
 def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
-    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
+    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration.
+
+    Nothing in the files is executed. Raises FileNotFoundError if there is no such run, or ValueError that names a file
+    that is damaged or something else.
+    """
     folder = Path(folder)
     config = TrainingConfig.from_json_file(folder / CONFIG)
     return model_class(config.system).from_pretrained(folder / MODEL).eval(), config
