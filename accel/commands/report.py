@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import datetime
+import shlex
 from pathlib import Path
 
+import accel
 from accel.commands import figures, measure
 from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, write_whole
@@ -49,7 +52,9 @@ def run(given: dict) -> None:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    command = shlex.join(["patchvae", "report", *map(str, folders)])
+    made = f"{command}, patchvae {accel.__version__}, {datetime.date.today()}"
+    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)], made)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
     print(f"{out}: {len(text) / 1e6:.1f} MB")
