@@ -20,7 +20,7 @@ def build(folder: Path) -> None:
         for name in package.__all__:
             # Some names are imported when they are first used, and pdoc looks at what is there.
             setattr(package, name, getattr(package, name))
-    pdoc.render.configure(docformat="google", show_source=False)
+    pdoc.render.configure(docformat="google")
     pdoc.pdoc(*PUBLIC, output_directory=folder)
 
 
