@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # What each room may import directly; what those may import comes with them. Every room of accel may import COMMON.
 COMMON = "accel.common"
+VERSION = "accel.__version__"  # a literal of a file that imports nothing of ours when it is imported
 ROOMS = {
     COMMON: set(),
     "accel.kernels": set(),
@@ -74,7 +75,7 @@ def violations(root):
             top = name.split(".")[0]
             place = f"{path.relative_to(root)}:{line}"
             if top in OURS:
-                allowed = room_of(name) in below(room) if room in ROOMS else top == "accel"
+                allowed = name == VERSION or (room_of(name) in below(room) if room in ROOMS else top == "accel")
                 if not allowed:
                     found.append(f"{place} {room} imports {name}")
             elif top not in sys.stdlib_module_names:
@@ -138,6 +139,7 @@ def test_no_files_import_each_other():
         ("accel/ops/__init__.py", "from .. import training"),
         ("accel/models/a.py", "def f():\n    import accel.training.loop"),
         ("accel/models/a.py", "import accel.data"),
+        ("accel/commands/a.py", "import accel"),
         ("accel/data/a.py", "from accel.ops import Noise"),
         ("accel/training/a.py", "import accel.evaluation.quality as quality"),
         ("accel/figures/a.py", "def f():\n    from accel.commands import train"),
@@ -172,6 +174,7 @@ def test_planted_violation_is_found(tmp_path, file, source):
         ("accel/common/a.py", "import json\nfrom accel.common.files import read_json\n\ndef f():\n    import tqdm"),
         ("accel/kernels/a.py", "from accel.common import bottleneck"),
         ("accel/commands/a.py", "from accel.common.options import flag\nfrom accel.data import load"),
+        ("accel/commands/a.py", "from accel import __version__"),
         ("accel/figures/a.py", "from accel.data import load\n\ndef f():\n    import matplotlib.figure"),
         ("accel/cli.py", "from accel.figures import parts"),
         ("reference/a.py", "import numpy as np\nfrom .noise import Noise\nimport dataclasses"),

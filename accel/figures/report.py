@@ -154,7 +154,7 @@ def _measures(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         for one in _reconstructions(run).values():
-            network = f"{one['network']}, {one['dimensions']} numbers" if "network" in one else ""
+            network = f"{one['network']}, {one.get('dimensions')} numbers" if "network" in one else ""
             title = _title(one["name"]) + (f", {one['unit']}" if one["unit"] else "")
             rows.append([title, run.name, one["value"], one["count"], one["range"], one["resize"], network])
     header = ["measure", "run", "value", "images", "range", "resize", "features"]
@@ -225,7 +225,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
             row += [one["largest_overlap"], one["overlaps_most"]]
             if purity:
-                row += [purity[one["part"]]["purity"], purity[one["part"]]["type"]]
+                row += [purity.get(one["part"], {}).get(key) for key in ("purity", "type")]
             rows.append(row)
         content += _table(f"Learned parts, {run.name}", columns + (["purity", "mostly on"] if purity else []), rows)
     return content

@@ -12,7 +12,7 @@ from torch.nn import functional
 from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
-from accel.ops.backend import accumulation_dtype
+from accel.ops.backend import BACKENDS, accumulation_dtype
 from accel.ops.occurrence import DISTRIBUTIONS, Distribution
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
@@ -84,6 +84,8 @@ class PatchVAE(Autoencoder):
         check_positive(num_parts=num_parts, part_dim=part_dim, head_kernel_size=head_kernel_size)
         bottleneck = declare("PatchVAE", num_parts, options)
         head = _choose_head(head, bottleneck.variance)
+        if backend not in (None, *BACKENDS):
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
         super().__init__(image_size, channels, encoder, num_parts * part_dim)
