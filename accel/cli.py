@@ -30,8 +30,8 @@ HUNGRY = ("--batch-size", "--num-parts", "--image-size", "--train-images")
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
-  python -m accel train --data cifar10                     the paper's recipe on photographs
-  python -m accel train --data FOLDER --image-size 64      your own images
+  python -m accel train --data FOLDER --image-size 64      your own images, in minutes
+  python -m accel train --data cifar10 --recipe paper      the paper's recipe on photographs
   python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
   python -m accel reproduce table1                         Table 1 on CIFAR-100, beside the paper's figures
   python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy

@@ -9,7 +9,6 @@ from accel.common.options import Options, add_options, option, within
 
 LARGEST = 1 << 16  # height and width of an image
 HELP = "decode a folder of images into one file"
-SHOWN = 20  # names of bad files on the screen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,7 @@ def run(given: dict) -> None:
     source, out = given.pop("source"), Path(given.pop("out"))
     options = PackOptions(**given)
 
+    from accel.data.listing import left_out_lines
     from accel.data.packed import pack
     from accel.data.sources import listing
 
@@ -45,10 +45,7 @@ def run(given: dict) -> None:
         f"{packed.path.stat().st_size / 1e6:,.1f} MB, after {time.monotonic() - began:.1f} s"
     )
     if packed.bad:
-        for sentence in list(packed.bad.values())[:SHOWN]:
-            print(f"left out: {sentence}")
-        if len(packed.bad) > SHOWN:
-            print(f"left out: {len(packed.bad) - SHOWN:,} more")
+        print(left_out_lines(list(packed.bad.values())))
         count = len(packed.bad) + packed.num_train + packed.num_test
         raise ValueError(
             f"{len(packed.bad):,} of {count:,} files could not be read and are not in {packed.path}: "

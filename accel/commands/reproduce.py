@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accel.common.files import write_whole
 from accel.common.options import Options, add_options, at_least, flag, option
+from accel.common.progress import duration
 from accel.common.spelling import nearest
 from accel.training.config import TrainingConfig
 
@@ -72,7 +73,7 @@ def run(given: dict) -> None:
         for job in jobs:
             print(f"{job.name}: {', '.join(job.missing()) or 'done'}   {job.config.folder}")
         seconds = performing.estimate(jobs, devices)
-        print(f"{len(jobs)} runs, about {_duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
+        print(f"{len(jobs)} runs, about {duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
     # What is wrong with the data is said once, and what is to be downloaded is downloaded once.
@@ -118,9 +119,3 @@ def _words(given: dict) -> list[str]:
         else:
             words += [flag(name), str(value)]
     return words
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,17 +1,34 @@
 """`train`: learn parts from images."""
 
 import argparse
+import dataclasses
 import time
 
-from accel.common.options import add_options, flag
+from accel.common.options import Options, add_options, flag, option
+from accel.common.progress import duration
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 
 HELP = "learn parts from images"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeOptions(Options):
+    """Where the options that the user does not name come from."""
+
+    recipe: str = option(
+        "auto",
+        "optimisation",
+        "defaults of options that are not named: the paper's, or quick ones; auto: by the number of images and the "
+        "device, "
+        "said in the log; the set parts has a recipe of its own",
+        choices=("auto", "paper", "quick"),
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what may stand behind the command."""
+    add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
@@ -21,24 +38,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: dict) -> None:
     """Trains, then prints what was achieved and draws pictures into the run folder."""
     began = time.monotonic()
-    resume = given.pop("resume")
+    resume, recipe = given.pop("resume"), given.pop("recipe", None)
     config = TrainingConfig(**given)
 
     from accel.evaluation import observe, summary
     from accel.training import checkpoint, processes
     from accel.training.loop import open_run
-    from accel.training.resources import choose_device
+    from accel.training.resources import choose_device, load_dataset
 
     if resume:
+        if recipe is not None:
+            raise ValueError("--recipe has no effect with --resume: a run goes on with the options it has")
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
+    elif checkpoint.exists(config.folder):
+        raise FileExistsError(
+            f"{config.folder} already holds a run: continue it with --resume, or choose another --out"
+        )
     for name in given:
         if name in SYSTEMS[config.system].without_effect:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
-    with processes.joined(choose_device(config.device)):
-        training = open_run(config, resume=resume)
-        training.fit(observe)
+    device = choose_device(config.device)
+    with processes.joined(device):
+        dataset, opening = load_dataset(config), ""
+        if not resume:
+            config, opening = fitted(config, given, recipe or "auto", dataset, device)
+        training = open_run(config, dataset, resume=resume)
+        training.fit(observe, opening)
     if not training.writes:
         return
 
@@ -47,6 +74,25 @@ def run(given: dict) -> None:
     print()
     written = ["model/", *draw_closing_pictures(training)]
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
+
+
+def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """The options of a new run on these images, with what the recipe says where the user has named none, and a line on
+    that for the log; on a CPU with the number of threads that is fastest now, and a line on that."""
+    from accel.training import processes
+    from accel.training.pace import measure_pace, run_seconds
+    from accel.training.recipes import choose_options
+
+    name, why, options = choose_options(recipe, config, given, dataset, device.type)
+    config = TrainingConfig(**options, **given)
+    steps = config.epochs * (len(dataset.train) // min(config.batch_size, len(dataset.train)))
+    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
+    if device.type == "cpu" and processes.count() == 1 and config.epochs:
+        pace = measure_pace(config, dataset)
+        config = dataclasses.replace(config, threads=pace.threads)
+        opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
+        opening += f"\nthreads: {pace.reason}"
+    return config, opening + "\n"
 
 
 def draw_closing_pictures(training) -> list[str]:

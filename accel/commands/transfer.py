@@ -25,6 +25,9 @@ class TransferOptions(TransferConfig):
     probe: str | None = option(
         None, "protocol", "neighbours or a linear classifier on the encoder as it is", choices=PROBES, absent="none"
     )
+    untrained: bool = option(
+        True, "protocol", "measure the encoder as it was before training beside each figure, which takes as long again"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +49,7 @@ def run(given: dict) -> None:
     from accel.evaluation.transfer_records import NAME
 
     for protocol in protocols:
-        print(describe(transfer(folder, protocol, options)), flush=True)
+        print(describe(transfer(folder, protocol, options, untrained=options.untrained)), flush=True)
     print(f"{folder / NAME}: recorded")
 
 
@@ -56,6 +59,8 @@ def describe(entry: dict) -> str:
     if entry["epochs"]:
         text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"
         text += ", which did best on the held-out tenth of the training images"
+    if "untrained_top1" in entry:
+        text += f"; the untrained encoder {entry['untrained_top1']:.2f} %"
     if "top5" in entry:
         text += f"; top-5 {entry['top5']:.2f} %"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())

@@ -6,25 +6,33 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any) -> Iterator[Callable[[int], object]]:
-    """A function to call with the number of units that were done. shown: a bar; `options` are tqdm's.
+def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any) -> Iterator[Callable[..., object]]:
+    """A function to call with the number of units that were done and, if need be, a note to stand beside the bar.
 
-    What is measured goes on where the terminal has been closed.
+    shown: a bar; `options` are tqdm's. What is measured goes on where the terminal has been closed.
     """
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda count: None
+        yield lambda count, note="": None
         return
     bar: Any = None
     with contextlib.suppress(OSError):
         bar = tqdm(total=total or None, initial=initial, leave=False, disable=None if shown else True, **options)
 
-    def advance(count: int) -> None:
+    def advance(count: int, note: str = "") -> None:
         with contextlib.suppress(OSError):
+            bar.set_postfix_str(note, refresh=False)
             bar.update(count)
 
-    yield advance if bar is not None else lambda count: None
+    yield advance if bar is not None else lambda count, note="": None
     if bar is not None:
         with contextlib.suppress(OSError):
             bar.close()
+
+
+def duration(seconds: float) -> str:
+    """About how long, in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -2,35 +2,37 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from accel.data.listing import Listing
 
-TRAIN, HELD_OUT = "train", ("test", "val")  # folders of splits
-DEPOSITS = ("thumbs.db", "desktop.ini")  # left by file managers, ignored like hidden files
+TRAIN, HELD_OUT = "train", ("test", "val")  # folders of splits, in any case
+DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers and archives, ignored like hidden files
 
 
 def list_folder(folder: Path) -> Listing:
     """The images of a folder; nothing is held out if the folder has no test images.
 
-    The folder holds either images (without labels), or one folder of images a class, or `train/` with `test/` or
-    `val/`, each laid out in one of these ways. Files and classes are taken in natural order (img2 before img10);
-    labels count the classes of the training images. Once decoded, images are RGB: upright as EXIF says, grey repeated,
-    transparency laid over white, 16 bits brought to 8, the first of several frames. Hidden files and folders
-    (.DS_Store), Thumbs.db and desktop.ini are ignored.
+    The folder holds either images (without labels), or one folder a class, of images at any depth, or `train/` with
+    `test/` or `val/` (in any case), each laid out in one of these ways. Files and classes are taken in natural order
+    (img2 before img10); labels count the classes of the training images. Once decoded, images are RGB: upright as EXIF
+    says, grey repeated, transparency laid over white, 16 bits brought to 8, the first of several frames. Hidden files
+    and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored.
 
     Raises ValueError that names a file or folder which is not where it should be.
     """
     names, files = _entries(folder)
-    if not names or not {*names} <= {TRAIN, *HELD_OUT}:
+    splits = {name.lower(): name for name in names}
+    if not names or len(splits) < len(names) or not {*splits} <= {TRAIN, *HELD_OUT}:
         train, test = ".", None
-    elif TRAIN not in names or len(names) > 2 or files:
+    elif TRAIN not in splits or len(splits) > 2 or files:
         found = ", ".join([f"{name}/" for name in names] + files[:1])
         raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
     else:
-        train, test = TRAIN, next((name for name in HELD_OUT if name in names), None)
+        train, test = splits[TRAIN], next((splits[name] for name in HELD_OUT if name in splits), None)
 
     train_files, train_classes = _listing(folder, train)
     test_files, test_classes = _listing(folder, test) if test else ([], train_classes and [])
@@ -66,6 +68,14 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders, key=_natural), sorted(files, key=_natural)
 
 
+def _descend(folder: Path) -> Iterator[str]:
+    """The files of a folder and of all folders in it, by their paths from it, those of the folder itself first."""
+    folders, files = _entries(folder)
+    yield from files
+    for name in folders:
+        yield from (f"{name}/{file}" for file in _descend(folder / name))
+
+
 def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
     """The files of one split, by their paths from the root, and the class of each; None without class folders."""
     folder, prefix = root / split, "" if split == "." else f"{split}/"
@@ -81,11 +91,7 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
         return [prefix + name for name in files], None
     files, classes = [], []
     for name in folders:
-        deeper, inside = _entries(folder / name)
-        if deeper:
-            raise ValueError(
-                f"{folder / name / deeper[0]} is a folder, expected images alone in the class folder {folder / name}"
-            )
+        inside = list(_descend(folder / name))
         if not inside:
             raise ValueError(f"{folder / name} holds no images, expected those of its class")
         files += [f"{prefix}{name}/{file}" for file in inside]

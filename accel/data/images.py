@@ -1,6 +1,6 @@
 """What every source of images gives: arrays of uint8 with, where they are known, labels and the truth about parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Dataset(ShowsShapes):
         part_names: one name a true part type (axis 1 of `truth`), or None.
         supervised: bool (n,), which training images the data set's protocol trains classifiers on; None stands for all.
         flip: whether a mirrored image is as likely as the image itself, so that training may flip at random.
+        left_out: a sentence for each file of the source that could not be read.
         packed: the digests of the images of `train` and `test` at the time when they were packed, or None.
 
     Raises ValueError for labels that are no classes: negative, beyond class_names, or MOST_CLASSES and more.
@@ -56,6 +57,7 @@ class Dataset(ShowsShapes):
     part_names: tuple[str, ...] | None = None
     supervised: np.ndarray | None = None
     flip: bool = True
+    left_out: tuple[str, ...] = ()
     packed: dict[str, str] | None = None
 
     def __post_init__(self):
@@ -77,6 +79,13 @@ class Dataset(ShowsShapes):
             return len(self.class_names)
         known = (part.labels.max() for part in (self.train, self.test) if part.labels is not None and len(part))
         return int(max(known)) + 1
+
+    def with_test(self) -> "Dataset":
+        """Itself, or with a tenth of the training images, at least one, held out where there are no test images."""
+        if len(self.test):
+            return self
+        train, test = held_out(self.name, len(self.train))
+        return replace(self, train=self.train.chosen(train), test=self.train.chosen(test))
 
     def labelled_train(self) -> ImageSet:
         """The training images that classifiers are to be trained on."""

@@ -15,6 +15,7 @@ from accel.common.memory import refuse_larger
 from accel.data.images import Dataset, ImageSet, held_out
 from accel.data.resize import fit, pillow
 
+SHOWN = 20  # sentences about files that were left out
 LARGEST_FILE = 1 << 28  # bytes of an image's file
 LARGE = 1 << 24  # pixels, which take 64 MB a step of decoding, from which images are decoded one at a time
 _one_large = threading.Lock()
@@ -50,46 +51,85 @@ class Listing:
         labels = None if self.labels is None else self.labels[order]
         return replace(self, files=[self.files[i] for i in order], num_train=len(train), labels=labels)
 
-    def decode(self, image_size: int | None) -> Dataset:
-        """All files decoded in parallel, in memory.
+    def decode(self, image_size: int | None, *, strict: bool = False) -> Dataset:
+        """All files decoded in parallel, in memory; a file that is no whole image is left out (`Dataset.left_out`).
 
-        Raises ValueError that names a file which is no image, is truncated, or differs in size from the first where no
-        image_size is given; ImportError without Pillow.
+        Raises ValueError that names a file which differs in size from the first where no image_size is given, or, if
+        `strict`, is no whole image; for a split without any image; ImportError without Pillow.
         """
         pillow()
         paths = [self.folder / file for file in self.files]
-        first = decode_file(paths[0], image_size)
-        refuse_larger(
-            len(paths) * first.nbytes,
-            self.name,
-            "give a smaller --image-size, or pack it once with python -m accel pack",
-        )
-        images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+        bad: dict[int, str] = {}
+        images = first = None
 
-        def decode(index: int) -> None:
-            image = decode_file(paths[index], image_size)
-            if image.shape != first.shape:
-                sizes = [f"{width}×{height}" for height, width, _ in (first.shape, image.shape)]
-                raise ValueError(
-                    f"{paths[0]} is {sizes[0]} pixels, but {paths[index]} is {sizes[1]}: "
-                    "give an image size (--image-size) to which all are brought"
-                )
-            images[index] = image
+        def decode(index: int) -> np.ndarray | None:
+            try:
+                return decode_file(paths[index], image_size)
+            except ValueError as error:
+                if strict:
+                    raise
+                bad[index] = str(error).replace("\n", " ")
+                return None
 
         with ThreadPoolExecutor() as pool:
             try:
-                for _ in pool.map(decode, range(len(paths))):
-                    pass
+                for index, image in enumerate(pool.map(decode, range(len(paths)))):
+                    if image is None:
+                        continue
+                    if images is None:
+                        refuse_larger(
+                            len(paths) * image.nbytes,
+                            self.name,
+                            "give a smaller --image-size, or pack it once with python -m accel pack",
+                        )
+                        images, first = np.empty((len(paths), *image.shape), dtype=np.uint8), index
+                    if image.shape != images.shape[1:]:
+                        sizes = [f"{width}×{height}" for height, width, _ in (images.shape[1:], image.shape)]
+                        raise ValueError(
+                            f"{paths[first]} is {sizes[0]} pixels, but {paths[index]} is {sizes[1]}: "
+                            "give an image size (--image-size) to which all are brought"
+                        )
+                    images[index] = image
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return self.dataset(images)
+        if not bad:
+            return self.dataset(images)
+        kept = [index for index in range(len(paths)) if index not in bad]
+        refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
+        return replace(self.chosen(kept).dataset(images[kept]), left_out=tuple(bad[index] for index in sorted(bad)))
+
+    def chosen(self, kept: list[int]) -> "Listing":
+        """The files of these indices, which are in order."""
+        learned = [index for index in kept if index < self.num_train]
+        return replace(
+            self,
+            files=[self.files[index] for index in kept],
+            num_train=len(learned),
+            labels=None if self.labels is None else self.labels[kept],
+            supervised=None if self.supervised is None else self.supervised[learned],
+        )
 
     def dataset(self, images: np.ndarray) -> Dataset:
         """The data set of these files, whose pixels are uint8 (n, H, W, 3)."""
         split = slice(self.num_train), slice(self.num_train, None)
         train, test = (ImageSet(images[s], None if self.labels is None else self.labels[s]) for s in split)
         return Dataset(self.name, train, test, self.class_names, supervised=self.supervised)
+
+
+def refuse_empty_split(name: str, train: int, both: int, first_problem: str) -> None:
+    """Raises ValueError unless there are files that could be read both to train on and to hold out."""
+    for count, split in ((train, "training"), (both - train, "held-out")):
+        if count == 0:
+            raise ValueError(f"no {split} image of {name} can be read; {first_problem}")
+
+
+def left_out_lines(sentences: Sequence[str]) -> str:
+    """What a terminal shows of files that were left out: the first few sentences, and how many more there are."""
+    lines = [f"left out: {sentence}" for sentence in sentences[:SHOWN]]
+    if len(sentences) > SHOWN:
+        lines.append(f"left out: {len(sentences) - SHOWN:,} more")
+    return "\n".join(lines)
 
 
 def decode_file(file: Path, image_size: int | None) -> np.ndarray:

@@ -34,7 +34,7 @@ from accel.common.schema import refuse_other
 from accel.common.workers import end_with_parent
 from accel.data.digests import digest, digests
 from accel.data.images import Dataset
-from accel.data.listing import LARGEST_FILE, Listing, decode, problem
+from accel.data.listing import LARGEST_FILE, Listing, decode, problem, refuse_empty_split
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
@@ -350,9 +350,7 @@ class _Packing:
         kept = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, int)]
         bad = {listing.files[i]: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
         train = sum(i < listing.num_train for i in kept)
-        for count, split in ((train, "training"), (len(kept) - train, "held-out")):
-            if count == 0:
-                raise ValueError(f"no {split} image of {listing.name} can be read; {next(iter(bad.values()))}")
+        refuse_empty_split(listing.name, train, len(kept), next(iter(bad.values()), ""))
         shape = (len(kept), self.image_size, self.image_size, 3)
         images = np.memmap(self.partial, np.uint8, "r", offset=len(_header(0, self.image_size)), shape=shape)
         about = {

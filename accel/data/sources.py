@@ -9,7 +9,7 @@ from accel.common.spelling import nearest
 from accel.data.arrays import read_npz
 from accel.data.cifar import CIFAR10, CIFAR100, read_cifar
 from accel.data.folders import list_folder
-from accel.data.images import Dataset, held_out
+from accel.data.images import Dataset
 from accel.data.listing import Listing
 from accel.data.looks import LOOKS
 from accel.data.packed import read_packed
@@ -32,6 +32,7 @@ def load(
     data_dir: str | Path | None = None,
     seed: int = 0,
     train_images: int | None = None,
+    strict: bool = False,
 ) -> Dataset:
     """The images that a name or a path stands for.
 
@@ -52,6 +53,7 @@ def load(
         seed: of the images of `parts`.
         train_images: how many training images to use (default: 8000 for `parts`, else all); fewer than there are
             are chosen by a fixed permutation.
+        strict: refuse a folder with files that are no whole images, which else are left out (`Dataset.left_out`).
 
     Raises:
         FileNotFoundError: neither a name nor an existing path.
@@ -71,7 +73,7 @@ def load(
     elif name in PUBLISHED:
         dataset = _published(name, Path(data_dir or DATA_DIR), image_size)
     elif path.is_dir():
-        dataset = list_folder(path).with_test().decode(image_size)
+        dataset = list_folder(path).with_test().decode(image_size, strict=strict)
     elif path.is_file() and path.suffix.lower() == ".npz":
         dataset = read_npz(path, image_size)
     elif path.is_file() and path.suffix.lower() == ".npy":
@@ -80,7 +82,7 @@ def load(
         raise ValueError(f"{name} is neither a folder of images nor a .npz file nor a packed .npy file")
     else:
         raise FileNotFoundError(_not_found(name, path))
-    return _with_train_images(_with_test(dataset), train_images)
+    return _with_train_images(dataset.with_test(), train_images)
 
 
 def listing(data: str | Path, data_dir: str | Path | None = None) -> Listing:
@@ -108,7 +110,7 @@ def _published(name: str, data_dir: Path, image_size: int | None) -> Dataset:
             f"{name} is too large to be decoded for every run: pack it once with python -m accel pack {name} {packed} "
             f"--data-dir {data_dir} --image-size {image_size or 224}"
         )
-    return files.decode(image_size)
+    return files.decode(image_size, strict=True)
 
 
 def _not_found(name: str, path: Path) -> str:
@@ -132,14 +134,6 @@ def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
         part_names=names,
         flip=False,  # two-sided rings have a left and a right
     )
-
-
-def _with_test(dataset: Dataset) -> Dataset:
-    """Holds out a tenth, at least one image, where there are no test images."""
-    if len(dataset.test):
-        return dataset
-    train, test = held_out(dataset.name, len(dataset.train))
-    return replace(dataset, train=dataset.train.chosen(train), test=dataset.train.chosen(test))
 
 
 def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:

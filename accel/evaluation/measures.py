@@ -278,6 +278,7 @@ def measures_table(measures: dict) -> str:
         rows.append(f"{'mean':<39}" + "".join(f"{number(mean):>11}" for mean in [*means, measures["chance"]]))
         rows.append(f"{'purity of parts':<39}{number(own['purity']):>11}")
         rows.append(
+            "AP: average precision over cells of the type's best part, 1 is perfect; that of other means beside it\n"
             "off by: cells from the surest cell to the nearest true one; covered: by any part that is not saturated"
         )
     return "\n".join(rows)

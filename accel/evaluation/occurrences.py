@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from accel.models.autoencoder import scaled_pixels
-from accel.training.held_out import evaluating, in_order
+from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
 OCCURS = 0.5  # a part occurs in a cell where its probability is greater
+ALIKE = 0.8  # overlap of two parts' maps beyond which they are one part twice
 SUREST = 50  # occurrences of a part, at most one an image, that stand for it
-SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
 
 
 def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
@@ -34,6 +34,7 @@ class Occurrences:
     occupied: np.ndarray  # float64 (N,), share of all cells where the part occurs with p > ½
     information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): bits that a cell says by the part's being there
     overlap: np.ndarray  # float64 (N, N), Σ p q / √(Σ p² Σ q²) over all cells: 1 for equal maps
+    covered: float  # share of all cells where some part occurs with p > ½
 
     @property
     def probability(self) -> np.ndarray:
@@ -55,6 +56,14 @@ class Occurrences:
         """int64 (N,): parts by what they say, most first; dead and saturated ones, which say least, are last."""
         return np.lexsort((-self.information, self.dead | self.saturated))
 
+    def distinct(self) -> int:
+        """How many parts that occur differ: those whose maps overlap by more than ALIKE count as one."""
+        kinds: list[int] = []
+        for part in self.order[~self.dead[self.order]]:
+            if not any(self.overlap[part, kind] > ALIKE for kind in kinds):
+                kinds.append(part)
+        return len(kinds)
+
     def entropy(self) -> float:
         """Of which part an occurrence is of, in bits: log₂ N if all occur equally often, 0 if one alone does."""
         share = self.an_image / self.an_image.sum()
@@ -67,7 +76,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
     model: with `encode`, as PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. Equally sure ones are in the images' order.
     """
     with evaluating(model) as device:
-        surest, sums, products, cells = None, 0, 0, 0
+        surest, sums, products, cells, covered = None, 0, 0, 0, 0
         for number, batch in enumerate(in_order(images, BATCH_SIZE, device)):
             logits = model.encode(batch).occurrence_logits.float()
             columns = logits.shape[3]
@@ -81,6 +90,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
             p = logits.transpose(0, 1).flatten(1).sigmoid()  # (N, B · h · w)
             sums = sums + torch.stack([p, (p > OCCURS).to(p), _entropy(p)]).sum(2, dtype=torch.float64)
             products = products + (p @ p.T).double()
+            covered = covered + (p > OCCURS).any(0).sum()
             cells += p.shape[1]
     (total, occupied, entropy), products = sums.cpu().numpy(), products.cpu().numpy()
     logit, image, cell = surest.transpose(1, 2).cpu().numpy()
@@ -95,6 +105,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
         occupied=occupied / cells,
         information=mean - entropy / cells,
         overlap=products / np.maximum(norms[:, None] * norms, 1e-300),
+        covered=int(covered) / cells,
     )
 
 

@@ -8,7 +8,18 @@ from torch import nn
 from accel.data import Dataset
 from accel.evaluation.discovery import discover
 from accel.evaluation.measures import measure_reconstructions
+from accel.evaluation.occurrences import Occurrences, find_occurrences
 from accel.training.run_folder import read_history
+
+
+def describe_parts(found: Occurrences) -> list[str]:
+    """What can be said of parts without truth, two lines: how many occur and differ, and how much they cover."""
+    count, alive = len(found.dead), int((~found.dead).sum())
+    saturated = f", {found.saturated.sum()} of them nearly everywhere" if found.saturated.any() else ""
+    return [
+        f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} differ in where they do.",
+        f"They cover {found.covered:.0%} of the image, {found.an_image.sum():.1f} occurrences an image.",
+    ]
 
 
 def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
@@ -30,6 +41,8 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
     for measured in measure_reconstructions(model, dataset.test.images) if model.has_decoder else ():
         title, digits = titles[measured["name"]]
         rows.append(f"{title:<40}{measured['value']:12.{digits}f}")
+    if model.has_parts:
+        rows += ["", *describe_parts(find_occurrences(model, dataset.test.images))]
     if dataset.test.truth is not None and model.has_parts:
         found = discover(model, dataset)
         rows += ["", f"{'true part type':<28}{'best part':>12}{'AP':>12}{'chance':>12}"]
@@ -38,4 +51,8 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
             rows.append(f"{name:<28}{part:12d}{value:12.3f}{chance:12.3f}")
         mean, chance = np.nanmean(found.average_precision), found.chance.mean()
         rows.append(f"{'mean':<40}{mean:12.3f}{chance:12.3f}")
+        rows.append(
+            "AP: average precision, over held-out cells, of the part that finds the type best in training images; 1 is "
+            "perfect."
+        )
     return "\n".join(rows)

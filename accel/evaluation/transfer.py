@@ -18,15 +18,24 @@ from accel.training.protocols import FREEZES, PROBES, TransferConfig
 from accel.training.resources import choose_device, load_dataset
 from accel.training.run_folder import load_run
 from accel.training.step import choose_execution
+from accel.training.systems import build_model
+
+UNTRAINED = "untrained"  # folder in the run's, of what is kept of transfers from its first weights
 
 
 def transfer(
-    folder: str | Path, protocol: str, config: TransferConfig | None = None, dataset: Dataset | None = None
+    folder: str | Path,
+    protocol: str,
+    config: TransferConfig | None = None,
+    dataset: Dataset | None = None,
+    *,
+    untrained: bool = False,
 ) -> dict:
     """Measures the run's encoder by a protocol, records what comes out in transfer.json, and returns it.
 
     protocol: "conv1", "conv3" or "conv5", which leave the columns Conv1, Conv[1-3] and Conv[1-5] of the paper's tables
     as they are and fine-tune the rest, or "knn" or "linear". dataset: instead of the one that config.data names.
+    untrained: measure the encoder as it was before training, too, for the entry's `untrained_top1`.
     The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer goes on after the
     last epoch that it has saved when it is asked for again.
 
@@ -40,13 +49,24 @@ def transfer(
     dataset = dataset or transfer_data(config, run, model)
     refuse_unfit(dataset, model)
     device = choose_device(config.device)
-    if protocol == "knn":
-        entry = vote(model.encoder.to(device), config, dataset)
-    else:
-        execution = choose_execution(run, device)
-        entry = Fit(model, folder, protocol, config, dataset, device, execution).run()
+
+    def measure(model: nn.Module, folder: Path) -> dict:
+        if protocol == "knn":
+            return vote(model.encoder.to(device), config, dataset)
+        return Fit(model, folder, protocol, config, dataset, device, choose_execution(run, device)).run()
+
+    entry = measure(model, folder)
+    if untrained:
+        before = before_training(run, model, dataset)
+        entry["untrained_top1"] = measure(before, folder / UNTRAINED)["last_top1"]
     record(folder, entry)
     return entry
+
+
+def before_training(run: TrainingConfig, model: nn.Module, dataset: Dataset) -> nn.Module:
+    """The run's model with the weights it began with, in evaluation mode."""
+    channels = model.encoder.conv1.in_channels
+    return build_model(run, *model.image_size, channels, dataset.num_classes).eval()
 
 
 def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module) -> Dataset:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from accel.evaluation import Occurrences, find_occurrences
+from accel.evaluation.occurrences import OCCURS
 from accel.figures.canvas import enlarge, heat, mosaic
 from accel.figures.parts import overlay
 from accel.figures.reconstructions import as_images, code_of
@@ -52,6 +53,13 @@ def _live(found: Occurrences) -> list[int]:
     return [int(part) for part in found.order if not found.dead[part]] or [int(found.order[0])]
 
 
+def _where_it_occurs(found: Occurrences, part: int) -> np.ndarray:
+    """Indices of the images where a part is surest, and occurs, if there are two of them."""
+    images = found.image[part]
+    occurs = images[found.probability[part] > OCCURS]
+    return occurs if len(occurs) > 1 else images
+
+
 def _posteriors(model: nn.Module, images: np.ndarray):
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
@@ -62,13 +70,13 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
     """A Figure as the paper's figure 5: a part's appearance in a source image, put into target images.
 
     model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts the source and its targets
-    are, of the images where the part is surest, those that differ most in the part's appearance. found: what
+    are, of the images where the part is surest and occurs, those that differ most in its appearance. found: what
     `find_occurrences` found in the images, if it is at hand. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images)
     tiles, labels, changes = [], [], []
     for part in _live(found)[:rows]:
-        surest = images[found.image[part]]
+        surest = images[_where_it_occurs(found, part)]
         batch, posterior = _posteriors(model, surest)
         source, others = most_different(posterior.appearance_mean[:, part].cpu().numpy())
         chosen = torch.as_tensor(others[: min(targets, len(surest) - 1)].copy(), device=batch.device)
@@ -107,7 +115,7 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
     if model.has_parts:
         found = found or find_occurrences(model, images)
         for part in _live(found)[:rows]:
-            surest = images[found.image[part]]
+            surest = images[_where_it_occurs(found, part)]
             batch, posterior = _posteriors(model, surest)
             appearance = posterior.appearance_mean[:, part]
             first, others = most_different(appearance.cpu().numpy())

@@ -11,6 +11,11 @@ from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 
 OUTLINE = (255, 212, 0)
 WHITE = 255
+FINDS = 3  # times the average precision of chance, from which a part is said to find a type
+EXPLAINED_BITS = "Bits a cell: how much a part's being there says about a cell; 0 if it is everywhere or nowhere."
+EXPLAINED_AP = (
+    "AP: average precision with which the part's map ranks cells with the type named before all others; 1 is perfect."
+)
 DARKEST = 0.4  # brightness of what is certainly not an occurrence
 
 
@@ -39,7 +44,8 @@ def parts(
         precision = np.nan_to_num(part_average_precision(occurrence_maps(model, images.images), images.truth))
         order = np.argsort(-precision.max(axis=1), kind="stable")
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
-        labels = [f"{names[row.argmax()]}, AP {row.max():.2f}" for row in precision]
+        chance = images.truth.mean(axis=(0, 2, 3))
+        labels = [_finding(row, chance, names) for row in precision]
     best = order[:rows]
     tiles = []
     for part in best:
@@ -51,8 +57,15 @@ def parts(
         [f"part {part}\n{_state(found, part) or labels[part]}" for part in best],
         title="Where each part occurs",
         text="A part a row, and the images where it is surest, surest first. Bright is where the part occurs, outlined "
-        "where its probability is above one half.",
+        "where its probability is above one half. " + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
     )
+
+
+def _finding(precision: np.ndarray, chance: np.ndarray, names: Sequence[str]) -> str:
+    """The type that a part finds best, by its average precision for each type; none if that is near chance."""
+    best = precision.argmax()
+    found = precision[best] >= FINDS * chance[best]
+    return f"{names[best] if found else 'no type'}, AP {precision[best]:.2f}"
 
 
 def _state(found: Occurrences, part: int) -> str:

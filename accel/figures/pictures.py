@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from accel.common.files import read_file, write_whole
-from accel.data import Dataset
+from accel.data import Dataset, ImageSet
 from accel.evaluation import find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
@@ -42,7 +42,19 @@ def closing_pictures(model: nn.Module, dataset: Dataset) -> Iterator[tuple[str, 
     if model.has_parts:
         yield "parts", parts(model, dataset.test, dataset.part_names)
     if model.has_decoder:
-        yield "reconstructions", reconstructions(model, dataset.test.images[:SHOWN])
+        yield "reconstructions", reconstructions(model, spread(dataset.test, SHOWN))
+
+
+def spread(images: ImageSet, count: int) -> np.ndarray:
+    """At most `count` images from all over a set: of each class in turn, or without labels at equal distances."""
+    count = min(count, len(images))
+    if images.labels is None:
+        return images.images[np.arange(count) * len(images) // count]
+    # Of each image, how many of its class come before it: all first ones, then all second ones, and so on.
+    order = np.argsort(images.labels, kind="stable")
+    sizes = np.unique(images.labels, return_counts=True)[1]
+    turn = np.concatenate([np.arange(size) for size in sizes])
+    return images.images[order[np.argsort(turn, kind="stable")][:count]]
 
 
 def pictures(
@@ -61,7 +73,7 @@ def pictures(
     pixels, by default the receptive field. Raises ImportError if matplotlib is missing.
     """
     images = dataset.test.images
-    few = images[:SHOWN]
+    few = spread(dataset.test, SHOWN)
     if model.has_parts:
         found = find_occurrences(model, images)
         yield "parts", parts(model, dataset.test, dataset.part_names, found=found)

@@ -46,6 +46,7 @@ def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
         ("transfer", "Transfer", _transfer(runs)),
         ("ledger", "Terms of the loss", _ledger(runs)),
         ("configuration", "Configuration", _configuration(runs)),
+        ("words", "Words", _glossary()),
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
@@ -239,6 +240,7 @@ def _transfer(runs: Sequence[RunRecord]) -> str:
         "epochs": "epochs",
         "last_top1": "top-1 %, last",
         "selected_top1": "top-1 %, selected",
+        "untrained_top1": "untrained",
         "selected_epoch": "epoch",
     }
     rows = [[run.name] + [one.get(key) for key in header] for run in runs for one in run.transfer]
@@ -277,6 +279,40 @@ def _configuration(runs: Sequence[RunRecord]) -> str:
     return _table(caption, ["option", *[run.name for run in runs]], rows, differs)
 
 
+GLOSSARY = {
+    "part": "what is learned: something that recurs in images. It has a map of where it occurs and, in each image, a "
+    "vector of how it looks there.",
+    "occurrence": "a part's being in a cell of the grid that the image is cut into; it is said to occur where its "
+    "probability is above one half.",
+    "dead, saturated, live": "a part that occurs nowhere, in nearly all cells, or in some of them.",
+    "bits a cell": "how much a part's being there says about a cell: H(mean p) − mean H(p). A part that is "
+    "everywhere or "
+    "nowhere says nothing, and one bit is the most.",
+    "overlap": "how much two parts occur in the same cells: 0 never, 1 for equal maps.",
+    "nats": "the unit of the loss, information by the natural logarithm; a bit is 0.69 nats.",
+    "reconstruction": "the squared error of what the model makes of an image, summed over pixels and weighted by "
+    "gradient energy with +w.",
+    "KL, appearance and occurrence": "divergence from the prior: what a code costs that says how parts look, and where "
+    "they occur. Near 0 it says nothing.",
+    "PSNR, SSIM": "how near reconstructions are to images: in dB, 12 or so for one colour and 20 for a blurred "
+    "image; and "
+    "from 0 to 1 by local structure.",
+    "Fréchet distance": "between reconstructions and images as sets, in the features of a network; smaller is nearer.",
+    "average precision (AP)": "how well a part's map ranks the cells that hold a true type before all others; 1 is "
+    "perfect, and chance is the share of cells that hold the type.",
+    "k-means, untrained": "the same measure for clusters of cells' pixels, and for a model that has learned nothing.",
+    "purity": "the share of a part's surest occurrences that lie on one true type.",
+    "top-1, knn, linear, conv1 to conv5": "recognition in %: by the nearest training images, by a linear classifier "
+    "on the "
+    "encoder as it is, or with so many of its first layers frozen and the rest trained on labels.",
+}
+
+
+def _glossary() -> str:
+    entries = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in GLOSSARY.items())
+    return f"<dl>{entries}</dl>"
+
+
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --quiet: #5a5a5a; --line: #d5d5d5; --soft: #f4f4f2;
   --link: #00558b; --mark: #fff2cc; }
@@ -313,6 +349,8 @@ figure .scroll { background: #fff; border: 1px solid var(--line); border-radius:
 img { display: block; max-width: 100%; height: auto; }
 figcaption { color: var(--quiet); font-size: .9rem; padding: .25rem 0; overflow-wrap: anywhere; }
 figcaption strong { color: var(--ink); }
+dt { font-weight: 600; }
+dd { margin: 0 0 .5rem 1rem; max-width: 50rem; }
 footer { color: var(--quiet); font-size: .9rem; padding-bottom: 2rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .25rem 0; }
 @media (max-width: 40rem) { figure img { max-width: none; width: 42rem; } }

@@ -37,9 +37,11 @@ PARTS_RECIPE = {
 CHANGEABLE = (
     "data",
     "data_dir",
+    "strict",
     "epochs",
     "device",
     "precision",
+    "threads",
     "compile",
     "deterministic",
     "out",
@@ -70,6 +72,9 @@ class TrainingConfig(BottleneckOptions):
         absent="as they are, 32 for parts",
     )
     train_images: int | None = option(None, "data", "use only so many training images", check=at_least(1), absent="all")
+    strict: bool = option(
+        False, "data", "refuse a folder with files that are no whole images, instead of leaving them out"
+    )
     flip: str = option(
         "auto",
         "data",
@@ -141,6 +146,9 @@ class TrainingConfig(BottleneckOptions):
         "run",
         "of products and activations; auto: bfloat16 where a GPU has it, over float32 weights and sums",
         choices=("auto", "float32", "bfloat16"),
+    )
+    threads: int | None = option(
+        None, "run", "threads to compute with on a CPU", check=at_least(1), absent="as many as are faster now"
     )
     compile: bool | None = option(
         None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"

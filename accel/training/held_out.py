@@ -16,6 +16,7 @@ from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger
 from accel.training.systems import System
 
+SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
 HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small images would leave a GPU idle
 
 
@@ -47,7 +48,9 @@ class HeldOut:
         self.system, self.held_out, self.config, self.device = system, held_out, config, device
         self.ledger = LossLedger(system.terms, device)
         self.quality = torch.zeros((), dtype=torch.float64, device=device)
-        self.surest = torch.zeros(config.num_parts if system.model.has_parts else 0, device=device)
+        parts = config.num_parts if system.model.has_parts else 0
+        self.surest = torch.zeros(parts, device=device)
+        self.occupied = torch.zeros(parts, dtype=torch.float64, device=device)  # share of cells, summed over images
         self.see = Captured(self._see, device) if device.type == "cuda" else self._see
 
     def measure(self, number: int) -> dict:
@@ -55,9 +58,10 @@ class HeldOut:
 
         Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
         is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
-        PatchVAE: how many parts occur with a probability above one half somewhere.
+        PatchVAE: how many parts occur with a probability above one half somewhere, and `saturated_parts`, in nearly
+        all cells.
         """
-        for sums in (self.ledger.sums, self.quality, self.surest):
+        for sums in (self.ledger.sums, self.quality, self.surest, self.occupied):
             sums.zero_()
         images, labels = self.held_out.images, self.held_out.labels
         batch_size = max(self.config.batch_size, HELD_OUT_PIXELS // math.prod(images.shape[1:3]))
@@ -74,6 +78,7 @@ class HeldOut:
             result["psnr"] = self.quality.item() / len(images)
         if self.system.model.has_parts:
             result["active_parts"] = int((self.surest > 0.5).sum())
+            result["saturated_parts"] = int((self.occupied > SATURATED * len(images)).sum())
         return result
 
     def _see(self, images: Tensor, labels: Tensor | None, step: Tensor, first: Tensor) -> None:
@@ -86,3 +91,4 @@ class HeldOut:
             self.quality += psnr(model.reconstruct(images), target).double().sum()
         if model.has_parts:
             self.surest.copy_(torch.maximum(self.surest, out.occurrence.amax((0, 2, 3))))
+            self.occupied += (out.occurrence > 0.5).double().mean((2, 3)).sum(0)

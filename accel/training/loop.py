@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from accel.common.files import held
-from accel.common.progress import progress
+from accel.common.progress import duration, progress
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
-from accel.training import checkpoint, processes, record, run_folder, terminal
+from accel.training import advice, checkpoint, processes, record, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
@@ -33,7 +33,6 @@ from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
-STEPS_TO_JUDGE = 500  # before which a code may still be empty
 
 # What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
 # resumed run logs what it would have logged.
@@ -44,7 +43,7 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
     """Trains as configured, or goes on with the run in the folder, and returns the run folder.
 
     The folder holds config.json, metrics.jsonl (one line an epoch), checkpoint.pt and model/ (for `load_run`).
-    dataset: instead of the one that config.data names.
+    dataset: instead of the one that config.data names; of a torch Dataset or DataLoader, `accel.data.from_torch`.
 
     Raises ValueError or OSError with a sentence for options, data or files that do not fit, FileExistsError if
     the folder holds a run that is not resumed, FloatingPointError if the loss is not finite (the last
@@ -98,6 +97,8 @@ class Run:
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
+        if device.type == "cpu" and config.threads is not None:
+            torch.set_num_threads(config.threads)
         # A data set may say which of its labels are for learning; without labels, all images are.
         self.train_set = dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
         images = self.train_set.images
@@ -123,8 +124,8 @@ class Run:
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
         self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.constant = advice.constant_psnr(dataset)
         self.first = min(record.FIRST, len(self.batches))
-        self.warned = False
         self.resumed = False
         self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
 
@@ -225,10 +226,13 @@ class Run:
             f"{self.step.execution.reasons}"
         )
 
-    def fit(self, observe: Observer | None = None) -> None:
-        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl."""
+    def fit(self, observe: Observer | None = None, opening: str = "") -> None:
+        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl. opening: what
+        is printed first, once the folder has been written to."""
         with self.holding:
             self.begin()
+            if self.epoch < self.config.epochs and self.writes:
+                self.introduce(opening)
             with StopRequest() as stop:
                 while self.epoch < self.config.epochs:
                     self.train_epoch(stop)
@@ -248,8 +252,22 @@ class Run:
         self.save()
         self.write_texts()
         self.write_record()
-        if self.epoch < self.config.epochs and self.writes:
-            terminal.say(self.describe(), terminal.header(self.system.terms))
+        if self.writes:
+            run_folder.write_left_out(self.folder, self.dataset.left_out)
+
+    def introduce(self, opening: str) -> None:
+        """Says what is about to be trained, and what is wrong with that."""
+        model, terms = self.model, self.system.terms
+        columns = terminal.explanation(terms, model.has_decoder, model.has_parts)
+        terminal.say(opening + self.describe(), columns)
+        if self.epoch == 0:
+            self.warn(advice.before_training(self.config, self.dataset, len(self.batches)))
+        terminal.say(terminal.header(terms))
+
+    def warn(self, sentences: list[str]) -> None:
+        """Each on a line of its own, where errors go."""
+        for sentence in sentences:
+            terminal.say(f"patchvae: warning: {sentence}", error=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
@@ -265,7 +283,7 @@ class Run:
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
-                advance(1)
+                advance(1, self.time_left())
                 if self.batch % self.agree_every == 0 and self.batch < len(self.batches):
                     due, signal_number = self.agree(stop)
                     if due or signal_number:
@@ -274,6 +292,11 @@ class Run:
         if self.step.ledger.problem():  # which waits for the last step
             raise self.not_finite()
         self.seconds = time.monotonic() - began
+
+    def time_left(self) -> str:
+        """Of the whole run, by the pace of this epoch, for its bar."""
+        steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
+        return f"{duration(self.seconds / self.batch * steps)} left in all"
 
     def record_first(self) -> None:
         """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
@@ -347,12 +370,5 @@ class Run:
         self.write_model()
         if self.writes:
             terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
-            self.warn_of_collapse(line)
-
-    def warn_of_collapse(self, line: dict) -> None:
-        """Says once that the code carries nothing, when it has had time to."""
-        if self.warned or line["step"] < STEPS_TO_JUDGE:
-            return
-        if problem := terminal.collapse(line, self.config.appearance_prior_mean):
-            self.warned = True
-            terminal.say(f"patchvae: warning: {problem}; smaller betas let more through", error=True)
+            steps = self.config.epochs * len(self.batches)
+            self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))

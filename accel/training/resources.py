@@ -1,18 +1,28 @@
 """What a run computes on: the images that its configuration names, and the device."""
 
+import sys
+
 import torch
 
 from accel.data import Dataset, load
+from accel.data.listing import left_out_lines
 from accel.training import processes
 from accel.training.config import TrainingConfig
 
 
 def load_dataset(config: TrainingConfig) -> Dataset:
-    """The images that the configuration names; see `accel.data.load` for what is raised."""
+    """The images that the configuration names, after naming the files left out; see `accel.data.load` for errors."""
     with processes.first_goes_first():
-        return load(
-            config.data, image_size=config.image_size, data_dir=config.data_dir, train_images=config.train_images
+        dataset = load(
+            config.data,
+            image_size=config.image_size,
+            data_dir=config.data_dir,
+            train_images=config.train_images,
+            strict=config.strict,
         )
+    if dataset.left_out and processes.rank() == 0:
+        print(left_out_lines(dataset.left_out), file=sys.stderr, flush=True)
+    return dataset
 
 
 def choose_device(name: str) -> torch.device:

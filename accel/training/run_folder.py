@@ -1,6 +1,7 @@
 """The files of a run folder that others read: config.json, metrics.jsonl and model/. See `checkpoint` for the rest."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,6 +21,7 @@ class Line(TypedDict):
 
 
 CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
+LEFT_OUT = "left-out.txt"  # files of the data that could not be read, if there are any
 
 
 def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
@@ -53,6 +55,14 @@ def write_texts(folder: Path, config: TrainingConfig, history: list[dict[str, An
     texts = {CONFIG: config.to_json(), HISTORY: lines}
     with writing(folder / HISTORY, folder):
         write_whole({folder / name: text.encode() for name, text in texts.items()})
+
+
+def write_left_out(folder: Path, sentences: Sequence[str]) -> None:
+    """Writes a line for each file of the data that was left out, if there are any; raises OSError with a sentence."""
+    if sentences:
+        with writing(folder / LEFT_OUT, folder):
+            text = "".join(f"{sentence}\n" for sentence in sentences)
+            write_whole({folder / LEFT_OUT: text.encode(errors="backslashreplace")})
 
 
 def write_model(folder: Path, model: Pretrained) -> None:

@@ -2,8 +2,9 @@
 
 import errno
 import sys
+import textwrap
 
-COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
+WIDTH = 110  # of text
 
 # How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
 COLUMNS = {
@@ -30,6 +31,25 @@ def header(terms: tuple[str, ...]) -> str:
     return f"{'':9}{over}\n{'epoch':>9}{titles}{titles}{'PSNR':>8}{'parts':>7}{'temp':>7}{'images/s':>10}"
 
 
+EXPLAINED = {
+    "total": "loss: what training lowers",
+    "reconstruction": "recon: squared error, weighted with +w",
+    "kl_appearance": "KL app and KL occ: what codes cost that say how parts look and where they occur",
+    "adversarial": "advers and features: what the discriminator adds",
+    "discriminator": "discrim: its own loss",
+    "psnr": "PSNR: of held-out reconstructions, dB",
+    "active_parts": "parts: that occur somewhere with probability above one half",
+    "temperature": "temp: of the draws of occurrences, smaller is sharper",
+}
+
+
+def explanation(terms: tuple[str, ...], has_decoder: bool, has_parts: bool) -> str:
+    """What the columns of the table are, for whoever sees it for the first time."""
+    shown = {*terms} | ({"psnr"} if has_decoder else set()) | ({"active_parts", "temperature"} if has_parts else set())
+    words = [text for name, text in EXPLAINED.items() if name in shown]
+    return textwrap.fill(f"Terms in nats an image, a mean over images. {'; '.join(words)}.", WIDTH)
+
+
 def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
     """A line of metrics.jsonl as a line under the header, of a run of so many epochs."""
     width = len(str(epochs))
@@ -42,19 +62,6 @@ def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
         f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
         f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
     )
-
-
-def collapse(line: dict, appearance_prior_mean: float) -> str | None:
-    """What, by a line of metrics.jsonl, codes do not carry; None if they carry all or have no divergence."""
-    if "held_out_kl_appearance" not in line:
-        return None
-    if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
-        return "both divergences are near 0 nats, so reconstructions do not depend on the image"
-    if line["held_out_kl_appearance"] < COLLAPSED and appearance_prior_mean == 0:
-        return "the appearance divergence is near 0 nats, so codes do not say how anything looks"
-    if line.get("held_out_active_parts") == 0:
-        return "no part occurs anywhere with a probability above one half"
-    return None
 
 
 def say(*lines: str, error: bool = False) -> None:

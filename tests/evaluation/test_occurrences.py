@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from accel.evaluation import occurrences
 from accel.evaluation.occurrences import consistency, crop_patches, find_occurrences, receptive_field
+from accel.evaluation.summary import describe_parts
 
 
 class Reads(torch.nn.Module):
@@ -56,6 +57,7 @@ def test_scan_in_batches_finds_what_the_whole_maps_hold(images, count, batch_siz
         np.testing.assert_array_equal(flat[expected, cell], flat[expected].max(axis=1))
         np.testing.assert_allclose(found.probability[part], p[part].reshape(len(images), -1).max(1)[expected])
     flat = p.reshape(3, -1)
+    assert found.covered == (p > 0.5).any(0).mean()
     # float32 sums of a few hundred numbers in [0, 1]
     np.testing.assert_allclose(found.an_image, flat.sum(1) / len(images), rtol=1e-5)
     np.testing.assert_allclose(found.occupied, (flat > 0.5).mean(1), rtol=1e-12)
@@ -133,3 +135,21 @@ def test_consistency_is_one_for_equal_patches_and_low_for_random_ones():
     assert consistency(Reads(), images, found, side=16)["pixels"] < 0.9
     nothing = find_occurrences(Reads(), np.zeros((3, 8, 8, 3), np.uint8))
     assert np.isnan(consistency(Reads(), np.zeros((3, 8, 8, 3), np.uint8), nothing, side=8)["pixels"])
+
+
+def test_equal_and_dead_parts_do_not_count_as_different():
+    """Parts 0 and 1 have the same map, part 2 another, or none."""
+    cells = np.random.default_rng(0).integers(0, 2, (20, 2, 2, 3), dtype=np.uint8) * 255
+    cells[..., 1] = cells[..., 0]
+    images = cells.repeat(8, axis=1).repeat(8, axis=2)
+    found = find_occurrences(Reads(), images)
+    assert found.distinct() == 2
+    assert describe_parts(found)[0] == "3 of 3 parts occur in held-out images; 2 differ in where they do."
+    images[..., 2] = 0
+    found = find_occurrences(Reads(), images)
+    assert found.distinct() == 1
+    first, second = describe_parts(found)
+    assert first == "2 of 3 parts occur in held-out images; 1 differ in where they do."
+    assert second.startswith(f"They cover {(cells[..., 0] > 0).mean():.0%} of the image, ")
+    images[..., 2] = 255
+    assert ", 1 of them nearly everywhere;" in describe_parts(find_occurrences(Reads(), images))[0]

@@ -288,6 +288,17 @@ def test_unfit_data_is_refused_in_a_sentence(run, change, sentence):
     assert results(run) == []
 
 
+@pytest.mark.parametrize("protocol", ["conv1", "conv5", "linear", "knn"])
+def test_the_untrained_encoder_is_that_of_a_run_of_no_epochs(run, tmp_path, protocol):
+    data, options = coloured(), config(epochs=4, learning_rate=0.05, neighbours=5)
+    both = transfer(run, protocol, options, data, untrained=True)
+    alone = transfer(run, protocol, options, data)
+    assert both["last_top1"] == alone["last_top1"]
+    assert "untrained_top1" not in alone
+    never = train(tiny_config(tmp_path / "never", epochs=0), tiny_dataset())
+    assert both["untrained_top1"] == transfer(never, protocol, options, data)["last_top1"]
+
+
 def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
     data = coloured(classes=6)
     arrays = {f"{part}_images": getattr(data, part).images for part in ("train", "test")}
@@ -300,8 +311,11 @@ def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
         assert f"{protocol} on {tmp_path / 'coloured.npz'}: top-1 " in out
     assert "learning rate 0.01" in out
     assert "; top-5 " in out
+    assert out.count("; the untrained encoder ") == len(FREEZES)
     entries = json.loads((run / "transfer.json").read_text())["results"]
     assert [entry["protocol"] for entry in entries] == list(FREEZES)
+    assert cli.main([*words, "--freeze", "conv1", "--no-untrained"]) == 0
+    assert "untrained" not in capsys.readouterr().out
 
     for arguments, sentence in [
         ([str(run), "--probe", "knn", "--epochs", "3"], "--epochs has no effect on knn"),

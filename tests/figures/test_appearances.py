@@ -79,6 +79,20 @@ def test_swaps_show_live_parts_source_targets_and_difference(images):
     assert 0 < (changed > changed.max() / 2).sum() <= 2
 
 
+def test_swaps_take_images_where_the_part_occurs(images):
+    """Two of twelve hold part 0, and they look alike, so without the choice others would be taken."""
+    images = images.copy()
+    images[:, ::8, ::8, 0] //= 16
+    images[[4, 6], 0, 0, 0] = 250
+    figure = swaps(Oracle(), images, rows=3, targets=2)
+    canvas = figure.axes[0].images[0].get_array()
+    assert [word for word in words_of(figure) if word == "part 0"] == ["part 0"]
+    row = next(top for top in range(canvas.shape[0] - 95) if (canvas[top : top + 6, -7 * 102] == images[4, 0, 0]).all()
+               or (canvas[top : top + 6, -7 * 102] == images[6, 0, 0]).all())  # fmt: skip
+    tiles = [canvas[row : row + 96, -(7 - column) * 102 :][:, :96][::6, ::6] for column in (0, 2)]
+    assert {4, 6} == {next(n for n, image in enumerate(images) if np.array_equal(tile, image)) for tile in tiles}
+
+
 def test_interpolation_begins_and_ends_at_the_two_reconstructions(images):
     figure = interpolations(Oracle(), images, steps=3)
     words = words_of(figure)

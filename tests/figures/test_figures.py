@@ -5,12 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accel.data import ImageSet
 from accel.evaluation import crop_patches, find_occurrences
 from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
 from accel.figures.canvas import charts, enlarge, heat, mosaic
 from accel.figures.parts import DARKEST, OUTLINE
+from accel.figures.pictures import spread
 from tests.figures.oracle import Oracle
 
 pytest.importorskip("matplotlib")
@@ -110,6 +113,31 @@ def test_parts_are_ordered_by_how_well_they_find_a_type():
     surest = figure.axes[0].images[0].get_array()[6 + 102 : 6 + 102 + 96, -4 * 102 : -4 * 102 + 96]
     assert (surest[:3, :3] == OUTLINE).all()  # the wrong cell, of which part 1 is surest of all
     assert len(labels_of(parts(Oracle(), images, rows=2))) == 2
+
+
+def test_a_part_that_finds_nothing_names_no_type():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(size=(40, 2, 2, 2)) < 0.1
+    cells = rng.integers(0, 256, (40, 3, 2, 2), dtype=np.uint8)
+    cells[:, 1] = np.where(truth[:, 0], 255, 10)
+    labels = labels_of(parts(Oracle(), ImageSet(cells_as_images(cells), truth=truth), ["moon", "star"]))
+    assert labels[0] == "part 1\nmoon, AP 1.00"
+    # Noise ranks cells as chance does: average precision near the tenth that holds the type, far below three times it.
+    assert [label.split("\n")[1].split(",")[0] for label in labels[1:]] == ["no type", "no type"]
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), count=st.integers(1, 20), labelled=st.booleans())
+def test_a_spread_of_images_takes_all_classes_in_turn(sizes, count, labelled):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+    shown = spread(ImageSet(images, labels if labelled else None), count).ravel().tolist()
+    assert len(shown) == len(set(shown)) == min(count, len(labels))
+    if labelled:
+        taken = np.bincount(labels[shown], minlength=len(sizes))
+        assert all(taken[kind] == size or taken[kind] >= taken.max() - 1 for kind, size in enumerate(sizes))
+    else:
+        # Neighbours are as far apart as everywhere else, up to the rounding to whole images.
+        assert np.ptp(np.diff([*shown, len(labels)])) <= 1
 
 
 def test_parts_without_truth_are_ordered_by_information():

@@ -131,9 +131,17 @@ def test_names_and_words_are_not_taken_for_html():
     assert page.all("img")[0]["alt"] == '<i>title</i>, <b>run</b>: "quoted" <script>'
 
 
+def test_the_words_of_its_tables_are_explained():
+    page = Page(html_report([run_record("one")]))
+    words = " ".join(one["text"] for one in page.all("dt"))
+    assert len(page.all("dt")) == len(page.all("dd")) > 10
+    for word in ("PSNR", "average precision", "dead", "bits a cell", "purity", "k-means", "knn", "nats"):
+        assert word in words
+
+
 def test_what_is_not_there_leaves_its_section_out():
     bare = RunRecord("bare", {"system": "beta-vae"})
-    assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration"]
+    assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration", "Words"]
     page = Page(html_report([bare, run_record("full")]))
     assert "–" in [cell["text"] for cell in page.all("td")]
 

@@ -1,5 +1,6 @@
 """Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -60,7 +61,7 @@ def test_folder_of_a_run(whole_run):
     expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "compiled", "captured", "held_out_psnr"}
     expected |= {f"{images}_{term}" for images in ("train", "held_out") for term in terms}
     for epoch, line in enumerate(lines, start=1):
-        assert line.keys() == expected | {"held_out_active_parts"}
+        assert line.keys() == expected | {"held_out_active_parts", "held_out_saturated_parts"}
         assert (line["epoch"], line["step"]) == (epoch, epoch * STEPS)
         assert line["temperature"] == temperature(epoch * STEPS - 1)
         assert all(math.isfinite(value) for value in line.values())
@@ -187,7 +188,7 @@ def test_killed_run_loses_only_what_it_had_not_saved(whole_run, tmp_path, monkey
     assert_same_run(whole_run, train(config, tiny_dataset(), resume=True))
 
 
-@pytest.mark.parametrize("victim", ["write_texts", "warn_of_collapse"])
+@pytest.mark.parametrize("victim", ["write_texts", "warn"])
 def test_killed_between_the_files_of_an_epoch(whole_run, tmp_path, monkeypatch, victim):
     config = tiny_config(tmp_path / "run", epochs=3)
     with monkeypatch.context() as patch:
@@ -365,21 +366,41 @@ def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
     assert seen == {"supervised": [0, 1], "beta-vae": [0, 1, 2]}
 
 
-def test_collapse_is_said_once(tmp_path, capsys):
-    run = loop.open_run(tiny_config(tmp_path / "run", epochs=9), tiny_dataset())
-    line = {"step": 500, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "held_out_active_parts": 2}
-    run.warn_of_collapse(line)
-    run.warn_of_collapse(line | {"step": 499, "held_out_active_parts": 0})
-    assert capsys.readouterr().err == ""
-    run.warn_of_collapse(line | {"held_out_active_parts": 0})
-    run.warn_of_collapse(line | {"held_out_kl_appearance": 0.0})
-    assert capsys.readouterr().err.count("warning") == 1
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_missing_gpu_is_named(tmp_path):
     with pytest.raises(ValueError, match="device cuda: PyTorch sees 0 CUDA devices"):
         train(tiny_config(tmp_path / "run", device="cuda"), tiny_dataset())
+
+
+def test_the_bar_says_what_is_left_of_the_whole_run(tmp_path, monkeypatch):
+    notes, totals = [], []
+
+    @contextlib.contextmanager
+    def progress(total, **options):
+        totals.append(total)
+        yield lambda count, note: notes.append(note)
+
+    monkeypatch.setattr(loop, "progress", progress)
+    run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
+    run.fit()
+    assert (totals, len(notes)) == ([STEPS, STEPS], 2 * STEPS)
+    assert notes[-1] == "0 s left in all"
+    run.epoch, run.batch, run.seconds = 0, 2, 100.0  # 50 s a step, of which four are left
+    assert run.time_left() == "3 min left in all"
+
+
+def test_files_left_out_are_listed_in_the_folder(tmp_path, capsys):
+    pytest.importorskip("PIL.Image").fromarray(tiny_dataset().train.images[0]).save(tmp_path / "0.png")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes()[: None if number else 50])
+    run = train(tiny_config(tmp_path / "run", data=str(folder), epochs=1, batch_size=3))
+    (line,) = (run / "left-out.txt").read_text().splitlines()
+    assert line.startswith(f"{folder / '0.png'} ")
+    assert f"left out: {line}\n" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"0\.png (is not|cannot)"):
+        train(tiny_config(tmp_path / "strict", data=str(folder), strict=True))
 
 
 def test_observer_adds_to_the_log(tmp_path):

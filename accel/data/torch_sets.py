@@ -1,0 +1,143 @@
+"""Images out of PyTorch's own data sets and loaders."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from accel.data.images import Dataset, ImageSet
+
+BATCH = 256  # items a batch where a loader does not say
+IMAGE_KEYS = ("image", "images", "data", "pixel_values")  # in items that are dictionaries
+LABEL_KEYS = ("label", "labels", "target")
+LIMITS = ((0.0, 1.0), (-1.0, 1.0))
+
+Source = TorchDataset | DataLoader
+
+
+def from_torch(
+    train: Source,
+    test: Source | None = None,
+    *,
+    name: str = "images",
+    class_names: tuple[str, ...] | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    flip: bool = True,
+) -> Dataset:
+    """The images of PyTorch data sets or DataLoaders, as `accel.training.train` takes them.
+
+        dataset = from_torch(train_set, test_set)
+        train(TrainingConfig(data="photographs"), dataset)
+
+    Items are (image, label), (image, label, …), an image alone, or a dictionary of "image" and "label" ("data",
+    "images", "pixel_values"; "labels", "target"). Images are tensors (C, H, W), C = 1 or 3 and all of one size, uint8
+    or floating in value_range, as torchvision's ToTensor gives them; or pictures of PIL or NumPy arrays (H, W) or
+    (H, W, C), uint8. Every item is read once, in its order whatever the loader shuffles, and kept in memory as uint8,
+    so a random transformation is drawn once; the one that training draws anew for every epoch is `flip`.
+
+    Args:
+        train, test: data sets or loaders of them; a tenth of `train` is held out where there is no `test`.
+        name: what the log calls the set. class_names: one a label.
+        value_range: of floating images, (0, 1) or (−1, 1).
+        flip: whether training may mirror images.
+
+    Raises ValueError for items that are none of these, images of several sizes, or values outside of value_range.
+    """
+    if tuple(map(float, value_range)) not in LIMITS:
+        raise ValueError(f"value_range must be (0, 1) or (-1, 1), got {value_range}")
+    learned = _read(train, "train", value_range)
+    held_out = learned.chosen(np.arange(0)) if test is None else _read(test, "test", value_range)
+    if learned.images.shape[1:] != held_out.images.shape[1:]:
+        sizes = [f"{'×'.join(map(str, part.images.shape[1:]))}" for part in (learned, held_out)]
+        raise ValueError(f"images of train are {sizes[0]}, but those of test {sizes[1]}")
+    return Dataset(name, learned, held_out, class_names, flip=flip).with_test()
+
+
+def _read(source: Source, which: str, value_range: tuple[float, float]) -> ImageSet:
+    """All items of a data set or a loader, in order."""
+    images, labels = [], []
+    for item in _items(source, which):
+        image, label = _taken_apart(item, which)
+        images.append(_bytes(image, which, value_range))
+        if images[-1].shape[1:] != images[0].shape[1:]:
+            raise ValueError(f"images of {which} differ in size: let its transform resize or crop them to one")
+        if label is not None:
+            labels.append(np.asarray(label).reshape(-1))
+    if not images:
+        raise ValueError(f"{which} holds no images")
+    images = np.concatenate(images)
+    if not labels:
+        return ImageSet(images)
+    labels = np.concatenate(labels)
+    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(
+            f"labels of {which} must be whole numbers from 0, one an image, got {len(labels)} of {labels.dtype} for "
+            f"{len(images)} images"
+        )
+    return ImageSet(images, labels.astype(np.int64))
+
+
+def _items(source: Source, which: str) -> Iterator[Any]:
+    """Items of a data set, or batches as a loader collates them, in the data set's order."""
+    if not isinstance(source, TorchDataset | DataLoader):
+        raise ValueError(f"{which} must be a torch Dataset or DataLoader, got {type(source).__name__}")
+    if isinstance(source, IterableDataset) or isinstance(getattr(source, "dataset", None), IterableDataset):
+        yield from source
+    elif isinstance(source, DataLoader):
+        # A loader that shuffles would give another order, and so another run, every time.
+        yield from DataLoader(
+            source.dataset,
+            batch_size=source.batch_size or BATCH,
+            sampler=sorted(set(source.sampler)),
+            num_workers=source.num_workers,
+            collate_fn=source.collate_fn,
+        )
+    else:
+        for index in range(len(source)):
+            yield source[index]
+
+
+def _taken_apart(item: Any, which: str) -> tuple[Any, Any]:
+    """(image or images, label or labels or None) of an item or a batch."""
+    if isinstance(item, Mapping):
+        images, labels = ([item[key] for key in keys if key in item] for keys in (IMAGE_KEYS, LABEL_KEYS))
+        if not images:
+            raise ValueError(
+                f"items of {which} hold {', '.join(map(str, item))}, expected one of {', '.join(IMAGE_KEYS)}"
+            )
+        return images[0], labels[0] if labels else None
+    if isinstance(item, tuple | list):
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _bytes(image: Any, which: str, value_range: tuple[float, float]) -> np.ndarray:
+    """One image or a batch of them as uint8 (B, H, W, C)."""
+    channels_first = isinstance(image, torch.Tensor)
+    array = image.detach().cpu().numpy() if channels_first else np.asarray(image)
+    given = f"{array.dtype} {array.shape}"
+    if channels_first and array.ndim == 4 and array.shape[1] not in (1, 3):
+        channels_first = False  # arrays (H, W, C), which a loader has made tensors
+    if array.ndim == 2:
+        array = array[None] if channels_first else array[..., None]
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim == 4 and channels_first:
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
+        raise ValueError(
+            f"images of {which} must be tensors (C, H, W), or pictures or arrays (H, W, C), C = 1 or 3, got {given}"
+        )
+    if array.dtype == np.uint8:
+        return array
+    low, high = value_range
+    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= low and array.max() <= high):
+        found = f"values from {array.min():.3g} to {array.max():.3g}" if array.size else "none"
+        raise ValueError(
+            f"images of {which} must be uint8 or floating in [{low:g}, {high:g}], got {array.dtype} with {found}: "
+            "leave Normalize out of its transform, or give value_range=(-1, 1)"
+        )
+    return np.rint((array - low) * (255 / (high - low))).astype(np.uint8)

@@ -1,0 +1,87 @@
+"""Images a second of the default command beside busy programs: with one thread, with all, and with those it chooses.
+
+    python bench/busy.py --busy 0 1 2 4 --results bench/results/busy.json
+
+A busy program is a loop in Python that never waits. Each number is the median of several short stretches of the first
+steps of the run on `parts`, on the CPU, the kinds in turn. What else runs on the machine is in the load average, taken
+before the first busy program begins.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.data import load
+from accel.training import TrainingConfig
+from accel.training.loop import Run
+from accel.training.pace import measure_pace
+
+STRETCHES = 3
+SECONDS = 1.0
+
+
+def images_per_second(run: Run, threads: int) -> float:
+    """Of one stretch of steps."""
+    torch.set_num_threads(threads)
+    batch = next(run.batches.epoch(0))
+    began, steps = time.monotonic(), 0
+    while time.monotonic() - began < SECONDS:
+        run.step(*batch)
+        steps += 1
+    return steps * len(batch.images) / (time.monotonic() - began)
+
+
+def measure(busy: int, all_threads: int) -> dict:
+    """A row: beside so many busy programs."""
+    config, dataset = TrainingConfig(device="cpu", train_images=64, out="runs/busy"), load("parts", train_images=64)
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    try:
+        time.sleep(0.5)
+        torch.set_num_threads(all_threads)
+        chosen = measure_pace(config, dataset).threads
+        run = Run(config, dataset)
+        speeds = {count: [] for count in sorted({1, all_threads, chosen})}
+        for _ in range(STRETCHES):
+            for count, values in speeds.items():
+                values.append(images_per_second(run, count))
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    medians = {count: statistics.median(values) for count, values in speeds.items()}
+    return {"busy": busy, "chosen": chosen, "one": medians[1], "all": medians[all_threads], "own": medians[chosen]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Time training beside busy programs.")
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--results", type=Path, default=Path("bench/results/busy.json"))
+    given = parser.parse_args()
+    load_before, threads = os.getloadavg()[0], torch.get_num_threads()
+    rows = [measure(busy, threads) for busy in given.busy]
+    result = {"command": " ".join(["python", *sys.argv]), "load_before": load_before, "cores": os.cpu_count()}
+    result |= {"threads": threads, "torch": torch.__version__, "rows": rows}
+    given.results.write_text(json.dumps(result, indent=2) + "\n")
+    lines = [
+        f"`{result['command']}`",
+        "",
+        f"{os.cpu_count()} cores, torch {torch.__version__}; load average before: {load_before:.1f}.",
+        "",
+        f"| busy programs | 1 thread | {threads} threads | threads chosen | with those |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(f"| {row['busy']} | {row['one']:,.0f} | {row['all']:,.0f} | {row['chosen']} | {row['own']:,.0f} |")
+    given.results.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

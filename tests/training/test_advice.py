@@ -1,0 +1,223 @@
+"""What a run says about itself, each by making it happen in a run of seconds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accel.data import Dataset, ImageSet, load
+from accel.training import TrainingConfig, advice, loop, train
+from tests.training.tiny import STEPS, tiny_config, tiny_dataset
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Judges after two epochs of a tiny run, and leaves out what is said of every run so short."""
+    monkeypatch.setattr(advice, "STEPS_TO_JUDGE", 2 * STEPS)
+    monkeypatch.setattr(advice, "DISTANCE", 0)
+
+
+def warnings(capsys):
+    """The sentences so far, without what stands before each."""
+    return [line.removeprefix("patchvae: warning: ") for line in capsys.readouterr().err.splitlines()]
+
+
+def said(capsys, out, dataset=None, **options):
+    """What a tiny run of four epochs says, whose temperature falls by itself."""
+    defaults = {"epochs": 4, "temperature_rate": 0.1}
+    train(tiny_config(out, **defaults | options), dataset or tiny_dataset())
+    return warnings(capsys)
+
+
+def starting_from(monkeypatch, change):
+    """Runs begin with a model that `change` has changed."""
+    original = loop.build_system
+
+    def build(*arguments):
+        system = original(*arguments)
+        with torch.no_grad():
+            change(system.model)
+        return system
+
+    monkeypatch.setattr(loop, "build_system", build)
+
+
+@given(
+    psnr=st.floats(13.1, 30),
+    kl=st.floats(0.1, 100),
+    active=st.integers(12, 16),
+    errors=st.lists(st.floats(100, 119), min_size=5, max_size=5),
+    speeds=st.lists(st.floats(600, 1000), min_size=5, max_size=5),
+)
+def test_a_run_that_goes_well_says_nothing(psnr, kl, active, errors, speeds):
+    line = {"held_out_psnr": psnr, "held_out_kl_appearance": kl, "held_out_kl_occurrence": kl}
+    line |= {"held_out_active_parts": active, "held_out_saturated_parts": 0}
+    history = [
+        line | {"step": 500 * (number + 1), "train_reconstruction": error, "images_per_second": speed}
+        for number, (error, speed) in enumerate(zip(errors, speeds, strict=True))
+    ]
+    config = TrainingConfig(data="photographs", threads=2)
+    for epochs in range(1, 6):
+        assert advice.after_epoch(config, history[:epochs], 2500, 12.0) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"occurrence_prior": 1e-4}, "no part occurs anywhere with a probability above one half"),
+        ({"occurrence_prior": 0.999}, "3 of 3 parts occur nearly everywhere"),
+        ({"learning_rate": 1e-7, "occurrence_prior": 0.6}, "one colour for all images has"),
+    ],
+)
+def test_what_is_wrong_with_parts_is_said_once_with_an_option(tmp_path, capsys, soon, options, sentence):
+    sentences = [words for words in said(capsys, tmp_path / "run", **options) if sentence in words]
+    assert len(sentences) == 1
+    assert " --" in sentences[0]
+
+
+def silence(*heads):
+    """Changes a model so that these heads give the prior, whatever the image, and others differ from it."""
+
+    def change(model):
+        model.occurrence_head.weight.mul_(30)
+        for name in heads:
+            getattr(model, name).weight.zero_()
+            if name != "occurrence_head":  # whose bias already is the prior's logit
+                getattr(model, name).bias.zero_()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("heads", "sentence"),
+    [
+        (
+            ("occurrence_head", "appearance_mean_head", "appearance_log_variance_head"),
+            "both divergences are near 0 nats, so reconstructions do not depend on the image: smaller --beta-app and "
+            "--beta-occ let more through",
+        ),
+        (
+            ("appearance_mean_head", "appearance_log_variance_head"),
+            "the appearance divergence is near 0 nats, so codes do not say how anything looks: a smaller --beta-app "
+            "lets more through",
+        ),
+    ],
+)
+def test_a_code_that_carries_nothing(tmp_path, capsys, soon, monkeypatch, heads, sentence):
+    starting_from(monkeypatch, silence(*heads))
+    assert said(capsys, tmp_path / "run", learning_rate=1e-7, occurrence_prior=0.3) == [sentence]
+
+
+def test_dead_parts_are_counted(capsys, tmp_path, soon, monkeypatch):
+    """Two of three parts are kept from occurring by a bias that training has no time to move."""
+
+    def change(model):
+        model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
+
+    starting_from(monkeypatch, change)
+    sentences = said(capsys, tmp_path / "run", learning_rate=1e-4)
+    (dead,) = [words for words in sentences if "occur nowhere" in words]
+    assert dead.startswith("2 of 3 parts occur nowhere: --warm-up")
+    assert "--num-parts 1" in dead
+
+
+def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(advice, "DISTANCE", 0)
+
+    def jump(model, dataset, epoch):
+        if epoch == 3:  # as a step far too large would leave the decoder
+            for parameter in model.decoder.parameters():
+                parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        return {}
+
+    run = loop.open_run(
+        tiny_config(tmp_path / "run", epochs=5, learning_rate=1e-4, temperature_rate=0.1), tiny_dataset()
+    )
+    run.fit(jump)
+    (sentence,) = warnings(capsys)
+    assert sentence.startswith("the reconstruction error has risen from ")
+    assert sentence.endswith("a smaller --learning-rate, 3e-05, say")
+
+
+def test_an_interruption_does_not_say_things_twice(tmp_path, capsys, soon):
+    config = tiny_config(tmp_path / "run", epochs=3, occurrence_prior=1e-4, temperature_rate=0.1)
+    train(config, tiny_dataset())
+    assert len(warnings(capsys)) == 1
+    train(dataclasses.replace(config, epochs=6), tiny_dataset(), resume=True)
+    assert warnings(capsys) == []
+
+
+def test_a_busy_machine_is_noticed():
+    lines = [{"step": 3, "images_per_second": speed} for speed in (900.0, 1000.0, 300.0)]
+    config = TrainingConfig(threads=2)
+    assert advice.after_epoch(config, lines[:2], 9, 10.0) == []
+    (sentence,) = advice.after_epoch(config, lines, 9, 10.0)
+    assert sentence.startswith("300 images a second instead of 1,000")
+    assert sentence.endswith("--resume --threads 1")
+    assert advice.after_epoch(dataclasses.replace(config, threads=1), lines, 9, 10.0) == []
+
+
+def test_too_few_steps_and_a_temperature_that_stays(tmp_path, capsys):
+    config = TrainingConfig(data="photographs", epochs=40)
+    dataset = tiny_dataset()
+    few, stays = advice.before_training(config, dataset, 20)
+    assert few == (
+        "800 steps of size 0.0001 are planned, too few for much to be learned: give a larger --learning-rate, or "
+        "--epochs 250 or more"
+    )
+    assert stays.startswith("the temperature will fall by only 2% within the 800 steps")
+    enough = dataclasses.replace(config, epochs=250, temperature_rate=0.003)
+    assert advice.before_training(enough, dataset, 20) == []
+    rate = float(stays.split("--temperature-rate ")[1].split()[0])
+    assert not any("temperature" in words for words in
+                   advice.before_training(dataclasses.replace(config, temperature_rate=rate), dataset, 20))  # fmt: skip
+    assert said(capsys, tmp_path / "run")[0].startswith("12 steps of size 0.001 are planned")
+
+
+def test_the_papers_run_on_its_own_data_and_the_main_job_say_nothing():
+    assert advice.before_training(TrainingConfig(data="cifar100"), tiny_dataset(), 50_000 // 128) == []
+    assert advice.before_training(TrainingConfig(), tiny_dataset(), 8000 // 32) == []
+
+
+@given(copies=st.integers(0, 20), shared=st.integers(0, 8))
+def test_copies_are_counted(copies, shared):
+    images = np.random.default_rng(0).integers(0, 256, (48, 4, 4, 3), dtype=np.uint8)
+    train_set, test_set = images[:40].copy(), images[40:].copy()
+    train_set[40 - copies :] = train_set[0]
+    test_set[:shared] = train_set[1]
+    sentences = advice.about_images(Dataset("photographs", ImageSet(train_set), ImageSet(test_set)))
+    assert len(sentences) == (copies > 0) + (shared > 0)
+    if copies:
+        assert sentences[0].startswith(
+            f"{copies} of 40 training images are copies of others, one of them {copies + 1} times"
+        )
+    if shared:
+        assert sentences[-1].startswith(f"{shared} of 8 held-out images are training images too")
+    assert all("--data photographs" in words for words in sentences)
+
+
+def test_one_class_folder_names_the_folder_below(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            image_module.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    (sentence,) = advice.about_images(load(tmp_path))
+    assert sentence.startswith("all images are in one class folder, photos")
+    assert sentence.endswith(f"give --data {tmp_path / 'photos'}")
+    assert advice.about_images(load(tmp_path / "photos")) == []
+
+
+def test_psnr_of_one_colour():
+    """Half black and half white: grey is off by ½ everywhere, 20 log₁₀ 2 dB, but for the rounding of the mean's 8 "
+    "bits."""
+    images = np.zeros((10, 8, 8, 3), np.uint8)
+    images[:, :4] = 255
+    assert advice.constant_psnr(Dataset("halves", ImageSet(images), ImageSet(images))) == pytest.approx(
+        6.0206, abs=1e-4
+    )
