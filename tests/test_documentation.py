@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from accel.training import checkpoint
+
 ROOT = Path(__file__).parent.parent
 PUBLIC = ("accel", "accel.ops", "accel.models", "accel.training", "accel.data", "reference")
 # (B, N, h, w), (N·D, k), (B,) … or a tensor that has no axes.
@@ -164,6 +166,12 @@ def test_names_of_code_in_contributing_exist():
     names = {name for name in re.findall(r"`([A-Za-z_]+)`", text) if name not in ("reference", "pack", "mypy", "tests")}
     code = "".join(path.read_text() for room in ("accel", "reference", "tests") for path in (ROOT / room).rglob("*.py"))
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_every_format_of_checkpoints_is_in_the_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    named = sorted(int(number) for number in re.findall(r"Checkpoint format (\d+)\.", text))
+    assert named == list(range(2, int(checkpoint.FORMAT.split()[-1]) + 1))
 
 
 def test_citations_name_the_paper_and_its_authors():
