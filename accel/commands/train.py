@@ -88,7 +88,10 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     steps = config.epochs * (len(dataset.train) // min(config.batch_size, len(dataset.train)))
     opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
-        pace = measure_pace(config, dataset)
+        try:
+            pace = measure_pace(config, dataset)
+        except (MemoryError, RuntimeError):
+            return config, opening + "\n"  # the run meets what is wrong with its steps, and says it
         config = dataclasses.replace(config, threads=pace.threads)
         opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
         opening += f"\nthreads: {pace.reason}"

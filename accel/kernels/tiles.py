@@ -131,7 +131,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     several programs, and few instructions go to a number. Fewer warps a program spend fewer, since the sums over cells
     then stay inside a warp and nobody waits at a barrier.
 
-    - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
+    - An image of up to 8192 numbers, 2048 in a heavy pass, is one program, and its divergences need no second sum.
     - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of
       numbers a thread; where all cells are up to 64, all at once, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
@@ -139,18 +139,18 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
       computed for a cell is computed once a warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28
       in float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
-    Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
+    A thread takes at most 8 parts, since each has its own noise and occurrence to hold.
     No part takes more than 2048 sums at once, or they leave the registers. A heavy pass holds three tiles at
     once (the arithmetic rule forward, learning weights backward) and has a table of its own, of what fits.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
-    if block_n * block_d * block_l > (4096 if heavy else 8192):
+    if block_n * block_d * block_l > (2048 if heavy else 8192):
         size, longest, per_thread = (_heavy if heavy else _light)(block_d, cells, channels_last, item_size)
         block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
-        per_thread = min(per_thread, max(16, 8 * block_d))
+        per_thread = min(per_thread, 8 * block_d)
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
 
@@ -182,5 +182,5 @@ def _heavy(block_d, cells, channels_last, item_size):
     if channels_last:
         return 1024, min(8, longest), 16
     if cells <= 64:
-        return 1024, min(64, longest), 32
+        return 1024, min(64, longest), 16
     return 128 * max(block_d, 4), 128, 64 // item_size

@@ -408,7 +408,7 @@ def test_no_image_at_all(tmp_path, capsys, kind, seen):
         with bad.open("wb") as file:
             file.truncate(1 << 36)
     began = time.monotonic()
-    assert "a/9.bmp" in refused(capsys, *train_on(folder, tmp_path / "run"))
+    assert "a/9.bmp" in refused(capsys, *train_on(folder, tmp_path / "run"), "--strict")
     sentence = refused(capsys, "pack", folder, tmp_path / "set.npy", "--image-size", 8)
     listed = tmp_path / "set.bad.txt"
     assert "a/9.bmp" in (listed.read_text() if listed.exists() else sentence)

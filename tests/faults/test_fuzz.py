@@ -100,12 +100,13 @@ def changed_bytes(draw, content):
 
 def attack(amount, strategy, write, read, seen, what):
     """Reads what is drawn so many times; whatever is not a value must be one sentence, in time."""
-    refusals = 0
+    ran = refusals = 0
 
     @settings(max_examples=amount, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(strategy)
     def once(content):
-        nonlocal refusals
+        nonlocal ran, refusals
+        ran += 1
         write(content)
         began = time.monotonic()
         sentence = ""
@@ -122,7 +123,7 @@ def attack(amount, strategy, write, read, seen, what):
 
     once()
     assert refusals
-    seen(f"{what}, changed at random", "a value, or one sentence", amount)
+    seen(f"{what}, changed at random", "a value, or one sentence", ran)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ JSON = {
 def test_json(complete, tmp_path, name, amount, seen):
     folder = shutil.copytree(complete, tmp_path / "run")
     path = folder / name
-    read = JSON[name] or (lambda folder: html_report([run_record(folder, "run")]))
+    read = JSON[name] or (lambda folder: html_report([run_record(folder, "run")], "made"))
     attack(
         amount,
         changed_json(json.loads(path.read_text())),

@@ -71,6 +71,7 @@ def test_compiled_is_eager_to_rounding(monkeypatch):
     # minute to compile.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     images = batches(4)
     steps = [make_step(tiny_config("unused", compile=compiled), images[0]) for compiled in (True, False)]
     curves = [curve(step, images) for step in steps]
