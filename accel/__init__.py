@@ -6,6 +6,12 @@ Names are imported when they are first used, so that what needs no model does no
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accel.common.bottleneck import BottleneckOptions
+    from accel.models import BetaVAE, PatchVAE, elbo
+    from accel.ops import Noise
 
 __version__ = "0.1.0"
 __all__ = ["BetaVAE", "BottleneckOptions", "Noise", "PatchVAE", "elbo"]
@@ -19,11 +25,11 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'accel' has no attribute {name!r}")
     return getattr(importlib.import_module(f"accel.{_ROOMS[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*__all__, "__version__"]

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+from accel import __version__
 from accel.commands import figures, measure, pack, report, reproduce, train, transfer, verify
 from accel.common.spelling import nearest
 
@@ -75,14 +76,19 @@ def overview() -> str:
     return (
         "usage: python -m accel COMMAND [options]      (or: patchvae COMMAND [options])\n\n"
         "PatchVAE: unsupervised discovery of parts in images.\n\n"
-        f"commands (each has --help):\n{commands}\n\n{EXAMPLES}"
+        f"commands (each has --help; --version prints the version):\n{commands}\n\n{EXAMPLES}"
     )
 
 
 def run(arguments: list[str]) -> None:
     """Runs the command that the arguments name; raises what the command raises."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview(), end="")
+        return
+    if arguments[0] == "--version":
+        print(f"patchvae {__version__}")
         return
     name, *rest = arguments
     if name not in COMMANDS:

@@ -22,7 +22,7 @@ VARIANCE_RULES = ("geometric", "arithmetic")
 
 @dataclass(frozen=True)
 class BottleneckOptions:
-    """What the bottleneck is: the keywords that every function below takes."""
+    """What the bottleneck is: the keywords that every function below takes. Raises ValueError for an unknown name."""
 
     variance: str = "geometric"  # or "arithmetic": how log-variances are pooled, see pool_appearance
     occurrence: str = "bernoulli"  # or "categorical": the distribution of occurrences, see occurrence.py
@@ -216,7 +216,7 @@ def patch_bottleneck_gradients(
     """(d_a, d_μ, d_s) of patch_bottleneck, from d_output, a PatchBottleneck of incoming derivatives.
 
     The second half gives d_m and d_log v; pool_appearance_gradients spreads them over the cells, and with
-    detach_weights=False sends d_w back into the logits.
+    detach_weights=False sends d_w back into the logits. Each has the shape of its input: (B, N, h, w), (B, N·D, h, w).
     """
     options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
@@ -343,7 +343,7 @@ def pooled_patch_bottleneck_gradients(
     sample=True,
     **options,
 ):
-    """(d_f, d_a, d_W, d_bias) of pooled_patch_bottleneck.
+    """(d_f, d_a, d_W, d_bias) of pooled_patch_bottleneck, of the shapes of f (B, E, h, w), a (B, N, h, w), W and bias.
 
     With g = (d_m, d_log v) and the pooled features F[n, δ] = Σ_l w_l f_{l+δ}:
 

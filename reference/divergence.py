@@ -21,6 +21,7 @@ def bernoulli_divergence(logits, prior):
 
     Both logarithms come from the logit a itself: log p = log σ(a), log(1 − p) = log σ(−a). A probability that
     has rounded to 0 or 1 would have lost them, and a clamp would stop the gradient.
+    logits: a, such as (B, N, L). prior: π, 0 < π < 1. Returns nats of the same shape, element by element.
     """
     return sigmoid(logits) * (log_sigmoid(logits) - np.log(prior)) + sigmoid(-logits) * (
         log_sigmoid(-logits) - np.log1p(-prior)
@@ -31,6 +32,7 @@ def bernoulli_divergence_gradients(d_divergence, logits, prior):
     """∂KL/∂a = p (1 − p) (a − logit π).
 
     ∂KL/∂p = log p − log(1 − p) − log π + log(1 − π) = a − logit π, and ∂p/∂a = p (1 − p).
+    d_divergence, logits: of one shape, such as (B, N, L), which is the result's.
     """
     prior_logit = np.log(prior) - np.log1p(-prior)
     return d_divergence * sigmoid(logits) * sigmoid(-logits) * (logits - prior_logit)
@@ -43,12 +45,13 @@ def gaussian_divergence(mean, log_variance, prior_mean=0.0):
     decoder cannot tell where it occurs; it learns to be seen only by taking on looks, of which m and −m cost the same,
     so that it may as well take on those of two kinds of thing. Under c ≠ 0 being seen costs nothing, and a look of
     either kind does.
+    mean, log_variance: m and log v of one shape, such as (B, N, D). Returns nats of that shape, element by element.
     """
     return 0.5 * ((mean - prior_mean) ** 2 + np.exp(log_variance) - 1.0 - log_variance)
 
 
 def gaussian_divergence_gradients(d_divergence, mean, log_variance, prior_mean=0.0):
-    """∂KL/∂m = m − c,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance)."""
+    """∂KL/∂m = m − c,  ∂KL/∂log v = ½ (v − 1). Returns (d_mean, d_log_variance) of their shape, such as (B, N, D)."""
     return d_divergence * (mean - prior_mean), d_divergence * 0.5 * (np.exp(log_variance) - 1.0)
 
 
@@ -70,13 +73,19 @@ def category_log_probabilities(logits):
 
 
 def categorical_divergence(logits, prior):
-    """KL(p ‖ (π, …, π, 1 − N π)) = Σ_n p_n (log p_n − log π) + p_none (log p_none − log(1 − N π)), (B, L)."""
+    """KL(p ‖ (π, …, π, 1 − N π)) = Σ_n p_n (log p_n − log π) + p_none (log p_none − log(1 − N π)), (B, L) nats.
+
+    logits: a (B, N, L). prior: π, 0 < π < 1/N.
+    """
     log_p = category_log_probabilities(logits)
     return (np.exp(log_p) * (log_p - _log_category_prior(logits, prior))).sum(1)
 
 
 def categorical_divergence_gradients(d_divergence, logits, prior):
-    """∂KL/∂a_n = p_n (r_n − Σ_k p_k r_k)  with  r = log p − log prior: a softmax's derivative; Σ p ∂ log p is 0."""
+    """∂KL/∂a_n = p_n (r_n − Σ_k p_k r_k)  with  r = log p − log prior: a softmax's derivative; Σ p ∂ log p is 0.
+
+    d_divergence: (B, L). logits and the result: (B, N, L).
+    """
     log_p = category_log_probabilities(logits)
     p, ratio = np.exp(log_p), log_p - _log_category_prior(logits, prior)
     return d_divergence[:, None] * (p * (ratio - (p * ratio).sum(1, keepdims=True)))[:, :-1]

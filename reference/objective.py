@@ -36,7 +36,10 @@ def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
 
 
 def elbo_gradients(d_total, output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
-    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence): each term's own, over B, times its β."""
+    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence): each term's own, over B, times its β.
+
+    d_total: a number. The results are (B, C, H, W), (B,) and (B,).
+    """
     batch = len(images)
     d_error = np.full(batch, d_total / batch)
     if weighted:

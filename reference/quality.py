@@ -37,7 +37,7 @@ def ssim(reconstruction, images):
 
         SSIM = (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂)),   C_i = K_i²
 
-    with local moments under the Gaussian window. Height and width must be at least 11.
+    with local moments under the Gaussian window. Raises ValueError for a height or width below 11.
     """
     if min(images.shape[2:]) < WINDOW_SIZE:
         raise ValueError(f"ssim needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[3]}")
@@ -57,6 +57,7 @@ def frechet_distance(mean_1, covariance_1, mean_2, covariance_2):
 
     Σ₁ Σ₂ has the eigenvalues of the symmetric, positive semi-definite Σ₁^½ Σ₂ Σ₁^½, so the trace of its root
     is the sum of their roots. Rounding may leave an eigenvalue just below zero; it counts as zero.
+    means: (E,). covariances: (E, E). Returns a number, not negative but for rounding.
     """
     values, vectors = np.linalg.eigh(covariance_1)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

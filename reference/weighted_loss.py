@@ -24,6 +24,7 @@ def gradient_energy_weights(images, patch_size=8):
     One mean for each image and channel. The paper normalises the weights to sum to one over the image; here
     they are that times H·W, so that a uniform weight is 1 and β means the same with and without weighting.
     An image or channel without any gradient has nothing to prefer: ω = 1.
+    Raises ValueError if p does not divide height and width.
     """
     batch, channels, height, width = images.shape
     if height % patch_size or width % patch_size:
@@ -43,12 +44,12 @@ def _pixel_weights(images, patch_size):
 
 
 def weighted_squared_error(reconstruction, images, patch_size=8):
-    """R = Σ ω (x − x̂)² over channels and pixels, (B,)."""
+    """R = Σ ω (x − x̂)² over channels and pixels: reconstruction x̂ and images x, (B, C, H, W), → (B,)."""
     return (_pixel_weights(images, patch_size) * (images - reconstruction) ** 2).sum((1, 2, 3))
 
 
 def weighted_squared_error_gradients(d_error, reconstruction, images, patch_size=8):
-    """d_x̂ = 2 ω (x̂ − x) d_R and d_x = −d_x̂: no gradient flows through ω."""
+    """d_x̂ = 2 ω (x̂ − x) d_R and d_x = −d_x̂, each (B, C, H, W), of d_R (B,): no gradient flows through ω."""
     weights = _pixel_weights(images, patch_size)
     d_reconstruction = 2.0 * weights * (reconstruction - images) * d_error[:, None, None, None]
     return d_reconstruction, -d_reconstruction

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import accel
 from accel import cli
 from accel.data import sources
 from accel.training import checkpoint
@@ -47,13 +48,29 @@ def fails(capsys, *arguments):
     return err.removeprefix("patchvae: ").strip()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_overview(capsys, arguments):
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
     for name, command in cli.COMMANDS.items():
         assert re.search(rf"^  {name} +{command.HELP}$", out, re.MULTILINE)
     assert "examples:" in out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"patchvae {accel.__version__}\n"
+
+
+def test_help_of_a_command_is_the_command_with_help(capsys):
+    said = []
+    for arguments in (["help", "pack"], ["pack", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert fails(capsys, "help", "pakc") == "unknown command 'pakc' (nearest: pack)"
 
 
 def test_examples_in_the_overview_are_valid():

@@ -9,10 +9,12 @@ import functools
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from .options import Options, between, option
 from .spelling import nearest
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class BottleneckOptions(Options):
     )
     detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         # One line that from_text reads: what registered operators carry, which know no objects.
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(BottleneckOptions)}
@@ -84,7 +86,7 @@ class BottleneckOptions(Options):
         return BottleneckOptions(**json.loads(text))
 
 
-def takes_bottleneck_options(function: Callable) -> Callable:
+def takes_bottleneck_options(function: Function) -> Function:
     """Lists the bottleneck's options, and their defaults, in the signature of a function that takes **options."""
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
@@ -95,7 +97,8 @@ def takes_bottleneck_options(function: Callable) -> Callable:
                           annotation=field.type)
         for field in dataclasses.fields(BottleneckOptions)
     ]  # fmt: skip
-    function.__signature__ = signature.replace(parameters=[*parameters[:-1], *options])
+    signature = signature.replace(parameters=[*parameters[:-1], *options])
+    function.__signature__ = signature  # type: ignore[attr-defined]  # which inspect reads, and nobody declares
     return function
 
 
@@ -118,6 +121,6 @@ def declare(function: str, num_parts: int, options: dict[str, Any]) -> Bottlenec
 
 
 @functools.lru_cache(maxsize=256)
-def _checked(num_parts, named_values):
+def _checked(num_parts: int, named_values: tuple[tuple[str, type, Any], ...]) -> BottleneckOptions:
     # Kept, since every call of an operator asks; types belong to the key, as True and 1 are equal.
     return BottleneckOptions(**{name: value for name, _, value in named_values}).of_parts(num_parts)

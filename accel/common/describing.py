@@ -8,7 +8,7 @@ class ShowsShapes:
 
     def __repr__(self) -> str:
         fields = []
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value = getattr(self, field.name)
             shape = getattr(value, "shape", None)
             if shape is None:

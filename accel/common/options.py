@@ -44,7 +44,7 @@ def between(low: float, high: float) -> Check:
 
 
 def option(
-    default,
+    default: Any,
     group: str,
     help: str,
     *,
@@ -68,7 +68,7 @@ def option(
 
 
 SEED = Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
-DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name))
+DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name)))
 
 
 def device_option() -> Any:
@@ -76,7 +76,7 @@ def device_option() -> Any:
     return option("auto", "run", "auto (a GPU if there is one), cpu, cuda or cuda:N", check=DEVICE)
 
 
-def _kind(annotation) -> tuple[type, bool]:
+def _kind(annotation: Any) -> tuple[type, bool]:
     """The plain type of an annotation such as `int` or `int | None`, and whether None is a value of it."""
     if isinstance(annotation, types.UnionType):
         plain = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
@@ -84,12 +84,13 @@ def _kind(annotation) -> tuple[type, bool]:
     return annotation, False
 
 
-def _problem(field: dataclasses.Field, value) -> str | None:
+def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
     """What is wrong with a value, as the end of a sentence that begins with the option's name."""
     kind, none_allowed = _kind(field.type)
     if value is None and none_allowed:
         return None
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    of_kind = type(value) is kind
+    if not of_kind or (kind is float and not math.isfinite(value)):
         return f"must be {KINDS[kind]}, got {value!r}"
     if kind is int and abs(value) >= 2**63:
         return f"must be a whole number below 2^63, got {value}"
@@ -116,14 +117,14 @@ class Options:
         """The name of the recipe that these options choose."""
         return None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = self.recipe()
         recipe = self.RECIPES.get(name, {}) if isinstance(name, str) else {}  # what is no text is refused below
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
                 value = recipe.get(field.name, field.metadata["default"])
-            if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and type(value) is not bool:
+            if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
                 with contextlib.suppress(OverflowError):  # which is said below
                     value = float(value)  # of an int, or of NumPy's
             if problem := _problem(field, value):
@@ -135,6 +136,7 @@ class Options:
         """The inverse of `dataclasses.asdict`; `source` is the file that an error names.
 
         What a file does not name was written before there was such an option: it has the field's own default.
+        Raises ValueError for an unknown option, or a value of the wrong type or range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for key in values:
@@ -151,12 +153,12 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _parser_of(field: dataclasses.Field) -> Callable[[str], Any]:
+def _parser_of(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
     kind, _ = _kind(field.type)
 
-    def parse(text: str):
+    def parse(text: str) -> Any:
         try:
-            value = kind(text)
+            value: Any = kind(text)
         except ValueError:
             value = text  # of the wrong type, as the check below says
         if problem := _problem(field, value):
@@ -166,10 +168,10 @@ def _parser_of(field: dataclasses.Field) -> Callable[[str], Any]:
     return parse
 
 
-def _defaults(field: dataclasses.Field, options: type[Options]) -> str:
+def _defaults(field: dataclasses.Field[Any], options: type[Options]) -> str:
     """The default and each recipe's, for people."""
 
-    def words(value) -> str:
+    def words(value: Any) -> str:
         if value is None:
             return field.metadata["absent"]
         return {"True": "yes", "False": "no"}.get(str(value), str(value))

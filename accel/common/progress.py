@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def progress(total: int, *, initial: int = 0, shown: bool = True, **options) -> Iterator[Callable[..., object]]:
+def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any) -> Iterator[Callable[..., object]]:
     """A function to call with the number of units that were done and, if need be, a note to stand beside the bar.
 
     shown: a bar; `options` are tqdm's. What is measured goes on where the terminal has been closed.
@@ -15,7 +16,7 @@ def progress(total: int, *, initial: int = 0, shown: bool = True, **options) -> 
     except ImportError:
         yield lambda count, note="": None
         return
-    bar = None
+    bar: Any = None
     with contextlib.suppress(OSError):
         bar = tqdm(total=total or None, initial=initial, leave=False, disable=None if shown else True, **options)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,14 @@ class Backbone(Pretrained):
         return self.encoder(scaled_pixels(images, stem.dtype))
 
 
+class Coded(Protocol):
+    """What has a code for a decoder."""
+
+    @property
+    def code(self) -> Tensor:
+        """What the decoder reads."""
+
+
 class Autoencoder(Backbone):
     """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode`, `decode` and `sample`."""
 
@@ -117,10 +126,19 @@ class Autoencoder(Backbone):
         super().__init__(image_size, channels, encoder)
         self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
 
+    def encode(self, images: Tensor) -> Coded:
+        """What the model says of images (B, channels, H, W), its `code` among it; nothing is drawn."""
+        raise NotImplementedError
+
+    def decode(self, code: Tensor) -> Tensor:
+        """A code → images (B, channels, H, W) in [−1, 1]."""
+        raise NotImplementedError
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn.
 
-        In evaluation mode whatever the module's: images do not depend on each other, and no statistic moves.
+        images: (B, channels, H, W), uint8 or float in [−1, 1]. In evaluation mode whatever the module's: images do not
+        depend on each other, and no statistic moves. Raises ValueError as `features` does.
         """
         with in_evaluation(self):
             return self.decode(self.encode(images).code)
@@ -149,13 +167,16 @@ class VectorAutoencoder(Autoencoder):
         self.expand = nn.Linear(latent_dim, latent_dim * cells)
 
     def pool(self, images: Tensor) -> Tensor:
-        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features)."""
+        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features).
+
+        Raises ValueError for images of another size, or as `features` does.
+        """
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return coarse_vector(self.features(images))
 
     def decode(self, code: Tensor) -> Tensor:
-        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]."""
+        """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]. Raises ValueError for another shape."""
         if code.ndim != 2 or code.shape[1] != self.latent_dim:
             raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
         cells = self.expand(code).unflatten(1, (self.latent_dim, *self.coarse_grid))
@@ -163,7 +184,10 @@ class VectorAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images of z ~ N(0, 1), in evaluation mode whatever the module's; the same seed draws the same z."""
+        """Images (count, channels, H, W) in [−1, 1] of z ~ N(0, 1); the same seed draws the same z.
+
+        In evaluation mode whatever the module's. Raises ValueError unless count is a positive integer.
+        """
         check_positive(count=count)
         weight = self.expand.weight
         code = appearance_noise(Noise(seed=seed), count, 1, self.latent_dim, device=weight.device)

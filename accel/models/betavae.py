@@ -66,17 +66,18 @@ class BetaVAE(VectorAutoencoder):
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
         The code is m + √v · ε where `noise` is given (or sample=True, which then needs it), else m.
-        temperature is PatchVAE's and unused, so that one training step serves both.
+        temperature is PatchVAE's and unused, so that one training step serves both. Raises ValueError for images of
+        another size or kind, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, noise, sample)
         return BetaVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
 
     def encode(self, images: Tensor) -> GaussianPosterior:
-        """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn."""
+        """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn. Raises as `forward`."""
         return GaussianPosterior(**self._posterior(images, noise=None, sample=False))
 
-    def _posterior(self, images, noise, sample) -> dict[str, Tensor]:
+    def _posterior(self, images: Tensor, noise: Noise | None, sample: bool) -> dict[str, Tensor]:
         if sample and noise is None:
             raise ValueError("sample=True needs noise=Noise(seed, step, first_image)")
         features = self.pool(images)
@@ -85,7 +86,7 @@ class BetaVAE(VectorAutoencoder):
         mean, log_variance = mean.to(dtype), log_variance.to(dtype)
         variance = log_variance.exp()
         code = mean
-        if sample:
+        if noise is not None and sample:
             epsilon = appearance_noise(noise, len(mean), 1, self.latent_dim, device=mean.device, dtype=dtype)
             code = mean + torch.exp(0.5 * log_variance) * epsilon.flatten(1)
         divergence = 0.5 * (mean.square() + variance - 1 - log_variance).sum(1)

@@ -46,11 +46,14 @@ class Bigan(VectorAutoencoder):
         self.code = nn.Linear(self.coarse_features, latent_dim)
 
     def forward(self, images: Tensor, noise: Noise) -> BiganOutput:
-        """Images (B, channels, H, W), uint8 or float in [−1, 1] → their codes, and as many images of drawn codes."""
+        """Images (B, channels, H, W), uint8 or float in [−1, 1] → their codes, and as many images of drawn codes.
+
+        Raises ValueError for images of another size or kind.
+        """
         code = self.code(self.pool(images))
         prior = appearance_noise(noise, len(images), 1, self.latent_dim, device=code.device).flatten(1)
         return BiganOutput(code, prior, self.decode(prior.to(self.expand.weight.dtype)))
 
     def encode(self, images: Tensor) -> BiganCode:
-        """E(x) of images (B, channels, H, W)."""
+        """E(x) of images (B, channels, H, W), (B, latent_dim). Raises ValueError as `forward` does."""
         return BiganCode(self.code(self.pool(images)))

@@ -71,18 +71,18 @@ class Classifier(Backbone):
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes).
 
-        Features are dropped where `noise` is given, else none.
+        Features are dropped where `noise` is given, else none. Raises ValueError for images of another size or kind.
         """
         return self.output(self.penultimate(images, noise))
 
     def penultimate(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """The 512 numbers an image, (B, 512), that the classifier reads."""
+        """The 512 numbers an image, (B, 512), that the classifier reads. Raises ValueError as `forward` does."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return self.represent(coarse_vector(self.features(images)), noise)
 
     def represent(self, features: Tensor, noise: Noise | None = None) -> Tensor:
-        """What `penultimate` makes of an image's pooled features (B, C · cells)."""
+        """What `penultimate` makes of an image's pooled features (B, C · cells): (B, 512)."""
         if noise is not None:
             kept = dropout_noise(noise, *features.shape, device=features.device)
             features = torch.where(kept, 2 * features, 0)

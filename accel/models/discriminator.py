@@ -31,7 +31,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.encoder = Encoder(encoder, channels, norm=group_norm)
         width = self.encoder.out_channels
-        height_cells, width_cells = coarse_grid(tuple(size // scale_of(encoder) for size in image_size))
+        scale = scale_of(encoder)
+        height_cells, width_cells = coarse_grid((image_size[0] // scale, image_size[1] // scale))
         inputs = width * height_cells * width_cells
         self.joint = None
         if latent_dim is not None:
@@ -44,10 +45,13 @@ class Discriminator(nn.Module):
         """Images (B, channels, H, W) in [−1, 1], and codes (B, latent_dim) if it is a joint one.
 
         → (logit (B,) of being real, in float32 or wider; features (B, C, h, w) of the last residual block).
+        Raises ValueError where a joint one gets no code.
         """
         features = self.encoder(images.to(self.output.weight.dtype))
         hidden = coarse_vector(features)
         if self.joint is not None:
+            if code is None:
+                raise ValueError("a joint discriminator judges images and codes together, got no code")
             hidden = functional.leaky_relu(self.joint(torch.cat([hidden, code.to(hidden.dtype)], 1)), 0.2)
         logit = self.output(hidden)[:, 0]
         return logit.float() if logit.dtype != torch.float64 else logit, features

@@ -37,7 +37,8 @@ def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
 
 def coarse_vector(features: Tensor) -> Tensor:
     """Features (B, C, h, w) averaged to `coarse_grid` and flattened: (B, C · cells)."""
-    grid = coarse_grid(features.shape[2:])
+    height, width = features.shape[2:]
+    grid = coarse_grid((height, width))
     if tuple(features.shape[2:]) != grid:
         features = functional.adaptive_avg_pool2d(features, grid)
     return features.flatten(1)

@@ -13,7 +13,7 @@ from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import BACKENDS, accumulation_dtype
-from accel.ops.occurrence import DISTRIBUTIONS
+from accel.ops.occurrence import DISTRIBUTIONS, Distribution
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
 from .release import read_release
@@ -45,8 +45,8 @@ class PatchVAEOutput(PatchPosterior):
 class PatchVAE(Autoencoder):
     """Encoder, three heads, the part bottleneck and the decoder (paper, sections 3.2 and 3.3).
 
-    image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
-    everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
+    image_size: an integer or (H, W); images of any other size that the encoder's scale divides are taken as well,
+    since everything is convolutional, and image_size only fixes what `sample` draws. channels: of the images.
     num_parts N, part_dim D. encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
     head_kernel_size: k of the heads' k×k convolutions, odd.
     head: how the heads are evaluated; parameters and function are the same.
@@ -113,11 +113,11 @@ class PatchVAE(Autoencoder):
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
             self.occurrence_head.weight.mul_(0.1)
-            self.occurrence_head.bias.copy_(self._prior_logits().flatten())
-            self.appearance_mean_head.bias.add_(bottleneck.appearance_prior_mean)
+            _bias(self.occurrence_head).copy_(self._prior_logits().flatten())
+            _bias(self.appearance_mean_head).add_(bottleneck.appearance_prior_mean)
 
     @property
-    def distribution(self):
+    def distribution(self) -> Distribution:
         """The distribution of occurrences: of accel.ops.occurrence."""
         return DISTRIBUTIONS[self.bottleneck.occurrence]
 
@@ -131,18 +131,22 @@ class PatchVAE(Autoencoder):
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
         The code is sampled where `noise` is given (or sample=True, which then needs it), else the mean.
-        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor.
+        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor. Raises ValueError for images of a size
+        or kind that is not taken, for a temperature that is not positive, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, temperature, noise, sample)
         return PatchVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
 
     def encode(self, images: Tensor) -> PatchPosterior:
-        """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn."""
+        """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn. Raises as `forward`."""
         return PatchPosterior(**self._posterior(images, temperature=1.0, noise=None, sample=False))
 
     def decode(self, code: Tensor) -> Tensor:
-        """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1]."""
+        """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1].
+
+        Raises ValueError for a code of another shape.
+        """
         channels = self.num_parts * self.part_dim
         if code.ndim != 4 or code.shape[1] != channels:
             raise ValueError(f"code must be (B, {channels}, h, w), got {tuple(code.shape)}")
@@ -152,8 +156,9 @@ class PatchVAE(Autoencoder):
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """`count` images from the prior: each cell holds each part with probability π, appearances N(c, 1).
 
-        The same seed draws the same codes. In evaluation mode whatever the module's: images do not depend on each
-        other, and no statistic moves.
+        Returns (count, channels, H, W) in [−1, 1]. The same seed draws the same codes. In evaluation mode whatever the
+        module's: images do not depend on each other, and no statistic moves. Raises ValueError unless count is a
+        positive integer.
         """
         check_positive(count=count)
         noise = Noise(seed=seed)
@@ -180,9 +185,11 @@ class PatchVAE(Autoencoder):
         arguments, weights = read_release(path)
         return cls._restore(arguments, path, weights, path)
 
-    def _posterior(self, images, temperature, noise, sample) -> dict[str, Tensor]:
+    def _posterior(
+        self, images: Tensor, temperature: float | Tensor, noise: Noise | None, sample: bool
+    ) -> dict[str, Tensor]:
         features = self.features(images)
-        draw = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
+        draw: dict[str, Any] = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
         options = dataclasses.asdict(self.bottleneck)
         if self.head == "pooled":
             logits = self.occurrence_head(features)
@@ -198,8 +205,9 @@ class PatchVAE(Autoencoder):
 
     def _prior_logits(self) -> Tensor:
         """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
-        prior = torch.full((1, self.num_parts, 1), self.bottleneck.occurrence_prior, dtype=torch.float64, device="cpu")
-        return self.distribution.logits(prior)
+        prior = self.bottleneck.occurrence_prior
+        assert prior is not None  # `declare` has filled it in
+        return self.distribution.logits(torch.full((1, self.num_parts, 1), prior, dtype=torch.float64, device="cpu"))
 
     def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
         heads = (self.occurrence_head, self.appearance_mean_head, self.appearance_log_variance_head)
@@ -220,6 +228,11 @@ def _choose_head(head: str | None, variance: str) -> str:
     return head
 
 
+def _bias(head: nn.Conv2d) -> Tensor:
+    assert head.bias is not None  # every head is made with one
+    return head.bias
+
+
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution whose outputs are the heads' outputs, one after another."""
-    return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+    return torch.cat([head.weight for head in heads]), torch.cat([_bias(head) for head in heads])

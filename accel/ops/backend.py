@@ -53,7 +53,7 @@ def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
     return backend
 
 
-def check_tensors(function: str, **tensors: Tensor):
+def check_tensors(function: str, **tensors: Tensor) -> None:
     """Floating point, all on one device."""
     device = None
     for name, tensor in tensors.items():
@@ -65,7 +65,7 @@ def check_tensors(function: str, **tensors: Tensor):
             raise ValueError(f"{function}: {name} is on {tensor.device}, the others are on {device}")
 
 
-def check_shape(function: str, name: str, tensor: Tensor, axes: str, expected: tuple[int, ...]):
+def check_shape(function: str, name: str, tensor: Tensor, axes: str, expected: tuple[int, ...]) -> None:
     """The tensor's shape is the expected one; axes says what the sizes mean."""
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{function}: {name} must be {axes} = {expected}, got {tuple(tensor.shape)}")

@@ -101,7 +101,7 @@ def pooled_patch_bottleneck(
 
     features: f (B, E, h, w). occurrence_logits: a (B, N, h, w). weight: (2·N·D, E, k, k), k odd, zero padding
     of k // 2; the first N·D outputs are means, the others log-variances. bias: (2·N·D,). The other arguments,
-    the result and the errors are patch_bottleneck's; the variance rule is "geometric".
+    the result and the errors are patch_bottleneck's; a variance rule other than "geometric" raises ValueError.
     """
     name = "pooled_patch_bottleneck"
     check_tensors(name, features=features, occurrence_logits=occurrence_logits, weight=weight, bias=bias)
@@ -129,11 +129,11 @@ def pooled_patch_bottleneck(
 
 
 @torch.compiler.assume_constant_result
-def _declare(function, parts, **options) -> BottleneckOptions:
+def _declare(function: str, parts: int, **options: Any) -> BottleneckOptions:
     return declare(function, parts, options)
 
 
-def _check_logits(function, logits):
+def _check_logits(function: str, logits: Tensor) -> tuple[int, ...]:
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(
             f"{function}: occurrence_logits must be (B, N, h, w) with N, h, w ≥ 1, got {tuple(logits.shape)}"

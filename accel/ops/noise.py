@@ -4,10 +4,13 @@ The contract and its derivation stand in reference/noise.py; the uniforms here a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Device = torch.device | str | None
 
 OCCURRENCE_STREAM = 0
 APPEARANCE_STREAM = 1
@@ -33,7 +36,7 @@ class Noise:
     step: int | Tensor = 0
     first_image: int | Tensor = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, bits in (("seed", 64), ("step", 32), ("first_image", 32)):
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -45,19 +48,19 @@ class Noise:
             elif not 0 <= value < 2**bits or value != int(value):
                 raise ValueError(f"Noise: {name} must be an integer in [0, 2^{bits}), got {value}")
 
-    def tensors(self, device):
+    def tensors(self, device: Device) -> tuple[Tensor, Tensor, Tensor]:
         """(seed, step, first_image) as 0-d int64 tensors on the device."""
-        return tuple(_int64(value, device) for value in (self.seed, self.step, self.first_image))
+        return _int64(self.seed, device), _int64(self.step, device), _int64(self.first_image, device)
 
 
-def _int64(value, device):
+def _int64(value: int | Tensor, device: Device) -> Tensor:
     if isinstance(value, Tensor):
         return value
     # full, not tensor: a fill kernel instead of a copy from the host, so it may be captured in a graph.
     return torch.full((), value - 2**64 if value >= 2**63 else value, dtype=torch.int64, device=device)
 
 
-def philox(counter, key):
+def philox(counter: Sequence[int | Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Philox-4x32-10 on int64 tensors whose low 32 bits are the words; the high 32 bits are ignored and undefined.
 
     counter: four tensors or ints that broadcast. Words that vary along one dimension only should be given so: the
@@ -71,16 +74,16 @@ def philox(counter, key):
         # int64 wraps around, which keeps all 64 bits of a product of two words; >> repeats the sign bit above them.
         product_0, product_1 = (c0 & _LOW_WORD) * _MULTIPLIERS[0], (c2 & _LOW_WORD) * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (product_1 >> 32) ^ (c1 ^ k0), product_1, (product_0 >> 32) ^ (c3 ^ k1), product_0
-    return c0, c1, c2, c3
+    return c0, c1, c2, c3  # type: ignore[return-value]  # tensors since the first round
 
 
-def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device):
+def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device: Device) -> Tensor:
     """The words of every block: int32 (images, blocks, 4)."""
     seed, step, first_image = noise.tensors(device)
     block = torch.arange(blocks, device=device)[None, :]
     image = (first_image + torch.arange(images, device=device))[:, None]
 
-    def words(image):
+    def words(image: Tensor) -> Tensor:
         four = philox((block, image, stream, step), (seed, seed >> 32))
         return torch.stack([word.to(torch.int32) for word in four], dim=2)
 
@@ -90,7 +93,7 @@ def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device):
     return torch.cat([words(some) for some in image.split(rows)])
 
 
-def _uniform(words: Tensor):
+def _uniform(words: Tensor) -> Tensor:
     """(k + ½) · 2⁻²³ with k = word >> 9, float32, written over the words.
 
     It is exact: k is the mantissa of a float in [1, 2), less 1 − 2⁻²⁴. The mask drops the sign that >> repeats.
@@ -99,18 +102,22 @@ def _uniform(words: Tensor):
     return bits.view(torch.float32).sub_(1.0 - 2.0**-24)
 
 
-def _of_each_part(draws: Tensor, parts: int, length: int):
+def _of_each_part(draws: Tensor, parts: int, length: int) -> Tensor:
     """(B, N·⌈length/4⌉, 4) → (B, N, length): a part's last block may have words to spare."""
     return draws.unflatten(1, (parts, -1)).flatten(2)[..., :length].contiguous()
 
 
-def occurrence_noise(noise: Noise, images: int, parts: int, cells: int, *, device=None, dtype=torch.float32):
+def occurrence_noise(
+    noise: Noise, images: int, parts: int, cells: int, *, device: Device = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """u ~ U(0, 1) for each (image, part, cell): (B, N, L) of dtype float32 or float64, never 0 or 1."""
     words = _draw_words(noise, OCCURRENCE_STREAM, images, parts * -(-cells // 4), device)
     return _of_each_part(_uniform(words), parts, cells).to(dtype)
 
 
-def appearance_noise(noise: Noise, images: int, parts: int, part_dim: int, *, device=None, dtype=torch.float32):
+def appearance_noise(
+    noise: Noise, images: int, parts: int, part_dim: int, *, device: Device = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """ε ~ N(0, 1) for each (image, part, number): (B, N, D) of dtype float32 or float64."""
     words = _draw_words(noise, APPEARANCE_STREAM, images, parts * -(-part_dim // 4), device)
     uniform = _uniform(words).to(dtype)
@@ -119,7 +126,7 @@ def appearance_noise(noise: Noise, images: int, parts: int, part_dim: int, *, de
     return _of_each_part(normals, parts, part_dim)
 
 
-def dropout_noise(noise: Noise, images: int, elements: int, *, device=None):
+def dropout_noise(noise: Noise, images: int, elements: int, *, device: Device = None) -> Tensor:
     """Fair coins, bool (images, elements): coin i is bit i mod 32 of word i // 32 mod 4 of block i // 128."""
     words = _draw_words(noise, DROPOUT_STREAM, images, -(-elements // 128), device)
     bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=device) & 1

@@ -119,20 +119,25 @@ class Categorical:
         return nats + (p[:, -1] * (normalised[:, -1] - math.log1p(-parts * prior))).sum(1)
 
 
-DISTRIBUTIONS = {"bernoulli": Bernoulli, "categorical": Categorical}
+Distribution = type[Bernoulli] | type[Categorical]
+DISTRIBUTIONS: dict[str, Distribution] = {"bernoulli": Bernoulli, "categorical": Categorical}
 
 
-def _uniform(normalised, noise):
+def _uniform(normalised: Tensor, noise: Noise) -> Tensor:
     return occurrence_noise(noise, *normalised.shape, device=normalised.device, dtype=normalised.dtype)
 
 
-def occurrence_weights(distribution, normalised: Tensor) -> Tensor:
+def occurrence_weights(distribution: Distribution, normalised: Tensor) -> Tensor:
     """w (B, N, L), the share of each cell in a part's occurrence, formed in log space; sums to one over cells."""
     return distribution.log_probability(normalised).softmax(-1)
 
 
 def sample_occurrence(
-    distribution, normalised: Tensor, temperature: float | Tensor, noise: Noise | None, straight_through: bool
+    distribution: Distribution,
+    normalised: Tensor,
+    temperature: float | Tensor,
+    noise: Noise | None,
+    straight_through: bool,
 ) -> Tensor:
     """The y (B, N, L) to place: the relaxed sample or its decision; without noise p."""
     if noise is None:

@@ -74,18 +74,27 @@ def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return projected.permute(2, 1, 0, 3) + bias.reshape(2, 1, parts, -1)
 
 
-def _second_half(normalised, mean, log_variance, grid, like, options, draw):
+def _second_half(
+    normalised: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    grid: tuple[int, int],
+    like: Tensor,
+    options: BottleneckOptions,
+    draw: Draw,
+) -> tuple[Tensor, ...]:
     """Sample, place and measure; the code gets the dtype and memory format of `like`."""
     distribution = DISTRIBUTIONS[options.occurrence]
     z = mean
-    if draw.sample:
-        epsilon = appearance_noise(draw.noise, *mean.shape, device=mean.device, dtype=mean.dtype)
-        z = mean + torch.exp(0.5 * log_variance) * epsilon
     noise = draw.noise if draw.sample else None
+    if noise is not None:
+        epsilon = appearance_noise(noise, *mean.shape, device=mean.device, dtype=mean.dtype)
+        z = mean + torch.exp(0.5 * log_variance) * epsilon
     y = sample_occurrence(distribution, normalised, draw.temperature, noise, options.straight_through)
     code = (z[..., None] * y[:, :, None]).flatten(1, 2).unflatten(2, grid)
     distance = mean - options.appearance_prior_mean
     kl_appearance = 0.5 * (distance.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
+    assert options.occurrence_prior is not None  # of_parts has filled it in
     kl_occurrence = distribution.divergence(normalised, options.occurrence_prior)
     code = code.to(like.dtype).contiguous(memory_format=memory_format(like))
     return code, mean, log_variance.exp(), kl_appearance, kl_occurrence

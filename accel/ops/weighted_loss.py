@@ -49,7 +49,7 @@ def weighted_squared_error(
     return (_gradient_energy_weights(images.detach(), patch_size) * squared_error).sum((1, 2, 3))
 
 
-def _check_patches(function, images, patch_size):
+def _check_patches(function: str, images: Tensor, patch_size: int) -> None:
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"{function}: images must be (B, C, H, W) with C, H, W ≥ 1, got {tuple(images.shape)}")
     if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
@@ -58,13 +58,13 @@ def _check_patches(function, images, patch_size):
         )
 
 
-def _patches(images, patch_size):
+def _patches(images: Tensor, patch_size: int) -> Tensor:
     """(B, C, H, W) → (B, C, H/p, p, W/p, p)."""
     batch, channels, height, width = images.shape
     return images.reshape(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
 
 
-def _gradient_energy_weights(images, patch_size):
+def _gradient_energy_weights(images: Tensor, patch_size: int) -> Tensor:
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     up, down = padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
     left, right = padded[..., 1:-1, :-2], padded[..., 1:-1, 2:]

@@ -1,6 +1,6 @@
 """Training runs: their configuration, the step, the loop, and folders that can be resumed."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accel.training.config import TrainingConfig
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingConfig", "load_run", "train"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import, and neither `--help` nor a misspelled option needs it.
     if name == "train":
         from accel.training.loop import train

@@ -3,9 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
-
-from torch import nn
+from typing import Any, TypedDict
 
 from accel.common.files import parse_json, read_text, write_whole
 from accel.common.schema import refuse_other
@@ -26,14 +24,18 @@ CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
 LEFT_OUT = "left-out.txt"  # files of the data that could not be read, if there are any
 
 
-def load_run(folder: str | Path) -> tuple[nn.Module, TrainingConfig]:
-    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration."""
+def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
+    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration.
+
+    Nothing in the files is executed. Raises FileNotFoundError if there is no such run, or ValueError that names a file
+    that is damaged or something else.
+    """
     folder = Path(folder)
     config = TrainingConfig.from_json_file(folder / CONFIG)
     return model_class(config.system).from_pretrained(folder / MODEL).eval(), config
 
 
-def read_history(folder: Path) -> list[dict]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
 
     Raises ValueError that names the file if it is something else.
@@ -47,7 +49,7 @@ def read_history(folder: Path) -> list[dict]:
     return lines
 
 
-def write_texts(folder: Path, config: TrainingConfig, history: list[dict]) -> None:
+def write_texts(folder: Path, config: TrainingConfig, history: list[dict[str, Any]]) -> None:
     """Writes the configuration and one line an epoch; raises OSError with a sentence."""
     lines = "".join(json.dumps(line) + "\n" for line in history)
     texts = {CONFIG: config.to_json(), HISTORY: lines}

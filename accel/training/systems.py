@@ -10,6 +10,7 @@ from torch.nn import functional
 from accel import models
 from accel.models import Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
+from accel.models.pretrained import Pretrained
 from accel.ops import Noise
 from accel.training import processes
 from accel.training.catalogue import BOTTLENECK, SYSTEMS
@@ -186,7 +187,7 @@ def trainer_class(system: str) -> type[System]:
     return TRAINERS[SYSTEMS[system].trainer]
 
 
-def model_class(system: str) -> type[nn.Module]:
+def model_class(system: str) -> type[Pretrained]:
     """The class that the model of the system of this name is made of."""
     return getattr(models, SYSTEMS[system].model)
 

@@ -1,0 +1,28 @@
+"""API pages from the docstrings: HTML that needs no network.
+
+python docs/build.py [FOLDER]                   build/api by default
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pdoc
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = ("accel", "accel.ops", "accel.models", "accel.training", "accel.data", "reference")
+
+
+def build(folder: Path) -> None:
+    """Writes a page for each public package, an index and a search into the folder."""
+    sys.path.insert(0, str(ROOT))
+    for package in map(importlib.import_module, PUBLIC):
+        for name in package.__all__:
+            # Some names are imported when they are first used, and pdoc looks at what is there.
+            setattr(package, name, getattr(package, name))
+    pdoc.render.configure(docformat="google")
+    pdoc.pdoc(*PUBLIC, output_directory=folder)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "api")

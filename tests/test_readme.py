@@ -1,0 +1,60 @@
+"""The README's Python is what a reader can paste."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.test_release import release_checkpoint
+
+README = Path(__file__).parent.parent / "README.md"
+
+# What the snippets take from their reader: a batch of images, the number of the training step, and in the current
+# folder a checkpoint of the authors' code.
+PRELUDE = {"images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), "step": 0}
+CHECKPOINT = "checkpoint.pt"
+
+
+def snippets(text):
+    """(line, source) of every block of Python."""
+    blocks = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: block.start(1)].count("\n"), block[1]) for block in blocks]
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """The names that are there after all snippets, in their order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(release_checkpoint(), CHECKPOINT)
+    names = dict(PRELUDE)
+    for line, source in snippets(README.read_text()):
+        exec(compile("\n" * line + source, str(README), "exec"), names)
+    return names
+
+
+def test_every_snippet_runs(executed):
+    assert len(snippets(README.read_text())) >= 2
+    model = executed["model"]
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    for name in ("patch_bottleneck", "pooled_patch_bottleneck", "weighted_squared_error"):
+        assert callable(executed[name])
+
+
+def test_a_comment_s_shapes_are_those_of_what_it_describes(executed):
+    posterior, model = executed["posterior"], executed["model"]
+    sizes = {"B": len(PRELUDE["images"]), "N": model.num_parts, "D": model.part_dim}
+    sizes |= dict(zip("hw", model.grid, strict=True))
+    described = re.findall(r"\.(\w+) \(([A-Za-z, ]+)\)", README.read_text())
+    described = [(name, axes) for name, axes in described if hasattr(posterior, name)]
+    assert described
+    for name, axes in described:
+        assert tuple(getattr(posterior, name).shape) == tuple(sizes[axis] for axis in axes.split(", "))
+
+
+@pytest.mark.parametrize("bad", ["undefined_name", "from accel import Nothing", "import accel; accel.elbo()"])
+def test_a_snippet_that_fails_is_noticed(bad):
+    ((line, source),) = snippets(f"text\n```python\n{bad}\n```\n")
+    assert line == 2
+    with pytest.raises((NameError, ImportError, TypeError)):
+        exec(source, dict(PRELUDE))
