@@ -5,14 +5,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from tests.models.test_release import release_checkpoint
 
 README = Path(__file__).parent.parent / "README.md"
 
-# What the snippets take from their reader: a batch of images, the number of the training step, and in the current
-# folder a checkpoint of the authors' code.
-PRELUDE = {"images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), "step": 0}
+
+def labelled(count):
+    """A torch Dataset of so many images in [0, 1] and labels."""
+    return TensorDataset(torch.rand(count, 3, 32, 32), torch.arange(count) % 2)
+
+
+# What the snippets take from their reader: a batch of images, the number of the training step, two torch Datasets, and
+# in the current folder a checkpoint of the authors' code.
+PRELUDE = {
+    "images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8),
+    "step": 0,
+    "train_set": labelled(32),
+    "test_set": labelled(4),
+}
 CHECKPOINT = "checkpoint.pt"
 
 
