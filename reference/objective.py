@@ -24,7 +24,8 @@ class Elbo:
 def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
     """mean over images of  R + β_app · KL_app + β_occ · KL_occ.
 
-    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,).
+    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,). The divergence of a
+    ground (layers.py) is added to it as it is, and so is its derivative, 1/B.
     R = Σ ω (x − x̂)², with ω = 1 unless weighted.
     """
     if weighted:

@@ -10,6 +10,9 @@ PATCHVAE_ONLY = frozenset(
     {
         "head",
         "head_kernel_size",
+        "places",
+        "decoder",
+        "ground",
         "beta_occ",
         "warm_up",
         "temperature",

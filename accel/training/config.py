@@ -10,7 +10,8 @@ from accel.common.files import read_json
 from accel.common.options import SEED, Check, above, at_least, device_option, option
 from accel.training.catalogue import SYSTEMS
 
-ENCODERS = ("paper", "release", "resnet18", "small")
+ENCODERS = ("paper", "release", "resnet18", "small", "fine")
+DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
 
 # The main job: finds the built-in parts within three minutes on two CPU cores.
@@ -98,6 +99,18 @@ class TrainingConfig(BottleneckOptions):
         "model",
         "side of the heads' convolutions",
         check=Check("odd and positive", lambda size: size > 0 and size % 2 == 1),
+    )
+    places: int = option(
+        1, "model", "cells of the encoder a side that make a cell of parts, which lie at one of them", check=at_least(1)
+    )
+    decoder: str = option(
+        "pyramid", "model", "how codes become pixels: templates draw one picture for each number", choices=DECODERS
+    )
+    ground: int = option(
+        0,
+        "model",
+        "points a side of what lies behind the parts, a few colours with a code of their own; 0 for none",
+        check=Check("0, or at least 2", lambda points: points == 0 or points >= 2),
     )
     weights: str | None = option(
         None, "model", "file of torchvision's ResNet-18 that supervised starts from", absent="random weights"

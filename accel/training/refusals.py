@@ -30,7 +30,7 @@ def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None
 def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
     """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
     height, width = dataset.train.images.shape[1:3]
-    scale = scale_of(config.encoder)
+    scale = scale_of(config.encoder) * config.places
     if height % scale or width % scale:
         nearest = max(scale, round(min(height, width) / scale) * scale)
         raise ValueError(
