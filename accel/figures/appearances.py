@@ -38,9 +38,8 @@ def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Ten
     every = posterior.appearance_mean.repeat(len(appearances), 1, 1)
     every[:, part] = appearances
     code = code_of(every, posterior.occurrence.expand(len(every), -1, -1, -1)).to(posterior.code.dtype)
-    setting = model.setting(posterior)
-    repeated = {name: x if x is None else x.expand(len(every), -1, -1, -1) for name, x in setting.items()}
-    return model.decode(code, **repeated)
+    setting = {name: x.expand(len(every), -1, -1, -1) for name, x in model.setting(posterior).items()}
+    return model.decode(code, **setting)
 
 
 def most_different(vectors: np.ndarray) -> tuple[int, np.ndarray]:

@@ -130,8 +130,8 @@ class Autoencoder(Backbone):
             posterior = self.encode(images)
             return self.decode(posterior.code, **self.setting(posterior))
 
-    def setting(self, posterior) -> dict[str, Tensor | None]:
-        """What `decode` needs of a posterior beside a code, by argument; nothing of most models."""
+    def setting(self, posterior: object) -> dict[str, Tensor]:
+        """What `decode` takes of a posterior beside a code, by argument; of most models nothing."""
         return {}
 
 

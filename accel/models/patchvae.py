@@ -179,8 +179,9 @@ class PatchVAE(Autoencoder):
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, temperature, noise, sample)
-        reconstruction = self.decode(posterior["code"], posterior["places"], posterior["ground"])
-        return PatchVAEOutput(**posterior, reconstruction=reconstruction)
+        posterior = PatchPosterior(**posterior)
+        reconstruction = self.decode(posterior.code, **self.setting(posterior))
+        return PatchVAEOutput(**vars(posterior), reconstruction=reconstruction)
 
     def encode(self, images: Tensor) -> PatchPosterior:
         """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn."""
@@ -207,8 +208,9 @@ class PatchVAE(Autoencoder):
             ground = layers.new_zeros(batch, layers.shape[1] - 1, self.ground, self.ground)
         return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
 
-    def setting(self, posterior: PatchPosterior) -> dict[str, Tensor | None]:
-        return {"places": posterior.places, "ground": posterior.ground}
+    def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
+        had = {"places": self.places > 1, "ground": self.ground > 0}
+        return {name: getattr(posterior, name) for name, has in had.items() if has}
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
@@ -228,22 +230,17 @@ class PatchVAE(Autoencoder):
         normalised = self.distribution.normalise(logits)
         occurrence = self.distribution.decide(self.distribution.argument(normalised, noise))
         code = (appearance[..., None] * occurrence[:, :, None]).reshape(count, -1, height, width)
-        places, ground = self.prior_places(count, noise), None
+        setting = {}
+        if self.places > 1:
+            even = torch.zeros(count, self.num_parts, height * width, self.places**2, device=weight.device)
+            drawn = sample_place(even, 1.0, noise, straight_through=True)
+            setting["places"] = map_of_places(drawn, self.places, self.grid)
         if self.ground:
             channels = self.config["channels"]
-            ground = ground_noise(noise, count, channels * self.ground**2, device=weight.device)
-            ground = ground.unflatten(1, (channels, self.ground, self.ground))
+            numbers = ground_noise(noise, count, channels * self.ground**2, device=weight.device)
+            setting["ground"] = numbers.unflatten(1, (channels, self.ground, self.ground))
         with in_evaluation(self):
-            return self.decode(code.to(weight.dtype), places, ground)
-
-    def prior_places(self, count: int, noise: Noise) -> Tensor | None:
-        """Places (count, N, h·k, w·k) drawn from their prior, one in each cell; None if a cell is one place."""
-        if self.places == 1:
-            return None
-        weight, cells = self.occurrence_head.weight, self.grid[0] * self.grid[1]
-        even = torch.zeros(count, self.num_parts, cells, self.places**2, device=weight.device)
-        drawn = sample_place(even, 1.0, noise, straight_through=True)
-        return map_of_places(drawn, self.places, self.grid)
+            return self.decode(code.to(weight.dtype), **setting)
 
     @classmethod
     def from_release(cls, path: str | Path) -> Self:
