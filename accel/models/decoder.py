@@ -32,6 +32,10 @@ class Decoder(nn.Module):
             width //= 2
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
 
+    def of_channels(self) -> Tensor:
+        """The weights that read the code, a view (in_channels, …)."""
+        return self.input.conv.weight.transpose(0, 1)
+
     def unbounded(self, code: Tensor) -> Tensor:
         """The same before the tanh."""
         return self.output(self.pyramid(self.input(code)))
@@ -50,6 +54,10 @@ class Templates(nn.Module):
     def __init__(self, in_channels: int, channels: int, scale: int, side: int):
         super().__init__()
         self.output = nn.ConvTranspose2d(in_channels, channels, side, scale, padding=(side - scale) // 2)
+
+    def of_channels(self) -> Tensor:
+        """The weights that read the code, a view (in_channels, …)."""
+        return self.output.weight
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The same before the tanh."""

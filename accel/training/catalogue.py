@@ -15,6 +15,7 @@ PATCHVAE_ONLY = frozenset(
         "ground",
         "beta_occ",
         "warm_up",
+        "renew",
         "temperature",
         "temperature_rate",
         "temperature_floor",

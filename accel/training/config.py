@@ -127,6 +127,13 @@ class TrainingConfig(BottleneckOptions):
     temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
     temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))
     temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
+    renew: float = option(
+        0.0,
+        "objective",
+        "split much used parts into unused ones in a run's first half, and in its second retire one of two parts whose "
+        "pictures have this cosine; 0 for neither",
+        check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
+    )
     adversarial_weight: float = option(
         1.0, "adversarial", "weight of taking the discriminator in by reconstructions", check=at_least(0)
     )

@@ -26,6 +26,7 @@ from accel.training.config import TrainingConfig
 from accel.training.held_out import measure_held_out
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
+from accel.training.renewal import retire_duplicates, split_parts
 from accel.training.resources import choose_device, load_dataset
 from accel.training.schedule import temperature_at
 from accel.training.step import TrainingStep
@@ -272,12 +273,23 @@ class Run:
         self.history.append({name: v if math.isfinite(v) else None for name, v in line.items()})
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         ledger.reset()
+        self.renew_parts()
         self.save()
         self.write_texts()
         self.write_model()
         if self.writes:
             print(terminal.epoch_line(self.system.terms, line, self.config.epochs), flush=True)
             self.warn_of_collapse(line)
+
+    def renew_parts(self) -> None:
+        """Splits much used parts in the first half of the run, and retires duplicates in the second, if wanted."""
+        if not self.config.renew or self.epoch >= self.config.epochs:
+            return
+        images = self.train_set.images
+        if 2 * self.epoch <= self.config.epochs:
+            split_parts(self.model, images, self.config.seed + self.epoch)
+        else:
+            retire_duplicates(self.model, images, self.config.renew)
 
     def warn_of_collapse(self, line: dict) -> None:
         """Says once that the code carries nothing, when it has had time to."""
