@@ -5,7 +5,7 @@
 The rungs are `accel.data.parts.RUNGS`. Of each rung, method and seed the average precision over cells is given as
 `python -m accel train` prints it: each type's part chosen on training images and measured on held-out ones. It is
 written after every row, with a table and a plot beside it; what is there is not done again, so that it may be stopped
-and continued. The seed is of the images, too.
+and continued. The seed is of the images, too. With --photographs the set of `bench/held_back.py` is measured as well.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from accel.models.encoder import Encoder
 from accel.training.config import PARTS_RECIPE, TrainingConfig
 from accel.training.held_out import evaluating, in_order
 from accel.training.loop import open_run
+from bench.held_back import held_back
 from bench.records import write
 
 IMAGES, STEPS = 8000, 2000  # drawn for training, and steps of 32 of them that a network is taught
@@ -56,8 +57,16 @@ PAPER_RECIPE = {"epochs": 8}
 NEW_RECIPE = {name: value for name, value in PARTS_RECIPE.items() if name != "train_images"}
 
 
-def dataset(rung: str, seed: int, images: int = IMAGES, tests: int = PARTS_TEST) -> Dataset:
+# The held-back set's two rungs: whether its centres lie anywhere.
+HELD_BACK = {"held back": False, "held back, anywhere": True}
+
+
+def dataset(
+    rung: str, seed: int, photographs: Path | None = None, images: int = IMAGES, tests: int = PARTS_TEST
+) -> Dataset:
     """Images of a rung with their truth, as the set `parts` is made."""
+    if rung in HELD_BACK:
+        return held_back(photographs, seed, images, tests, anywhere=HELD_BACK[rung])
     options = {"seed": seed, **RUNGS[rung]}
     train = draw_parts(images, **options)
     looks = (ALIKE if options.get("alike") else LOOKS)[: train.truth.shape[1]]
@@ -170,7 +179,7 @@ def table(rows: list[dict]) -> str:
         f"| rung | {' | '.join(methods)} |",
         "|---" * (1 + len(methods)) + "|",
     ]
-    for rung in RUNGS:
+    for rung in (*RUNGS, *HELD_BACK):
         cells = []
         for method in methods:
             values = found.get((rung, method), [])
@@ -185,7 +194,7 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     found = means(rows)
-    rungs = [rung for rung in RUNGS if (rung, CHANCE) in found]
+    rungs = [rung for rung in (*RUNGS, *HELD_BACK) if (rung, CHANCE) in found]
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for number, method in enumerate([*METHODS, CHANCE]):
@@ -203,19 +212,23 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description="How well parts are found as the generated images get harder.")
-    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS), metavar="NAME", help="of the ladder")
+    parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, *HELD_BACK], metavar="NAME", help="where (default: all)")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="to compare"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of images, weights and draws")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs behind the set that is held back")
     parser.add_argument("--results", type=Path, default=Path("bench/results/ladder.json"), help="JSON to go on with")
     given = parser.parse_args()
+    rungs = given.rungs or [*RUNGS, *(HELD_BACK if given.photographs else ())]
+    if given.photographs is None and HELD_BACK.keys() & set(rungs):
+        parser.error("the set that is held back needs --photographs")
     rows = json.loads(given.results.read_text())["results"] if given.results.exists() else []
     done = {(row["rung"], row["method"], row["seed"]) for row in rows}
     for seed in given.seeds:
-        for rung in given.rungs:
+        for rung in rungs:
             missing = [method for method in given.methods if (rung, method, seed) not in done]
-            data = dataset(rung, seed) if missing else None
+            data = dataset(rung, seed, given.photographs) if missing else None
             for method in missing:
                 rows.append(measure(rung, method, seed, data))
                 write(given.results, "mean average precision over cells", rows, recipe=NEW_RECIPE)
