@@ -142,6 +142,12 @@ class TrainingConfig(BottleneckOptions):
     )
 
     learning_rate: float = option(1e-4, "optimisation", "step size of Adam", check=above(0))
+    decay: float = option(
+        0.0,
+        "optimisation",
+        "share of the epochs, the last ones, over which the learning rate falls towards 0",
+        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+    )
     batch_size: int = option(128, "optimisation", "images a step", check=at_least(1))
     epochs: int = option(
         90, "optimisation", "passes over the training images; 0 keeps the initial weights", check=at_least(0)

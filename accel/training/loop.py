@@ -28,7 +28,7 @@ from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
 from accel.training.renewal import retire_duplicates, split_parts
 from accel.training.resources import choose_device, load_dataset
-from accel.training.schedule import temperature_at
+from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
@@ -210,6 +210,11 @@ class Run:
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
+        if self.config.decay:
+            rate = learning_rate(self.epoch, self.config.epochs, self.config.learning_rate, self.config.decay)
+            for optimiser in self.system.optimisers.values():
+                for group in optimiser.param_groups:
+                    group["lr"].fill_(rate)  # on the device, where a captured step reads it
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
         bar = progress(len(self.batches), initial=self.batch, shown=self.writes, desc=label, unit="step")
