@@ -14,6 +14,7 @@ class Preset:
     blocks: tuple[int, ...]  # residual blocks in each stage
     width: int = 64  # channels of the stem and of the first stage; every further stage has twice as many
     fine: bool = False  # keeps the stem's grid of 2 pixels a cell: no pooling, and no stage halves it
+    places: int = 1  # of its cells a side that make a cell of PatchVAE's parts, unless another number is asked for
 
 
 PRESETS = {
@@ -21,17 +22,23 @@ PRESETS = {
     "release": Preset((2, 2)),  # what the authors' code builds
     "resnet18": Preset((2, 2, 2, 2)),  # He et al. 2016, for ImageNet
     "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
-    "fine": Preset((1, 1), width=24, fine=True),  # to say where within 8 pixels a part lies: `places` of PatchVAE
+    "fine": Preset((1, 1), width=24, fine=True, places=4),  # says where within 8 pixels a part lies
 }
 
 COARSE_GRID = 4
 
 
+def layout_of(preset: str) -> Preset:
+    """The preset of this name; ValueError if there is none."""
+    if preset not in PRESETS:
+        raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
+    return PRESETS[preset]
+
+
 def scale_of(preset: str) -> int:
     """Pixels a cell: the stem's 4, and twice as many after every stage but the first; 2 on a fine grid."""
-    if PRESETS[preset].fine:
-        return 2
-    return 2 ** (len(PRESETS[preset].blocks) + 1)
+    layout = layout_of(preset)
+    return 2 if layout.fine else 2 ** (len(layout.blocks) + 1)
 
 
 def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
@@ -78,9 +85,7 @@ class Encoder(nn.Module):
 
     def __init__(self, preset: str = "paper", channels: int = 3, norm: Callable[[int], nn.Module] = nn.BatchNorm2d):
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
-        layout = PRESETS[preset]
+        layout = layout_of(preset)
         width = layout.width
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)

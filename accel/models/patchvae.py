@@ -28,7 +28,7 @@ from accel.ops.placement import (
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
 from .decoder import Templates
-from .encoder import coarse_grid, coarse_vector
+from .encoder import coarse_grid, coarse_vector, layout_of
 from .release import read_release
 
 DECODERS = ("pyramid", "templates")
@@ -68,8 +68,9 @@ class PatchVAE(Autoencoder):
 
     image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
     everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
-    num_parts N, part_dim D. encoder: "paper", "release" or "small" (a cell of 8 pixels), "resnet18" (32) or "fine" (2).
-    places k: a cell is k × k of the encoder's cells, and an occurrence lies at one of them (reference/placement.py).
+    num_parts N, part_dim D. encoder: "paper", "release" or "small" (a cell of 8 pixels), "resnet18" (32) or "fine".
+    places k: a cell is k × k of the encoder's cells, and an occurrence lies at one of them (reference/placement.py); by
+        default 4 with the encoder "fine", whose cells thus have 8 pixels, too, and 1 with any other.
     decoder: "pyramid", the paper's, or "templates", one picture for each number of the code, which add up.
     ground: points a side of the ground's lattice, 0 for no ground (reference/layers.py).
     head_kernel_size: k of the heads' k×k convolutions, odd.
@@ -102,12 +103,14 @@ class PatchVAE(Autoencoder):
         encoder: str = "paper",
         head: str | None = None,
         head_kernel_size: int = 3,
-        places: int = 1,
+        places: int | None = None,
         decoder: str = "pyramid",
         ground: int = 0,
         backend: str | None = None,
         **options: Any,
     ):
+        if places is None:
+            places = layout_of(encoder).places
         check_positive(num_parts=num_parts, part_dim=part_dim, head_kernel_size=head_kernel_size, places=places)
         if decoder not in DECODERS:
             raise ValueError(f"decoder must be 'pyramid' or 'templates', got {decoder!r}")

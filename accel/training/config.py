@@ -17,20 +17,31 @@ HEADS = ("pooled", "separate", "fused")
 # The main job: finds the built-in parts within three minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
-    "encoder": "small",
+    "encoder": "fine",
+    "decoder": "templates",
+    "ground": 2,
     "num_parts": 20,
     "part_dim": 1,
     "occurrence": "categorical",
+    "occurrence_prior": 0.02,
     "beta_app": 3.0,
-    "beta_occ": 3.0,
-    "warm_up": 1000,
+    "beta_occ": 1.5,
+    "warm_up": 700,
+    "renew": 0.85,
     "appearance_prior_mean": 2.0,
     "temperature_rate": 1e-3,
     "temperature_floor": 0.3,
     "learning_rate": 2e-3,
+    "decay": 0.4,
     "batch_size": 32,
     "epochs": 8,
 }
+
+# The same for systems that have no parts, and no use for a finer grid.
+OTHER_PARTS_RECIPE = {
+    name: PARTS_RECIPE[name]
+    for name in ("train_images", "num_parts", "part_dim", "beta_app", "learning_rate", "batch_size", "epochs")
+} | {"encoder": "small"}
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
 CHANGEABLE = (
@@ -100,8 +111,12 @@ class TrainingConfig(BottleneckOptions):
         "side of the heads' convolutions",
         check=Check("odd and positive", lambda size: size > 0 and size % 2 == 1),
     )
-    places: int = option(
-        1, "model", "cells of the encoder a side that make a cell of parts, which lie at one of them", check=at_least(1)
+    places: int | None = option(
+        None,
+        "model",
+        "cells of the encoder a side that make a cell of parts, which lie at one of them",
+        check=at_least(1),
+        absent="4 for the encoder fine, else 1",
     )
     decoder: str = option(
         "pyramid", "model", "how codes become pixels: templates draw one picture for each number", choices=DECODERS
@@ -179,11 +194,14 @@ class TrainingConfig(BottleneckOptions):
         60.0, "run", "save after so many seconds, besides at each epoch's end", check=at_least(0)
     )
 
-    RECIPES: ClassVar = {"parts": PARTS_RECIPE}
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str:
-        """The data set's name, under which RECIPES may have defaults of its own."""
-        return "parts" if self.data is None else self.data
+        """The data set's name, under which RECIPES may have defaults of its own, for systems of its own."""
+        if self.data not in (None, "parts"):
+            return self.data
+        row = SYSTEMS.get(self.system)
+        return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
     @property
     def folder(self) -> Path:

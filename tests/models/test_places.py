@@ -5,7 +5,7 @@ import torch
 
 from accel import Noise, PatchVAE, elbo
 
-OPTIONS = {"encoder": "fine", "places": 4, "num_parts": 3, "part_dim": 2, "occurrence": "categorical"}
+OPTIONS = {"encoder": "fine", "num_parts": 3, "part_dim": 2, "occurrence": "categorical"}
 
 
 @pytest.fixture

@@ -29,17 +29,17 @@ def occur_only(model, *parts):
 
 @pytest.mark.parametrize("decoder", ["templates", "pyramid"])
 def test_a_much_used_part_is_split_until_all_are_used_alike(images, decoder):
-    model = model_of(decoder=decoder)
+    model = model_of(8, decoder=decoder)
     occur_only(model, 2)
     before = renewal.use_of_parts(model, images)
     pictures = renewal.part_pictures(model)
     made = renewal.split_parts(model, images, seed=0)
-    assert {new for new, _ in made} == {0, 1, 3}
+    assert [new for new, _ in made] == [0, 1, 3]  # four with a quarter each, which is less than MUCH of eight
     assert made[0][1] == 2
     after = renewal.use_of_parts(model, images)
     # Halving the odds of a part twice leaves what all copies together occur as it was.
     torch.testing.assert_close(after.sum(), before.sum(), rtol=1e-3, atol=0)
-    assert (after > 0.2 * before.sum()).all()
+    assert (after[:4] > 0.2 * before.sum()).all()
     same = renewal.similarities(torch.cat([renewal.part_pictures(model), pictures]), 0)[2, [0, 1, 3]]
     assert (same > 0.9).all()
     assert (same < 0.9999).all()
