@@ -1,7 +1,7 @@
 """A set that no setting was chosen on: ten types told apart by shape alone, over pieces of photographs.
 
 An image is 32 × 32 pixels and shows one to three of each of two types, eight pixels wide. The photographs are of a
-folder, of any size above 96 pixels; training images lie over pieces of their left three quarters, held-out images over
+folder, at least 128 pixels wide and 32 high; training images lie over pieces of their left three quarters, held-out images over
 pieces of the right quarter. scikit-learn's wheel holds two (CC BY 2.0), in sklearn/datasets/images.
 """
 
@@ -26,7 +26,11 @@ def photographs(folder: Path) -> list:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder}: holds no photograph ({', '.join(sorted(SUFFIXES))})")
-    return [Image.open(path).convert("RGB") for path in paths]
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    for path, picture in zip(paths, pictures, strict=True):
+        if picture.width < 4 * SIZE or picture.height < SIZE:
+            raise ValueError(f"{path}: is {picture.width}x{picture.height}, expected at least {4 * SIZE}x{SIZE} pixels")
+    return pictures
 
 
 def pieces(pictures: list, count: int, left: bool, rng: np.random.Generator) -> np.ndarray:
@@ -34,10 +38,11 @@ def pieces(pictures: list, count: int, left: bool, rng: np.random.Generator) -> 
     cut = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for number in range(count):
         picture = pictures[rng.integers(len(pictures))]
-        side = int(rng.integers(SIZE, 3 * SIZE, endpoint=True))
         border = int(LEFT * picture.width)
-        low, high = (0, border - side) if left else (border, picture.width - side)
-        x, y = int(rng.integers(low, max(low + 1, high))), int(rng.integers(0, picture.height - side + 1))
+        low, high = (0, border) if left else (border, picture.width)
+        side = int(rng.integers(SIZE, min(3 * SIZE, high - low, picture.height), endpoint=True))
+        x = int(rng.integers(low, high - side, endpoint=True))
+        y = int(rng.integers(0, picture.height - side, endpoint=True))
         cut[number] = picture.resize((SIZE, SIZE), box=(x, y, x + side, y + side))
     return cut
 

@@ -20,9 +20,9 @@ from accel.training.held_out import evaluating, in_order
 FEW = 512  # images on which it is measured how often parts occur
 CONSIDERED = 0.1  # a probability below which an occurrence does not count: early in a run every part is that likely
 RARE = 0.02  # occurrences an image below which a part is not in use
-MUCH = 2.5  # times what each part would have if all occurred equally often: a part that occurs more may be split
+MUCH = 3.0  # times what each part would have if all occurred equally often: a part that occurs more may be split
 SPREAD = 0.1  # of a copy's deviation from its original, in standard deviations of the weights
-NEVER = -30.0  # logit of a retired part
+NEVER = -1e4  # logit of a retired part, whose probability is 0 in every precision
 
 
 def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
