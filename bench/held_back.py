@@ -1,8 +1,8 @@
 """A set that no setting was chosen on: ten types told apart by shape alone, over pieces of photographs.
 
 An image is 32 × 32 pixels and shows one to three of each of two types, eight pixels wide. The photographs are of a
-folder, at least 128 pixels wide and 32 high; training images lie over pieces of their left three quarters, held-out images over
-pieces of the right quarter. scikit-learn's wheel holds two (CC BY 2.0), in sklearn/datasets/images.
+folder, at least 128 pixels wide and 32 high; training images lie over pieces of their left three quarters, and held-out
+images over pieces of the right quarter. scikit-learn's wheel holds two (CC BY 2.0), in sklearn/datasets/images.
 """
 
 from pathlib import Path

@@ -83,5 +83,5 @@ def test_a_folder_without_large_photographs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no photograph"):
         held_back.photographs(tmp_path)
     pillow.new("RGB", (100, 50)).save(tmp_path / "small.png")
-    with pytest.raises(ValueError, match="small.png: is 100x50, expected at least 128x32"):
+    with pytest.raises(ValueError, match=r"small\.png: is 100x50, expected at least 128x32"):
         held_back.photographs(tmp_path)
