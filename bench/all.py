@@ -3,12 +3,13 @@
     python bench/all.py [--quick] [--only STAGE …] [--output FOLDER]
 
 First all kernels that are timed are compiled, on all cores; then come the tests that need a GPU, training beside what
-others would write, the operators, a trace, the same bits twice, and a whole run. Each stage has its own limit of time
-and writes its results as they come, so a stage that runs out of time, or fails, leaves what it had, and the others
-still run. --quick ends within eight minutes, with short timings and few shapes. Without it come wider sweeps, part
-times, other tiles, some tests under compute-sanitizer's memcheck and racecheck (every tensor in an allocation of its
-own: in PyTorch's cache, past the end of one lies another), and at last, where CIFAR-10 lies in data/, the paper's
-first table. What a stage lacks (a GPU, pytest, compute-sanitizer) is said, and the stage skipped.
+others would write, the operators, a trace, other sizes of training, more tests, a whole run, and the same bits twice.
+Each stage has its own limit of time and writes its results as they come, so a stage that runs out of time, or fails,
+leaves what it had, and the others still run. --quick ends within eight minutes, with short timings and few shapes.
+Without it come wider sweeps, part times, other tiles, some tests under compute-sanitizer's memcheck and racecheck
+(every tensor in an allocation of its own: in PyTorch's cache, past the end of one lies another), and at last, where
+CIFAR-10 lies in data/, the paper's first table. What a stage lacks (a GPU, pytest, compute-sanitizer) is said, and
+the stage skipped.
 
 At the end: a table of all stages, and exit status 1 if any failed.
 """
@@ -48,6 +49,9 @@ def plan(folder, quick):
     def tests(name, minutes, *arguments):
         return stage(name, "gpu_tests", arguments, minutes, (*TESTING, GPU), hurry=False, kind="jsonl")
 
+    def training(configuration, minutes):
+        return stage(f"training {configuration.short}", "training", ["--only", configuration.short], minutes)
+
     def kernels(name):
         extra = [] if quick else ["--sweep"]
         extra += [] if lacking("matplotlib") else ["--plot", folder / f"{name}.png"]
@@ -55,21 +59,23 @@ def plan(folder, quick):
 
     yield stage("compile", "compile", [], 1, ("triton",))
     yield tests("graphs", 1, FAST, "-m", "gpu", "-k", "not compiled")
-    yield tests("compiled graphs", 1.5, FAST, "-m", "gpu", "-k", "compiled")
     others = ["tests/kernels", "tests/ops", "tests/training", "-m", "gpu", "--ignore", FAST]
     yield tests("gpu tests", 0.75, *others)
-    few = ["--examples", 4] if quick else []  # each of other shapes, and so compiled anew
-    yield tests("kernel tests", 1, *few, "tests/kernels", "-m", "not gpu", "--ignore", "tests/kernels/test_compile.py")
-    for configuration in steps.configurations():
-        yield stage(f"training {configuration.short}", "training", ["--only", configuration.short], 1.25)
+    main, *more = steps.configurations()
+    yield training(main, 2)
     yield kernels("bottleneck")
     yield kernels("weighted_loss")
-    traced = ["--only", steps.configurations()[0].short] if quick else []
-    yield stage("trace", "tracing", [*traced, "--folder", folder / "traces"], 0.5, hurry=False)
+    traced = ["--only", main.short] if quick else []
+    yield stage("trace", "tracing", [*traced, "--folder", folder / "traces"], 0.75, hurry=False)
+    for configuration in reversed(more):
+        yield training(configuration, 1.25)
+    yield tests("compiled graphs", 1.5, FAST, "-m", "gpu", "-k", "compiled")
+    few = ["--examples", 4] if quick else []  # each of other shapes, and so compiled anew
+    yield tests("kernel tests", 1, *few, "tests/kernels", "-m", "not gpu", "--ignore", "tests/kernels/test_compile.py")
     if not quick:
         yield from sanitized(folder)
-    yield stage("determinism", "determinism", [], 0.75)
     yield stage("whole run", "whole_run", [] if CUDA else TINY_RUN, 1.5, hurry=False)
+    yield stage("determinism", "determinism", [], 0.75)
     yield stage("parts", "parts", [], 1)
     if not quick:
         for name in ("overhead", "blocks"):

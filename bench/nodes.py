@@ -23,6 +23,7 @@ from unittest import mock
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.training.compilation import GENERATED
 from bench import steps
 from bench.compile import PRETENDED, launch_fused_operators, stand_in_for_a_gpu
 from bench.timing import CUDA
@@ -144,7 +145,7 @@ def generated(graph, inputs, backward):
     with (
         pretended_cuda(),
         mock.patch.object(GraphLowering, "compile_to_module", stop),
-        config.patch(fx_graph_cache=False, compile_threads=1),
+        config.patch(fx_graph_cache=False, compile_threads=1, **GENERATED),
         torch._guards.tracing(torch._guards.TracingContext(fake)),
         V.set_fake_mode(fake),
     ):

@@ -1,6 +1,7 @@
 """A classifier trained on a run's encoder: fine-tuned from some layer on, or a linear one on its features."""
 
 import contextlib
+import copy
 import math
 import shlex
 import time
@@ -22,6 +23,7 @@ from accel.models.encoder import coarse_vector
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.ops import Noise
 from accel.training.capture import Captured
+from accel.training.compilation import Compiled
 from accel.training.held_out import evaluating
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.protocols import FREEZES, TransferConfig
@@ -93,7 +95,11 @@ class Fit:
         self.autocast = execution.autocast(device)
         self.seed, self.clock = torch.tensor(config.seed, device=device), torch.tensor(0, device=device)
         self.loss = torch.zeros((), device=device)
-        self.step = Captured(self.update, device) if device.type == "cuda" else self.update
+        self.step = self.update
+        if execution.compile:
+            self.step = Compiled(self.update, lambda: copy.deepcopy((self.state(), self.loss)), self.take_back)
+        if device.type == "cuda":
+            self.step = Captured(self.step, device)
         if self.features is None:
             indices = self.train.indices
             self.image_batches = Batches(
@@ -151,11 +157,17 @@ class Fit:
         with self.autocast if self.features is None else contextlib.nullcontext():
             logits = self.logits(inputs, Noise(self.seed, self.clock)).float()
         loss = functional.cross_entropy(logits, labels)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
         self.loss += loss.detach()
+        self.descend(loss)
         self.clock += 1
+
+    @torch.compiler.disable
+    def descend(self, loss: Tensor) -> None:
+        """The optimiser's step down the gradient."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(loss.device.type, enabled=False):  # each product in the precision of its forward pass
+            loss.backward()
+        self.optimiser.step()
 
     def batches(self, epoch: int) -> Examples:
         """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
@@ -250,15 +262,32 @@ class Fit:
             "parameters": self.parameters,
         }
 
-    def save(self) -> None:
-        """Replaces the state of the unfinished transfer."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            "identity": self.identity(),
-            "encoder": self.encoder,
+    def state(self) -> dict:
+        """What a step changes, but the sum of the loss."""
+        return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "clock": self.clock,
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Gives it back, into the same tensors."""
+        self.network.load_state_dict(state["network"])
+        load_optimiser(self.optimiser, state["optimiser"])
+        self.clock.copy_(state["clock"])
+
+    def take_back(self, before: tuple[dict, Tensor]) -> None:
+        """Undoes a step whose compilation failed half way."""
+        state, loss = before
+        self.load_state(state)
+        self.loss.copy_(loss)
+
+    def save(self) -> None:
+        """Replaces the state of the unfinished transfer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = self.state() | {
+            "identity": self.identity(),
+            "encoder": self.encoder,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "best": self.best,
@@ -273,7 +302,5 @@ class Fit:
         state = load_tensors(path)
         if state["identity"] != self.identity() or state.get("encoder") != self.encoder:
             return
-        self.network.load_state_dict(state["network"])
-        load_optimiser(self.optimiser, state["optimiser"])
-        self.clock.copy_(state["clock"])
+        self.load_state(state)
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

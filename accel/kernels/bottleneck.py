@@ -15,7 +15,7 @@ from accel.common.bottleneck import BottleneckOptions
 from . import occurrence
 from .bottleneck_backward import backward_kernel
 from .bottleneck_forward import forward_kernel
-from .tiles import blocks, index_type, layouts
+from .tiles import blocks, index_type, layouts, side_by_side
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def forward(
         **how,
         LAYOUTS=map_layouts,
         SHAPE=shape,
-        BLOCKS=tile,
+        BLOCKS=(*tile, side_by_side(tile, code)),
         INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )
@@ -158,7 +158,7 @@ def backward(
         DETACH=detached,
         LAYOUTS=(*map_layouts, *(g if g is None else g.stride() for g in d_pooled)),
         SHAPE=shape,
-        BLOCKS=tile,
+        BLOCKS=(*tile, side_by_side(tile, code_like)),
         INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )

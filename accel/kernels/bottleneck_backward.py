@@ -7,8 +7,9 @@ kept between the two passes but the inputs.
 import triton
 import triton.language as tl
 
+from .noise import drawing_kernel
 from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, load_map, part_tile, store_map
+from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
 
 # Places in the maps, after those that both passes have.
 D_LOGITS, D_MEAN, D_LOG_VARIANCE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
@@ -56,15 +57,16 @@ def gather_samples(
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
+    FOLD: tl.constexpr = BLOCKS[3]
     image, parts, channels, part_inside, inside = tile
-    z_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    z_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
         logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
-        z_sum += d_code * y[:, :, None]
+        z_sum += folded(d_code * y[:, :, None], FOLD)
         if CATEGORICAL:
             d_y = tl.sum(d_code * z[None, :, :], axis=2)
             tl.store(coupled[0] + scratch_places(image, cells, parts, N, L), d_y, mask=cell_inside)
@@ -125,7 +127,7 @@ def spread_gradients(
                 store_map(maps[D_LOGITS], d_logit, image, cells, parts, cell_inside, LAYOUTS, D_LOGITS)
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def backward_kernel(
     maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
     statistics,  # of categorical cells, else None
@@ -147,7 +149,7 @@ def backward_kernel(
     DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, and how many of these a thread holds side by side
     INDEX: tl.constexpr,
 ):
     """All gradients: reads the code's gradient and a once, and with detached weights and the geometric rule no other

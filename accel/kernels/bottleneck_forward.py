@@ -9,11 +9,12 @@ parts, the channels of their numbers, and which of both exist.
 import triton
 import triton.language as tl
 
-from .noise import normal_noise
+from .noise import drawing_kernel, normal_noise
 from .occurrence import divergence, load_cells, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, load_map, log_sigmoid, part_tile, store_map
+from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
 
 NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: the logarithm of no weight at all
+LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite: differences of it are numbers
 
 
 @triton.jit
@@ -58,18 +59,19 @@ def pool_geometric(
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
+    FOLD: tl.constexpr = BLOCKS[3]
     image, parts, channels, part_inside, inside = tile
-    weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
-    mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
-    spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
+    weight_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N], tl.float32)
+    mean_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
+    spread_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
         spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
         weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
-        weight_sum += weight
-        mean_sum += weight[:, :, None] * mean
-        spread_sum += weight[:, :, None] * spread
+        weight_sum += folded(weight, FOLD)
+        mean_sum += folded(weight[:, :, None] * mean, FOLD)
+        spread_sum += folded(weight[:, :, None] * spread, FOLD)
     total = tl.sum(weight_sum, axis=0)
     share = (1.0 / total)[:, None]
     return tl.sum(mean_sum, axis=0) * share, tl.sum(spread_sum, axis=0) * share, total
@@ -87,40 +89,32 @@ def pool_arithmetic(
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
+    FOLD: tl.constexpr = BLOCKS[3]
     image, parts, channels, part_inside, inside = tile
-    weight_sum = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
-    mean_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
-    spread_sum = tl.zeros([BLOCK_L, BLOCK_N, BLOCK_D], tl.float32)
-    tallest = tl.full([BLOCK_L, BLOCK_N, BLOCK_D], NOTHING, tl.float32)
-    if BLOCK_L >= L:
-        # All cells at once: relative to the largest of all.
-        cells, cell_inside, map_inside = cell_tile(0, L, BLOCK_L, part_inside, inside, INDEX)
-        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
-        top = tl.max(spread, axis=0)
+    weight_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N], tl.float32)
+    mean_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
+    spread_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
+    tallest = tl.full([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], LOWEST, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
         spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
         weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
-        if BLOCK_L < L:
-            taller = tl.maximum(tallest, spread)
-            spread_sum *= tl.exp(tallest - taller)
-            tallest = taller
-            spread = tl.exp(spread - taller)
-        else:
-            spread = tl.exp(spread - top[None, :, :])
-        weight_sum += weight
-        mean_sum += weight[:, :, None] * mean
-        spread_sum += weight[:, :, None] * spread
-    if BLOCK_L < L:
-        top = tl.max(tallest, axis=0)
-        spread_sum *= tl.exp(tallest - top[None, :, :])
+        neighbours = tl.reshape(spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))
+        taller = tl.maximum(tallest, tl.max(neighbours, axis=1))
+        spread = tl.reshape(tl.exp(neighbours - taller[:, None, :, :]), (BLOCK_L, BLOCK_N, BLOCK_D))
+        spread_sum = spread_sum * tl.exp(tallest - taller) + folded(weight[:, :, None] * spread, FOLD)
+        tallest = taller
+        weight_sum += folded(weight, FOLD)
+        mean_sum += folded(weight[:, :, None] * mean, FOLD)
+    top = tl.max(tallest, axis=0)
+    spread_sum *= tl.exp(tallest - top[None, :, :])
     total = tl.sum(weight_sum, axis=0)
     share = (1.0 / total)[:, None]
     return tl.sum(mean_sum, axis=0) * share, top + tl.log(tl.sum(spread_sum, axis=0) * share), total
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
     statistics,  # of categorical cells, else None
@@ -140,7 +134,7 @@ def forward_kernel(
     HARD: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, and how many of these a thread holds side by side
     INDEX: tl.constexpr,
 ):
     """Pool over the cells, sample, place and measure: reads a, μ and s once, writes the code once.
@@ -192,8 +186,8 @@ def forward_kernel(
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
     tl.store(saved + saved_numbers + D, z, mask=inside)
     if SAMPLE:
-        # Read back, z is spread over the threads that place it; otherwise each of these would draw the noise of all its
-        # numbers for itself.
+        # Read back: otherwise every thread that places a number would draw its noise for itself, where Triton does not
+        # exchange it.
         tl.debug_barrier()
         z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)

@@ -9,6 +9,13 @@ import triton.language as tl
 OCCURRENCE_STREAM = tl.constexpr(0)
 APPEARANCE_STREAM = tl.constexpr(1)
 
+# As triton.jit, of a kernel with these arguments, each a number or a pointer to one: neither what an integer is nor
+# where a pointer points compiles it anew, perhaps in the middle of a capture.
+drawing_kernel = triton.jit(
+    do_not_specialize=["seed", "step", "first_image"],
+    do_not_specialize_on_alignment=["seed", "step", "first_image", "temperature"],
+)
+
 
 @triton.jit
 def read(number):

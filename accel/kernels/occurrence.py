@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accel.common.bottleneck import BottleneckOptions
 
-from .noise import gumbel_noise, logistic_noise, read
+from .noise import drawing_kernel, gumbel_noise, logistic_noise, read
 from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
 
 # Rows of a categorical cell's statistics (B, CELL_STATISTICS, L). All are relative to the largest logit, since
@@ -32,7 +32,7 @@ NO_DRAW = {"seed": None, "step": None, "first_image": None, "temperature": None,
 @triton.jit
 def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr):
     """What a draw of this image needs: (seed, step, image of the global batch, 1/τ)."""
-    draw = (seed, step, image, 1.0)
+    draw = (0, 0, image, 1.0)  # nothing of it is used, and older compilers give no None back
     if SAMPLE:
         draw = (read(seed), read(step), read(first_image) + image, 1.0 / read(temperature))
     return draw
@@ -141,7 +141,7 @@ def part_block(first, cells, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: t
     return parts, (cells < SHAPE[1])[:, None] & (parts < SHAPE[0])[None, :]
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def cell_kernel(
     logits,
     statistics,  # (B, CELL_STATISTICS, L); the last three are 0 unless SAMPLE
@@ -223,7 +223,7 @@ def coupled_terms(
     return slope, sample_gradient, weight_gradient, p, log_p - prior[0]
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_image"])
+@drawing_kernel
 def couple_kernel(
     logits,
     statistics,

@@ -75,6 +75,18 @@ def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, M
 
 
 @triton.jit
+def folded(tile, FOLD: tl.constexpr):
+    """(cells, …) → (cells / FOLD, …): sums of FOLD neighbours, which a thread holds itself."""
+    if FOLD == 1:
+        result = tile
+    elif len(tile.shape) == 2:
+        result = tl.sum(tl.reshape(tile, (tile.shape[0] // FOLD, FOLD, tile.shape[1])), axis=1)
+    else:
+        result = tl.sum(tl.reshape(tile, (tile.shape[0] // FOLD, FOLD, tile.shape[1], tile.shape[2])), axis=1)
+    return result
+
+
+@triton.jit
 def store_map(image_map, tile, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
     """A tile of one image, rounded to the map's dtype."""
     offsets = map_offsets(cells, channels, LAYOUTS, MAP)
@@ -120,13 +132,15 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     then stay inside a warp and nobody waits at a barrier.
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
-    - Channels-last: 128 channels side by side and 16 cells (32 of a large grid) in two warps, 32 numbers a thread;
-      where all cells are up to 64, all at once, in one warp.
+    - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of
+      numbers a thread; where all cells are up to 64, all at once, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
-    - Contiguous, more cells: 64 of them, whole lines for a warp, 64 bytes of numbers a thread.
+    - Contiguous, more cells: 256 of them, 128 in a heavy pass. Every lane then has cells of its own, so that what is
+      computed for a cell is computed once a warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28
+      in float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
     Of parts of one or two numbers a thread takes 16, of up to four 32: each has its own noise and occurrence to hold.
-    No part takes more than 2048 numbers at once, or its sums leave the registers. A heavy pass holds three tiles at
+    No part takes more than 2048 sums at once, or they leave the registers. A heavy pass holds three tiles at
     once (the arithmetic rule forward, learning weights backward) and has a table of its own, of what fits.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
@@ -134,32 +148,39 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     per_thread = 16
     if block_n * block_d * block_l > (4096 if heavy else 8192):
         size, longest, per_thread = (_heavy if heavy else _light)(block_d, cells, channels_last, item_size)
-        block_l = min(block_l, longest, max(1, 2048 // block_d))
+        block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
         per_thread = min(per_thread, max(16, 8 * block_d))
     tile = block_n, block_d, block_l
     return tile, min(8, max(1, math.prod(tile) // (32 * per_thread)))
 
 
+def side_by_side(tile: tuple[int, int, int], code: Tensor) -> int:
+    """Cells of a tile that a thread holds side by side, 16 bytes of them, if they lie so."""
+    return 1 if code.stride(1) == 1 else min(tile[2], 16 // code.element_size())
+
+
 def _light(block_d, cells, channels_last, item_size):
     """Numbers of a tile, its cells at most, and numbers a thread, of a pass that holds two tiles."""
+    longest = max(1, 2048 // block_d)
     if block_d > 64:
-        return 2048, 64, 32
+        return 2048, longest, 32
     if channels_last and cells <= 64:
-        return 2048, 64, 64
+        return 2048, min(64, longest), 64
     if channels_last:
-        return 2048, 16 if cells < 1024 else 32, 32
+        return 2048, min(16 if cells < 1024 and item_size == 4 else 32, longest), 64 // item_size
     if cells <= 64:
-        return 32 * 128 // item_size, 64, 128 // item_size
-    return 1024, 64, 64 // item_size
+        return 32 * 128 // item_size, min(64, longest), 128 // item_size
+    return 256 * max(block_d, 8), 256, 256 // item_size
 
 
 def _heavy(block_d, cells, channels_last, item_size):
     """The same of a pass that holds three."""
+    longest = max(1, 2048 // block_d)
     if block_d > 64:
-        return (2048, 8, 16) if channels_last else (1024, 8, 16)
+        return 2048 if channels_last else 1024, min(8, longest), 16
     if channels_last:
-        return 1024, 8, 16
+        return 1024, min(8, longest), 16
     if cells <= 64:
-        return 1024, 64, 32
-    return 1024, 64 if cells <= 256 else 128, 16
+        return 1024, min(64, longest), 32
+    return 128 * max(block_d, 4), 128, 64 // item_size

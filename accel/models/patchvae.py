@@ -184,7 +184,7 @@ class PatchVAE(Autoencoder):
         posterior = self._posterior(images, temperature, noise, sample)
         posterior = PatchPosterior(**posterior)
         reconstruction = self.decode(posterior.code, **self.setting(posterior))
-        return PatchVAEOutput(**vars(posterior), reconstruction=reconstruction)
+        return PatchVAEOutput(**_fields(posterior), reconstruction=reconstruction)
 
     def encode(self, images: Tensor) -> PatchPosterior:
         """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn."""
@@ -276,7 +276,7 @@ class PatchVAE(Autoencoder):
             result = patch_bottleneck(logits, *maps, **draw, **options)
         normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
         log_odds = self.distribution.log_odds(normalised)
-        posterior = {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **vars(result)}
+        posterior = {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **_fields(result)}
         posterior |= {"places": None, "ground": ground, "kl_ground": kl_ground}
         if log_q is not None:
             s = sample_place(log_q, temperature, noise, self.bottleneck.straight_through)
@@ -324,6 +324,11 @@ def _choose_head(head: str | None, variance: str) -> str:
     if head == "pooled" and variance == "arithmetic":
         raise ValueError("head='pooled' needs variance='geometric', the arithmetic rule is not linear")
     return head
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are."""
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
 
 
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:

@@ -60,13 +60,25 @@ _bottleneck = define_launch(
 
 
 def _bottleneck_gradients(
-    incoming, logits, mean, log_variance, pooled_mean, saved, statistics, draw, options, pooled, dtypes, format
+    incoming,
+    logits,
+    mean,
+    log_variance,
+    pooled_mean,
+    saved,
+    statistics,
+    draw,
+    options,
+    pooled,
+    mean_dtype,
+    log_variance_dtype,
+    format,
 ):
     d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
     if pooled:
         return d_logits, torch.empty_like(pooled_mean), torch.empty_like(pooled_mean)
     channels = pooled_mean.shape[1] * pooled_mean.shape[2]
-    return d_logits, *(empty_map(logits, channels, dtype, format) for dtype in dtypes)
+    return d_logits, *(empty_map(logits, channels, dtype, format) for dtype in (mean_dtype, log_variance_dtype))
 
 
 def _launch_bottleneck_backward(
@@ -80,7 +92,8 @@ def _launch_bottleneck_backward(
     draw,
     options,
     pooled,
-    dtypes,
+    mean_dtype,
+    log_variance_dtype,
     format,
     outputs,
 ):
@@ -93,7 +106,7 @@ def _launch_bottleneck_backward(
 _bottleneck_backward = define_launch(
     "patch_bottleneck_backward(Tensor?[] incoming, Tensor logits, Tensor? mean, Tensor? log_variance, "
     "Tensor pooled_mean, Tensor saved, Tensor statistics, Tensor[] draw, str options, bool pooled, "
-    "ScalarType[] dtypes, MemoryFormat format) -> (Tensor, Tensor, Tensor)",
+    "ScalarType mean_dtype, ScalarType log_variance_dtype, MemoryFormat format) -> (Tensor, Tensor, Tensor)",
     _bottleneck_gradients,
     _launch_bottleneck_backward,
 )
@@ -113,7 +126,7 @@ def _save_bottleneck(ctx, inputs, outputs):
         statistics,
         *draw,
     )
-    ctx.options = options, pooled, [mean.dtype, log_variance.dtype], format
+    ctx.options = options, pooled, mean.dtype, log_variance.dtype, format
     ctx.mark_non_differentiable(saved, statistics)
 
 
@@ -174,7 +187,7 @@ _pool_features = define(
 def _run_pool_features_backward(d_pooled, features, logits, kernel_size, options):
     grid, options = logits.shape[2:], BottleneckOptions.from_text(options)
     weights, statistics = _shifted_weights(logits, kernel_size, options, features.dtype)
-    d_pooled = d_pooled.flatten(1, 2).to(features.dtype)
+    d_pooled = d_pooled.flatten(1, 2)
     if memory_format(features) == torch.channels_last:
         d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
     else:
@@ -208,7 +221,10 @@ def _save_pool_features(ctx, inputs, outputs):
 
 
 def _differentiate_pool_features(ctx, d_pooled):
-    d_features, d_logits = _pool_features_backward(d_pooled, *ctx.saved_tensors, ctx.kernel_size, ctx.options)
+    features, logits = ctx.saved_tensors
+    # Brought into order here, where a compiler sees it and does it in one tiled kernel.
+    d_pooled = d_pooled.to(features.dtype).contiguous()
+    d_features, d_logits = _pool_features_backward(d_pooled, features, logits, ctx.kernel_size, ctx.options)
     detached = BottleneckOptions.from_text(ctx.options).detach_weights
     return d_features, None if detached else d_logits, None, None
 

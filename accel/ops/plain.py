@@ -63,14 +63,15 @@ def pooled_patch_bottleneck(
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """m and log v, (2, B, N, D), of features that were pooled under every shift, (B, N, k², E).
 
-    A product for each part, in whose layout the pooled features, by far the largest, are read as they are.
+    A product for each part, which reads the pooled features, by far the largest, as they are, and whose gradient of
+    them has an image's numbers side by side as well.
     """
     _, parts, shifts, channels = pooled.shape
     kernels = (
-        weight.reshape(2, parts, -1, channels, shifts).permute(1, 0, 2, 4, 3).reshape(parts, -1, shifts * channels)
+        weight.reshape(2, parts, -1, channels, shifts).permute(1, 4, 3, 0, 2).reshape(parts, shifts * channels, -1)
     )
-    projected = torch.bmm(kernels, pooled.flatten(2).permute(1, 2, 0)).unflatten(1, (2, -1))
-    return projected.permute(1, 3, 0, 2) + bias.reshape(2, 1, parts, -1)
+    projected = torch.bmm(pooled.flatten(2).transpose(0, 1), kernels).unflatten(2, (2, -1))
+    return projected.permute(2, 1, 0, 3) + bias.reshape(2, 1, parts, -1)
 
 
 def _second_half(normalised, mean, log_variance, grid, like, options, draw):

@@ -1,11 +1,18 @@
 """A training step compiled by torch.compile, which goes on without the compiler where that fails."""
 
+import logging
 import sys
 from collections.abc import Callable
 
 import torch
 import torch._functorch.config as functorch_config
+import torch._inductor.config as inductor_config
 from torch import Tensor
+
+# An optimiser's step names itself to the profiler, and that the compiler leaves this out concerns nobody.
+logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(lambda record: "Profiler" not in record.getMessage())
+
+GENERATED = {"combo_kernels": True}  # of Inductor's options: kernels that do not wait for each other become one
 
 
 class Compiled:
@@ -29,7 +36,7 @@ class Compiled:
             return
         # What is computed in float32 under autocast gets gradients in float32: by default a compiled backward pass
         # would follow the autocast of the call, and round them.
-        with functorch_config.patch(backward_pass_autocast="off"):
+        with functorch_config.patch(backward_pass_autocast="off"), inductor_config.patch(GENERATED):
             shapes = tuple(None if x is None else x.shape for x in arguments)
             if shapes in self.proven:
                 self.compiled(*arguments)

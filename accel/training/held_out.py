@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from accel.data import ImageSet
 from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.ops import Noise
+from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger
 from accel.training.systems import System
@@ -39,32 +40,49 @@ def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     return -10.0 * (((reconstruction - images) / 2.0) ** 2).mean((1, 2, 3)).log10()
 
 
-def measure_held_out(system: System, held_out: ImageSet, number: int, config: TrainingConfig) -> dict:
-    """The losses at step `number` with the same draws in every epoch, and the quality of reconstructions.
+class HeldOut:
+    """Measures a system on held-out images, again and again; on a GPU, most batches are one CUDA graph."""
 
-    Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
-    is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
-    PatchVAE: how many parts occur with a probability above one half somewhere.
-    """
-    model, quality, surest = system.model, [], []
-    with evaluating(system.networks) as device:
-        ledger = LossLedger(system.terms, device)
-        batch_size = max(config.batch_size, HELD_OUT_PIXELS // math.prod(held_out.images.shape[1:3]))
-        for number_of_batch, images in enumerate(in_order(held_out.images, batch_size, device)):
-            first, target = number_of_batch * batch_size, scaled_pixels(images, torch.float32)
-            labels = None
-            if held_out.labels is not None:
-                labels = torch.as_tensor(held_out.labels[first : first + len(images)], device=device)
-            noise = Noise(config.seed, 0, first)
-            out, losses = system.losses(target, labels, number, noise)
-            ledger.add(losses, len(images), number)
-            if model.has_decoder:
-                quality.append(psnr(model.reconstruct(images), target))
-            if model.has_parts:
-                surest.append(out.occurrence.amax((0, 2, 3)))
-        result = ledger.means()
-        if quality:
-            result["psnr"] = torch.cat(quality).mean().item()
-        if surest:
-            result["active_parts"] = int((torch.stack(surest).amax(0) > 0.5).sum())
+    def __init__(self, system: System, held_out: ImageSet, config: TrainingConfig, device: torch.device):
+        self.system, self.held_out, self.config, self.device = system, held_out, config, device
+        self.ledger = LossLedger(system.terms, device)
+        self.quality = torch.zeros((), dtype=torch.float64, device=device)
+        self.surest = torch.zeros(config.num_parts if system.model.has_parts else 0, device=device)
+        self.see = Captured(self._see, device) if device.type == "cuda" else self._see
+
+    def measure(self, number: int) -> dict:
+        """The losses at step `number` with the same draws each time, and the quality of reconstructions.
+
+        Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
+        is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
+        PatchVAE: how many parts occur with a probability above one half somewhere.
+        """
+        for sums in (self.ledger.sums, self.quality, self.surest):
+            sums.zero_()
+        images, labels = self.held_out.images, self.held_out.labels
+        batch_size = max(self.config.batch_size, HELD_OUT_PIXELS // math.prod(images.shape[1:3]))
+        step = torch.tensor(number, device=self.device)
+        with evaluating(self.system.networks):
+            for place, batch in enumerate(in_order(images, batch_size, self.device)):
+                first = place * batch_size
+                chosen = None
+                if labels is not None:
+                    chosen = torch.as_tensor(labels[first : first + len(batch)], device=self.device)
+                self.see(batch, chosen, step, torch.tensor(first, device=self.device))
+        result = self.ledger.means()
+        if self.system.model.has_decoder:
+            result["psnr"] = self.quality.item() / len(images)
+        if self.system.model.has_parts:
+            result["active_parts"] = int((self.surest > 0.5).sum())
         return result
+
+    def _see(self, images: Tensor, labels: Tensor | None, step: Tensor, first: Tensor) -> None:
+        """Adds a batch, whose images are those from the first on."""
+        model, target = self.system.model, scaled_pixels(images, torch.float32)
+        seed, none = (torch.full_like(first, number) for number in (self.config.seed, 0))
+        out, losses = self.system.losses(target, labels, step, Noise(seed, none, first))
+        self.ledger.add(losses, len(images), step)
+        if model.has_decoder:
+            self.quality += psnr(model.reconstruct(images), target).double().sum()
+        if model.has_parts:
+            self.surest.copy_(torch.maximum(self.surest, out.occurrence.amax((0, 2, 3))))

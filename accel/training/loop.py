@@ -23,7 +23,7 @@ from accel.data import Batches, Dataset
 from accel.training import checkpoint, processes, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
-from accel.training.held_out import measure_held_out
+from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
 from accel.training.renewal import retire_duplicates, split_parts
@@ -95,6 +95,7 @@ class Run:
         refuse_missing_labels(config, dataset)
         self.system = build_system(config, *images.shape[1:], dataset.num_classes, device)
         self.step = TrainingStep(self.system, config, device)
+        self.held_out = HeldOut(self.system, dataset.test, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
         self.batches = Batches(
             self.train_set,
@@ -259,7 +260,7 @@ class Run:
         """Measures, reports and saves a finished epoch."""
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
-        held_out = measure_held_out(self.system, self.dataset.test, number, config)
+        held_out = self.held_out.measure(number)
         for term in self.system.terms:
             if not math.isfinite(held_out[term]):
                 raise self.not_finite(f"held_out_{term}")

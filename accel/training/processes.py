@@ -144,12 +144,13 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
                 module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
 
 
-def average_gradients(optimiser: torch.optim.Optimizer, *_) -> None:
+def average_gradients(optimiser: torch.optim.Optimizer) -> None:
     """Replaces the gradients that an optimiser is about to follow by their means over processes.
 
-    A hook of the optimiser, since an adversarial update has several backward passes: only what is followed is sent,
-    in one message, and a CUDA graph may capture it.
+    They are sent in one message, which a CUDA graph may capture.
     """
+    if count() == 1:
+        return
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(message)

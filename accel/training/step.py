@@ -11,6 +11,7 @@ from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
 from accel.ops.backend import HAS_TRITON, OLDEST_CAPABILITY, default_backend
 from accel.training import processes
+from accel.training.alignment import align_channels
 from accel.training.capture import Captured
 from accel.training.compilation import Compiled
 from accel.training.config import TrainingConfig
@@ -105,13 +106,17 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     return Execution(precision, compiled, on_gpu, reasons)
 
 
-def choose_algorithms(deterministic: bool) -> None:
+def choose_algorithms(deterministic: bool, precision: str) -> None:
     """What a GPU's libraries may do in this process: whatever is fastest, or the same bits every time.
+
+    Beside products of bfloat16 those of float32 may be TF32, which rounds an eighth as coarsely.
 
     Asked for the same bits, PyTorch raises RuntimeError at an operation that has no such algorithm.
     """
     # Shapes are the same in every step, so trying pays; which algorithm wins is a matter of microseconds, and differs.
     torch.backends.cudnn.benchmark = not deterministic
+    if precision == "bfloat16":
+        torch.backends.cuda.matmul.allow_tf32 = True
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition, read when it starts
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -134,17 +139,19 @@ class TrainingStep:
         self.ledger = LossLedger(system.terms, device)
         self.seed = torch.tensor(config.seed, device=device)
         processes.synchronise_batch_norm(system.networks)
-        if processes.count() > 1:
-            for optimiser in system.optimisers.values():
-                optimiser.register_step_pre_hook(processes.average_gradients)
         self.clock = torch.zeros((), dtype=torch.int64, device=device)
         self.number = 0
         self.compute = self._compute
         if self.execution.compile:
+            if device.type == "cuda" and self.execution.precision == "bfloat16":
+                align_channels(system.networks)
+            for group in (g for optimiser in system.optimisers.values() for g in optimiser.param_groups):
+                # PyTorch's own fused kernel gives 65,536 numbers to a multiprocessor, the compiler's a thousand.
+                group.update(dict(fused=False, foreach=True) if group["capturable"] else {})
             self.compute = Compiled(self._compute, lambda: copy.deepcopy(self.state_dict()), self.load_state_dict)
         self.run = self._run
         if device.type == "cuda":
-            choose_algorithms(config.deterministic)
+            choose_algorithms(config.deterministic, self.execution.precision)
         else:
             # Samples of parts that are nowhere are of 10⁻⁴⁰, and a CPU computes with such numbers five times as slowly.
             torch.set_flush_denormal(True)
@@ -185,8 +192,11 @@ class TrainingStep:
 
     def _compute(self, images: Tensor, labels: Tensor | None) -> None:
         noise = Noise(self.seed, self.clock, torch.full_like(self.clock, processes.rank() * len(images)))
-        losses = self.system.update(scaled_pixels(images, torch.float32), labels, self.clock, noise)
+        _, losses = self.system.losses(scaled_pixels(images, torch.float32), labels, self.clock, noise)
         self.ledger.add(losses, len(images), self.clock)
+        # What is compiled ends here and begins again below: in this function, for one graph before and one after.
+        self.system.backward(self.system.descended_loss(losses))
+        self.system.move()
         self.clock += 1
 
     def state_dict(self) -> dict:
@@ -208,9 +218,15 @@ class TrainingStep:
             self.run.begin_again()
 
 
+HOW = "fused", "foreach", "capturable"  # an optimiser's steps are computed here, whatever it was elsewhere
+
+
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict) -> None:
-    """Optimizer.load_state_dict, but the learning rates stay the tensors that they are, with the values loaded."""
-    rates = [group["lr"] for group in optimiser.param_groups]
+    """Optimizer.load_state_dict, but the learning rates stay the tensors that they are, with the values loaded, and
+    how steps are computed stays what suits this device."""
+    kept = [{key: group[key] for key in ("lr", *HOW) if key in group} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+    for group, before in zip(optimiser.param_groups, kept, strict=True):
+        rate = before.pop("lr")
         group["lr"] = rate.copy_(group["lr"]) if isinstance(rate, Tensor) else group["lr"]
+        group.update(before)

@@ -1,5 +1,8 @@
 """The systems of the paper's tables: which networks are trained, on which losses, by which optimisers."""
 
+import functools
+import operator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,6 +11,7 @@ from accel import models
 from accel.models import Classifier, Discriminator, PatchVAE, elbo
 from accel.models.classifier import load_torchvision
 from accel.ops import Noise
+from accel.training import processes
 from accel.training.catalogue import BOTTLENECK, SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
@@ -18,14 +22,14 @@ GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each 
 class System:
     """Networks that are trained together. Subclasses say what is lost and in which order it is descended.
 
-    terms: what `losses` and `update` give, "total" first; metrics.jsonl has each as train_TERM and held_out_TERM.
+    terms: what `losses` gives, "total" first; metrics.jsonl has each as train_TERM and held_out_TERM.
     model: the network that is saved, measured and pictured. networks: all that are trained, `model` among them.
     optimisers: one for each network that learns, under the same name.
     descended: the terms whose sum is descended, each of which reaches the parameters of one network alone.
 
-    In `losses` and `update`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step,
-    which the schedules go by, and the fields of noise are numbers or 0-d tensors on the images' device. Neither
-    may wait for the device.
+    In `losses`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step,
+    which the schedules go by, and the fields of noise are numbers or 0-d tensors on the images' device. It
+    may not wait for the device.
     """
 
     terms: tuple[str, ...]
@@ -46,19 +50,22 @@ class System:
         """(the model's output, or None; each term as a 0-d tensor, a mean over images), in training and held out."""
         raise NotImplementedError
 
-    def update(self, images: Tensor, labels: Tensor | None, step, noise: Noise) -> dict[str, Tensor]:
-        """One step of every optimiser; gives the terms at the weights before it, detached."""
-        _, losses = self.losses(images, labels, step, noise)
-        self.descend(sum(losses[term] for term in self.descended))
-        return {term: value.detach() for term, value in losses.items()}
+    def descended_loss(self, losses: dict[str, Tensor]) -> Tensor:
+        """What `backward` takes, of the terms that `losses` gives."""
+        return functools.reduce(operator.add, (losses[term] for term in self.descended))
 
     @torch.compiler.disable
-    def descend(self, loss: Tensor) -> None:
-        """One step of every optimiser down the gradient of `loss`."""
+    def backward(self, loss: Tensor) -> None:
+        """Each parameter's gradient of `loss`, averaged over processes."""
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         with torch.autocast(loss.device.type, enabled=False):  # each product in the precision of its forward pass
             loss.backward()
+        for optimiser in self.optimisers.values():
+            processes.average_gradients(optimiser)
+
+    def move(self) -> None:
+        """One step of every optimiser down the gradient."""
         for optimiser in self.optimisers.values():
             optimiser.step()
 
@@ -83,7 +90,8 @@ class AutoencoderSystem(System):
     def losses(self, images, labels, step, noise):
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
-        return out, {term: value for term, value in vars(loss).items() if value is not None}
+        terms = (*AutoencoderSystem.terms, *(("kl_ground",) if self.config.ground else ()))
+        return out, {term: getattr(loss, term) for term in terms}
 
 
 class TwoPlayerSystem(System):

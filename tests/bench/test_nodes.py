@@ -40,6 +40,7 @@ def test_a_step_of_a_small_model_is_counted():
         counts[what.partition(":")[0].split(" ")[-1]] = int(number)
     # Every convolution that has a forward call has a backward one, and the bottleneck and the loss go both ways.
     assert counts["convolution"] == counts["convolution_backward"] > 0
-    assert counts["wrote"] > 0
+    # What it is today: on a GPU each more is some 2 µs a step. Lower it when there are fewer, raise it for a reason.
+    assert 0 < counts["wrote"] <= 61
     for kernel in ("forward_kernel", "backward_kernel"):
         assert kernel in done.stdout

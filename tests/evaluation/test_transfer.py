@@ -1,6 +1,8 @@
 """The transfer protocol: what is frozen stays to the bit, what is chosen is not chosen on the test set."""
 
+import copy
 import dataclasses
+import functools
 import json
 import signal
 
@@ -18,6 +20,7 @@ from accel.evaluation.transfer import transfer
 from accel.evaluation.transfer_records import record, results
 from accel.models import Classifier
 from accel.training import load_run, train
+from accel.training.compilation import Compiled
 from accel.training.interrupt import Stopped
 from accel.training.protocols import FREEZES, TransferConfig
 from accel.training.step import choose_execution
@@ -308,3 +311,25 @@ def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
     ]:
         assert cli.main(["transfer", *arguments]) == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["conv3", "linear"])
+def test_a_compiled_transfer_learns_what_an_uncompiled_one_does(run, monkeypatch, protocol):
+    # Traced as for a GPU, but run by PyTorch's own kernels: generated C++ takes a minute to compile.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model, trained_with = load_run(run)
+    cpu, options = torch.device("cpu"), TransferConfig(device="cpu", epochs=2)
+    fits = []
+    for compiled in (False, True):
+        execution = dataclasses.replace(choose_execution(trained_with, cpu), compile=compiled)
+        fit = Fit(copy.deepcopy(model), run, protocol, options, coloured(), cpu, execution)
+        fit.train_epoch()
+        fits.append(fit)
+    assert isinstance(fits[1].step, Compiled)
+    assert not fits[1].step.failed
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    for (name, got), expected in zip(
+        fits[1].network.state_dict().items(), fits[0].network.state_dict().values(), strict=True
+    ):
+        # Sums in another order, over a few steps.
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, msg=name)

@@ -33,3 +33,31 @@ def test_no_kernel_spills_registers_to_local_memory():
     assert {row["target"] for row in rows} == {f"sm_{target}" for target in compiled.TARGETS}
     spilling = [row for row in rows if row["stack"] or row["local"]]
     assert not spilling, compiled.table(spilling)
+
+
+WHERE_NUMBERS_LIE = """
+from bench import compile
+compile.prepare_here()
+import torch
+from accel import ops
+from accel.kernels import bottleneck
+from bench.compilations import counting
+bottleneck.number = lambda tensor, device: tensor  # as on a GPU: their addresses
+integers, reals = torch.arange(5), torch.ones(5)
+maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 12, 12)]
+for place in range(3):
+    noise = ops.Noise(integers[place], integers[place + 1], integers[place])
+    with counting() as kernels:
+        out = ops.patch_bottleneck(*maps, temperature=reals[place], noise=noise, occurrence="categorical")
+        out.code.sum().backward()
+    print(kernels.compiled + kernels.found)
+"""
+
+
+def test_numbers_of_a_draw_may_lie_anywhere_without_another_compilation():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", WHERE_NUMBERS_LIE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    first, *others = map(int, done.stdout.split())
+    assert first == 4  # statistics of cells, forward, backward, coupling
+    assert others == [0, 0]

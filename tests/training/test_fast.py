@@ -11,7 +11,9 @@ import torch
 
 from accel.ops import backend as backend_module
 from accel.training import TrainingConfig
+from accel.training import held_out as held_out_module
 from accel.training import step as step_module
+from accel.training.held_out import HeldOut
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
 from tests.support import assert_close
@@ -73,7 +75,7 @@ def test_compiled_is_eager_to_rounding(monkeypatch):
     steps = [make_step(tiny_config("unused", compile=compiled), images[0]) for compiled in (True, False)]
     curves = [curve(step, images) for step in steps]
     assert_follows(*curves, 1e-5, window=1)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # before and after the backward pass
     for (name, got), expected in zip(
         steps[0].system.model.named_parameters(), steps[1].system.model.parameters(), strict=True
     ):
@@ -152,18 +154,20 @@ def library_settings():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpus_libraries_try_algorithms_unless_the_same_bits_are_asked_for(
-    monkeypatch, library_settings, deterministic
+    monkeypatch, library_settings, deterministic, precision
 ):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.backends.cudnn.benchmark = deterministic
-    step_module.choose_algorithms(deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    step_module.choose_algorithms(deterministic, precision)
+    assert torch.backends.cuda.matmul.allow_tf32 == (precision == "bfloat16" and not deterministic)
     assert torch.backends.cudnn.benchmark is not deterministic
     assert torch.are_deterministic_algorithms_enabled() is deterministic
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is deterministic
     if deterministic:
         assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     reasons = choose_execution(TrainingConfig(deterministic=deterministic), torch.device("cuda")).reasons
     assert ("deterministic" in reasons) is deterministic
@@ -243,3 +247,33 @@ def test_learning_rate_is_read_by_the_graph():
     step(images[0])
     for got, expected in zip(step.system.model.parameters(), before, strict=True):
         assert torch.equal(got, expected)
+
+
+def held_out_of(system, device, pixels, monkeypatch):
+    """The measurement of tiny_dataset's held-out images in batches of so many pixels, and what measured it."""
+    monkeypatch.setattr(held_out_module, "HELD_OUT_PIXELS", pixels)
+    config = tiny_config("unused", system=system, batch_size=4, device=device.type)
+    measure = HeldOut(build_system(config, 16, 16, 3, None, device), tiny_dataset().test, config, device)
+    return measure.measure(7), measure
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_batches_make_no_difference_to_what_is_held_out(system, monkeypatch):
+    assert len(tiny_dataset().test) > 8
+    whole, _ = held_out_of(system, torch.device("cpu"), 2**20, monkeypatch)
+    parts, again = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert again.measure(7) == parts
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_graph_measures_held_out_images_as_the_cpu_does(system, monkeypatch, exact_convolutions):
+    expected, _ = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
+    got, again = held_out_of(system, torch.device("cuda"), 4 * 16 * 16, monkeypatch)
+    later = again.measure(7)
+    assert again.see.graph is not None
+    for name in expected:
+        assert got[name] == pytest.approx(expected[name], rel=1e-3), name
+        assert later[name] == pytest.approx(got[name], rel=1e-5), name  # cuDNN may have chosen other kernels

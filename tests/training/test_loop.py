@@ -15,6 +15,7 @@ from accel.data import Dataset, ImageSet
 from accel.models import elbo
 from accel.ops import Noise
 from accel.training import checkpoint, load_run, loop, step, systems, train
+from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped
 from accel.training.schedule import temperature
 from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, tiny_dataset
@@ -268,8 +269,8 @@ def test_loss_that_is_not_finite_stops_the_run(whole_run, tmp_path, monkeypatch,
 
 
 def test_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    measure = loop.measure_held_out
-    monkeypatch.setattr(loop, "measure_held_out", lambda *arguments: measure(*arguments) | {"reconstruction": math.inf})
+    measure = HeldOut.measure
+    monkeypatch.setattr(HeldOut, "measure", lambda *arguments: measure(*arguments) | {"reconstruction": math.inf})
     config = tiny_config(tmp_path / "run")
     with pytest.raises(FloatingPointError, match=r"held_out_reconstruction is not finite at step 2 \(epoch 1\)"):
         train(config, tiny_dataset())

@@ -4,14 +4,18 @@ import copy
 import dataclasses
 import functools
 import math
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accel.models import elbo, objective
 from accel.ops import Noise, weighted_squared_error
 from accel.ops.backend import HAS_TRITON
 from accel.training import processes
+from accel.training.alignment import AlignedConv2d, AlignedConvTranspose2d, align_channels
 from accel.training.config import TrainingConfig
 from accel.training.schedule import temperature
 from accel.training.step import LossLedger, TrainingStep
@@ -83,13 +87,13 @@ def test_the_default_run_loses_the_same_in_fused_kernels_and_plain_pytorch(monke
 def test_every_optimiser_averages_gradients_where_there_are_several_processes(monkeypatch, count):
     averaged = []
     monkeypatch.setattr(processes, "count", lambda: count)
-    monkeypatch.setattr(processes, "average_gradients", lambda optimiser, *_: averaged.append(optimiser))
-    config = tiny_config("unused", system="patchvae-gan")
-    step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
-    optimisers = list(step.system.optimisers.values())
-    for optimiser in optimisers:
-        optimiser.step()
-    assert averaged == (optimisers if count > 1 else [])
+    monkeypatch.setattr(processes.distributed, "all_reduce", averaged.append)
+    training = build_system(tiny_config("unused", system="patchvae-gan"), 16, 16, 3, None, torch.device("cpu"))
+    training.backward(sum(parameter.sum() for parameter in training.networks.parameters()))
+    sizes = [sum(p.numel() for p in training.networks[name].parameters()) for name in training.optimisers]
+    assert [len(message) for message in averaged] == (sizes if count > 1 else [])
+    # Every process's gradient is 1, and no message came back: half of the sum of two is what one alone has said.
+    assert {p.grad.mean().item() for p in training.networks.parameters()} == {1 / count}
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -156,3 +160,31 @@ def test_ledger_names_the_first_term_that_is_not_finite():
     assert ledger.problem() == (4, "kl_occurrence")
     ledger.reset()
     assert ledger.problem() == (4, "kl_occurrence")  # a run that has diverged stays so
+
+
+@given(
+    channels=st.integers(1, 7),
+    width=st.integers(1, 5),
+    transposed=st.booleans(),
+    stride=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_widened_convolutions_compute_the_same(channels, width, transposed, stride, seed):
+    torch.manual_seed(seed)
+    if transposed:
+        layer = torch.nn.ConvTranspose2d(width, channels, 4, stride, padding=1, bias=False).double()
+    else:
+        layer = torch.nn.Conv2d(channels, width, 3, stride, padding=1, bias=seed % 2 == 0).double()
+    images = torch.randn(2, width if transposed else channels, 6, 5, dtype=torch.float64, requires_grad=True)
+    results = []
+    for compiling in (False, True):
+        if compiling:
+            align_channels(layer)
+        with mock.patch.object(torch.compiler, "is_compiling", lambda compiling=compiling: compiling):
+            out = layer(images)
+        incoming = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        results.append([out, *torch.autograd.grad(out, [images, *layer.parameters()], incoming)])
+    assert type(layer) in (AlignedConv2d, AlignedConvTranspose2d)
+    for got, expected in zip(*results, strict=True):
+        # The same products in another order, at most 4 · 4 · 7 of them of order 1.
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)

@@ -50,6 +50,14 @@ def bigan_losses(networks, config, images, noise):
     return -(F.logsigmoid(-real) + F.logsigmoid(fake)).mean(), -(F.logsigmoid(real) + F.logsigmoid(-fake)).mean()
 
 
+def update(training, images, labels, step, noise):
+    """The step that a run takes, and the terms at the weights before it."""
+    _, losses = training.losses(images, labels, step, noise)
+    training.backward(training.descended_loss(losses))
+    training.move()
+    return {term: value.detach() for term, value in losses.items()}
+
+
 @pytest.mark.parametrize("system", [*ADVERSARIAL, "bigan"])
 def test_each_optimiser_descends_its_own_loss_by_its_own_parameters(system):
     training = build(system, adversarial_weight=3.0, feature_weight=0.5, temperature=0.7, temperature_rate=0)
@@ -61,7 +69,7 @@ def test_each_optimiser_descends_its_own_loss_by_its_own_parameters(system):
         images, _ = batch(seed=number)
         for parameter in training.networks.parameters():
             parameter.grad = torch.full_like(parameter, 1e6)  # stale
-        terms = training.update(images, None, number, Noise(3, number))
+        terms = update(training, images, None, number, Noise(3, number))
         losses = dict(zip(networks, written_out(networks, training.config, images, Noise(3, number)), strict=True))
         gradients = {
             name: torch.autograd.grad(losses[name], list(networks[name].parameters()), retain_graph=True)
@@ -87,7 +95,7 @@ def test_a_network_moves_by_its_own_optimiser_alone(system, idle):
     training = build(system)
     training.optimisers[idle].param_groups[0]["lr"].zero_()
     before = copy.deepcopy(training.networks)
-    training.update(*batch(), 0, Noise(0))
+    update(training, *batch(), 0, Noise(0))
     for name, network in training.networks.items():
         moved = [not torch.equal(a, b) for a, b in zip(network.parameters(), before[name].parameters(), strict=True)]
         assert not any(moved) if name == idle else all(moved)
@@ -99,7 +107,7 @@ def test_a_gan_without_weights_is_its_vae():
     vae = build("patchvae")
     for training in (gan, vae):
         for number in range(2):
-            training.update(images, None, 0, Noise(1, number))
+            update(training, images, None, 0, Noise(1, number))
     # A gradient of zero is added, which may turn a −0 into a 0.
     for (name, got), expected in zip(gan.model.named_parameters(), vae.model.parameters(), strict=True):
         assert_close(name, got, expected, relative=1e-6)
@@ -112,7 +120,7 @@ def test_supervised_learns_its_labels_with_dropout_that_has_an_address():
     assert torch.equal(first, training.losses(images, labels, 0, Noise(0, 1))[1]["total"])
     assert not torch.equal(first, training.losses(images, labels, 0, Noise(0, 2))[1]["total"])
     for number in range(30):
-        training.update(images, labels, 0, Noise(0, number))
+        update(training, images, labels, 0, Noise(0, number))
     terms = training.losses(images, labels, 0, Noise(0))[1]
     assert terms["total"] < first / 2
     training.model.eval()
@@ -142,7 +150,7 @@ def test_bfloat16_gives_finite_float32_losses(system):
     training = build(system)
     for number in range(2):
         with torch.autocast("cpu", torch.bfloat16):
-            terms = training.update(*batch(), 0, Noise(0, number))
+            terms = update(training, *batch(), 0, Noise(0, number))
         assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
     assert all(value.isfinite().all() for value in training.networks.state_dict().values())
 

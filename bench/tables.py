@@ -1,0 +1,41 @@
+"""The operators' results as a Markdown table, and how many times as long others take.
+
+    python bench/tables.py FILE.json …
+
+Times are those in a CUDA graph; a formulation that cannot be captured is left out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+HEAD = """\
+| both passes | ms | of a copy's bandwidth | plain PyTorch takes | the release's code takes |
+|---|---|---|---|---|"""
+
+
+def lines(document):
+    """A line for each case of a file of bench/bottleneck.py or bench/weighted_loss.py."""
+    cases = {}
+    for row in document["results"]:
+        cases.setdefault(row["case"], {})[row["provider"]] = row
+    kind = document["description"].partition(",")[0]
+    for case, providers in cases.items():
+        ours = providers["ours"]
+        milliseconds = ours["graph"][0]
+        others = [providers.get(name, {}).get("graph") for name in ("plain", "release")]
+        ratios = [f"{graph[0] / milliseconds:.1f} ×" if graph else "" for graph in others]
+        share = 100 * ours["limit"] / milliseconds
+        yield f"| {kind}, {case} | {milliseconds:.4f} | {share:.0f} % | {' | '.join(ratios)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    print(HEAD)
+    for file in parser.parse_args().files:
+        print(*lines(json.loads(file.read_text())), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
