@@ -1,8 +1,11 @@
 """PatchVAE with places within cells, templates and a ground: shapes, what each part of it does, and saving."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import reference
 from accel import Noise, PatchVAE, elbo
 
 OPTIONS = {"encoder": "fine", "num_parts": 3, "part_dim": 2, "occurrence": "categorical"}
@@ -33,6 +36,10 @@ def test_shapes_and_gradients(images, decoder, ground, head):
     torch.testing.assert_close(cells, torch.ones_like(cells))
     assert (out.ground is None) == (ground == 0)
     loss = elbo(out, images)
+    output = SimpleNamespace(**{name: x if x is None else x.detach().double().numpy() for name, x in vars(out).items()})
+    expected = reference.elbo(output, images.double().numpy())
+    # float32 sums of 3,072 squares, of which each is rounded a few times.
+    assert loss.total.item() == pytest.approx(expected.total, rel=1e-5)
     assert (loss.kl_ground is None) == (ground == 0)
     loss.total.backward()
     for name, parameter in model.named_parameters():
