@@ -5,11 +5,12 @@ imported when it runs, so that help and misspelled options are answered at once.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
 
-from accel.commands import figures, measure, pack, report, reproduce, train, transfer
+from accel.commands import figures, measure, pack, report, reproduce, train, transfer, verify
 from accel.common.spelling import nearest
 
 COMMANDS = {
@@ -20,7 +21,11 @@ COMMANDS = {
     "report": report,
     "reproduce": reproduce,
     "pack": pack,
+    "verify": verify,
 }  # in the order of the overview
+
+# What takes memory, the most effective first.
+HUNGRY = ("--batch-size", "--num-parts", "--image-size", "--train-images")
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
@@ -92,31 +97,61 @@ def run(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit status."""
+    open_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has left; Python would fail again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stop:
-        print(f"patchvae: {str(stop) or 'interrupted'}", file=sys.stderr)
+        complain(str(stop) or "interrupted")
         return 128 + getattr(stop, "signal_number", 2)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"patchvae: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
+        complain(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
     except (ValueError, ImportError, FloatingPointError) as error:
-        print(f"patchvae: {error}", file=sys.stderr)
-        return 2
+        complain(str(error))
     except (MemoryError, RuntimeError) as error:
         # PyTorch's own class for this needs torch to be imported, and its CPU allocator does not use it.
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        of_memory = re.search("memory|bad_alloc|size calculation overflowed", str(error))
+        if not isinstance(error, MemoryError) and not of_memory:
             raise
-        print(
-            "patchvae: not enough memory: smaller values of --batch-size, --num-parts, --image-size or --train-images "
-            "need less",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
+        said = str(error) if isinstance(error, MemoryError) else ""
+        complain(said or f"not enough memory{less(arguments[0])}")
+    else:
+        return 0
+    return 2
+
+
+def complain(sentence: str) -> None:
+    """Says what went wrong, where anybody listens."""
+    with contextlib.suppress(OSError):
+        print(f"patchvae: {sentence}", file=sys.stderr)
+
+
+def less(command: str) -> str:
+    """What of a command's options makes it need less memory, as the end of a sentence."""
+    parser = Parser()
+    COMMANDS[command].add_arguments(parser)
+    known = [name for name in HUNGRY if name in parser._option_string_actions]
+    return f": smaller values of {' or '.join(known)} need less" if known else ""
+
+
+def open_streams() -> None:
+    """Makes standard streams that are closed lead nowhere, and all of them take any character.
+
+    Otherwise the next file that is opened, such as a checkpoint, would get the number of a closed one, and whoever
+    writes to that, such as a library's warning, would write into the file.
+    """
+    for descriptor in range(3):
+        with contextlib.suppress(OSError):
+            os.fstat(descriptor)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        with contextlib.suppress(AttributeError):  # a notebook's
+            getattr(sys, name).reconfigure(errors="replace")  # in a terminal that knows ASCII alone

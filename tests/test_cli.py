@@ -129,7 +129,8 @@ def test_a_whole_run_with_its_closing_table_and_pictures(capsys, tmp_path, monke
     assert "Traceback" not in err
     names = {path.name for path in out.iterdir()}
     pictures = "no pictures" not in text
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model"} | ({"figures"} if pictures else set())
+    expected = {"config.json", "metrics.jsonl", "checkpoint.pt", "record.json", "model"}
+    assert names == expected | ({"figures"} if pictures else set())
     if pictures:
         assert {path.name for path in (out / "figures").glob("*.png")} == {"reconstructions.png", "parts.png"}
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
@@ -177,10 +178,10 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     assert f'data-value="{measures["reconstructions"][0]["value"]!r}"' in text
     damages = (
         ("config.json", "{", "is not JSON"),
-        ("transfer.json", "[]", "is not the record of a run's transfers"),
-        ("transfer.json", '{"results": [{"protocol": "knn"}]}', "an entry lacks data, epochs, last_top1, seed"),
-        ("measures.json", "[]", "must hold a dict, got list"),
-        ("metrics.jsonl", "[1]", "must say of each line which epoch it is of"),
+        ("transfer.json", "[]", "must be a dictionary, got []"),
+        ("transfer.json", '{"results": [{"protocol": "knn"}]}', "results[0] lacks data, seed, epochs, last_top1"),
+        ("measures.json", "[]", "must be a dictionary, got []"),
+        ("metrics.jsonl", "[1]", "line 1, must be a dictionary, got [1]"),
     )
     for name, damaged, problem in damages:
         whole = (run / name).read_text() if (run / name).exists() else '{"results": []}'

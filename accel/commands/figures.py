@@ -42,6 +42,7 @@ def run(given: dict) -> None:
 def draw(folder: Path, options: FigureOptions) -> list[str]:
     """Writes every picture of the run in `folder` and returns their names."""
     from accel.evaluation import transfer_records
+    from accel.evaluation.measures import Measures
     from accel.figures import pictures, write_pictures
     from accel.training.run_folder import read_history
 
@@ -52,7 +53,7 @@ def draw(folder: Path, options: FigureOptions) -> list[str]:
         opened.model,
         opened.dataset,
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
+        measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
         patch_size=options.patch_size,
     )

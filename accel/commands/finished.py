@@ -41,6 +41,8 @@ def refuse_other_folder(folder: Path) -> None:
 
 def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
+    from accel.data.digests import difference, digests
+    from accel.training import record
     from accel.training.resources import choose_device, load_dataset
     from accel.training.run_folder import load_run
 
@@ -50,4 +52,9 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     model, config = load_run(folder)
     moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(config, **moved)
-    return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), load_dataset(config))
+    dataset, known = load_dataset(config), record.read(folder)
+    if known is not None:  # one of an earlier version says nothing of its images
+        images = {name: value for name, value in known["data"].items() if name.endswith("images")}
+        if found := difference(images, digests(dataset, labels=False)):
+            raise ValueError(f"{dataset.name} does not hold the images of the run in {folder}: {found}")
+    return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), dataset)

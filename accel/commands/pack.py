@@ -5,8 +5,9 @@ import dataclasses
 import time
 from pathlib import Path
 
-from accel.common.options import Options, add_options, at_least, option
+from accel.common.options import Options, add_options, option, within
 
+LARGEST = 1 << 16  # height and width of an image
 HELP = "decode a folder of images into one file"
 SHOWN = 20  # names of bad files on the screen
 
@@ -15,7 +16,7 @@ SHOWN = 20  # names of bad files on the screen
 class PackOptions(Options):
     """The options of `pack`."""
 
-    image_size: int = option(224, "packing", "height and width to which images are brought", check=at_least(1))
+    image_size: int = option(224, "packing", "height and width to which images are brought", check=within(1, LARGEST))
     data_dir: str | None = option(
         None, "packing", "folder of indoor67/, places205/ and imagenet/ as published", absent="data"
     )

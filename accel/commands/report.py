@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import datetime
+import shlex
 from pathlib import Path
 
+import accel
 from accel.commands import figures, measure
 from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, write_whole
@@ -49,7 +52,9 @@ def run(given: dict) -> None:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)])
+    command = shlex.join(["patchvae", "report", *map(str, folders)])
+    made = f"{command}, patchvae {accel.__version__}, {datetime.date.today()}"
+    text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)], made)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole({out: text.encode()})
     print(f"{out}: {len(text) / 1e6:.1f} MB")
@@ -65,15 +70,17 @@ def older(made: Path, *sources: Path) -> bool:
 def run_record(folder: Path, name: str):
     """What a run's folder holds, for the report."""
     from accel.evaluation import transfer_records
+    from accel.evaluation.measures import Measures
+    from accel.figures.pictures import FOLDER, INDEX, Drawn, read_picture
     from accel.figures.report import Picture, RunRecord
     from accel.training.run_folder import read_history
 
-    drawn = read_json(folder / "figures" / "index.json", list, may_be_missing=True)
+    drawn = read_json(folder / FOLDER / INDEX, list[Drawn], may_be_missing=True)
     return RunRecord(
         name=name,
         config=read_json(folder / "config.json", dict, may_be_missing=True),
         history=read_history(folder),
-        measures=read_json(folder / "measures.json", dict, may_be_missing=True),
+        measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
-        pictures=[Picture(**entry, png=(folder / "figures" / entry["file"]).read_bytes()) for entry in drawn],
+        pictures=[Picture(*map(one.get, Drawn.__annotations__), read_picture(folder, one["file"])) for one in drawn],
     )

@@ -1,9 +1,22 @@
-"""Files written whole or not at all, and JSON files read with one sentence about what is wrong with them."""
+"""Files written whole or not at all, files of others read with care, and folders that one process holds at a time."""
 
+import contextlib
+import errno
 import json
 import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from accel.common.schema import refuse_other
+
+LARGEST_TEXT = 1 << 28  # bytes of a file that is read as text or JSON
+KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 def write_whole(files: dict[Path, bytes]) -> None:
@@ -26,7 +39,35 @@ def write_whole(files: dict[Path, bytes]) -> None:
         raise
     finally:
         for partial in partials.values():
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of the folder, which has been said already
+                partial.unlink()
+
+
+def refuse_unusual(path: Path, largest: int | None = None) -> None:
+    """Raises ValueError for a pipe, a device or a folder, which may never end, and for more than `largest` bytes.
+
+    Raises OSError, which names it, where there is nothing, or links run in a circle.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((words for holds, words in KINDS if holds(status.st_mode)), "a device")
+        raise ValueError(f"{path} is {kind}, expected a file")
+    if largest is not None and status.st_size > largest:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, at most {largest:,} are read of such a file")
+
+
+def read_file(path: Path, largest: int | None = LARGEST_TEXT) -> bytes:
+    """All of a file; raises as `refuse_unusual` does, before anything is read."""
+    refuse_unusual(path, largest)
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """All of a text file in UTF-8; ValueError that names it for anything else, and as `read_file`."""
+    try:
+        return read_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def parse_json(text: str | bytes, path: Path, what: str = "JSON") -> Any:
@@ -34,19 +75,71 @@ def parse_json(text: str | bytes, path: Path, what: str = "JSON") -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not {what}: {error}") from None
+        reason = str(error).split(";")[0]  # without advice to programmers
+        raise ValueError(f"{path} is not {what}: {reason}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not {what}: it is nested too deeply") from None
 
 
-def read_json(path: Path, kind: type, holds: str | None = None, *, may_be_missing: bool = False) -> Any:
-    """The dict or list that a JSON file holds.
+def read_json(path: Path, kind: Any, *, may_be_missing: bool = False) -> Any:
+    """The value that a JSON file holds.
 
-    kind: dict or list. holds: what that is, for the error, by default a dict or a list. may_be_missing: a file that is
-    not there counts as an empty one. Raises FileNotFoundError, or ValueError that names the file if it is not JSON or
-    holds something else.
+    kind: its type, as `schema.refuse_other` takes it. may_be_missing: a file that is not there counts as an empty one.
+    Raises OSError, or ValueError that names the file if it is not JSON or holds something else.
     """
-    if may_be_missing and not path.is_file():
-        return kind()
-    value = parse_json(path.read_bytes(), path)
-    if not isinstance(value, kind):
-        raise ValueError(f"{path} must hold {holds or f'a {kind.__name__}'}, got {type(value).__name__}")
+    if may_be_missing and not os.path.lexists(path):
+        return {} if kind is dict or hasattr(kind, "__required_keys__") else []
+    value = parse_json(read_file(path), path)
+    refuse_other(value, kind, path)
     return value
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Within this context no other process is in this context with the folder; one that dies lets go of it.
+
+    wait: for the other, instead of being refused. Where Python or the file system has no locks, nothing is held.
+    Raises BlockingIOError that says by which process the folder is held, OSError if it cannot be written to.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = folder / LOCK
+    while True:
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise OSError(f"{folder} cannot be written to ({error.strerror})") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            file.close()
+            raise BlockingIOError(f"{folder} is in use by {holder}: wait for it or stop it") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            break
+        if _same(file.fileno(), path):
+            break
+        file.close()  # of a holder that has removed it meanwhile
+    with file:
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        with contextlib.suppress(OSError):  # a full disk, on which the lock holds all the same
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the folder may have gone
+                path.unlink()
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

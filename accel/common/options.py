@@ -1,6 +1,7 @@
 """Dataclasses whose fields are also the options of a command: one place for name, type, default and check."""
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -30,6 +31,11 @@ def at_least(bound: float) -> Check:
 def above(bound: float) -> Check:
     """value > bound."""
     return Check(f"greater than {bound}", lambda value: value > bound)
+
+
+def within(low: int, high: int) -> Check:
+    """low ≤ value ≤ high."""
+    return Check(f"from {low} to {high}", lambda value: low <= value <= high)
 
 
 def between(low: float, high: float) -> Check:
@@ -62,7 +68,7 @@ def option(
 
 
 SEED = Check("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
-DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name))
+DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name))
 
 
 def device_option() -> Any:
@@ -85,6 +91,10 @@ def _problem(field: dataclasses.Field, value) -> str | None:
         return None
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         return f"must be {KINDS[kind]}, got {value!r}"
+    if kind is int and abs(value) >= 2**63:
+        return f"must be a whole number below 2^63, got {value}"
+    if kind is str and (not value.strip() or "\0" in value):
+        return f"must be {KINDS[kind]} that is not empty and has no NUL in it, got {value!r}"
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}, got {value!r} (nearest: {nearest(value, choices)})"
@@ -107,13 +117,15 @@ class Options:
         return None
 
     def __post_init__(self):
-        recipe = self.RECIPES.get(self.recipe(), {})
+        name = self.recipe()
+        recipe = self.RECIPES.get(name, {}) if isinstance(name, str) else {}  # what is no text is refused below
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
                 value = recipe.get(field.name, field.metadata["default"])
             if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and type(value) is not bool:
-                value = float(value)  # of an int, or of NumPy's
+                with contextlib.suppress(OverflowError):  # which is said below
+                    value = float(value)  # of an int, or of NumPy's
             if problem := _problem(field, value):
                 raise ValueError(f"{field.name} {problem}")
             object.__setattr__(self, field.name, value)

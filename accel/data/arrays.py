@@ -1,16 +1,20 @@
 """Images in NumPy's .npz files, and what arrays of images and labels must look like."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from accel.common.files import refuse_unusual
+from accel.common.memory import refuse_larger
 from accel.common.spelling import nearest
 from accel.data.images import Dataset, ImageSet
 from accel.data.resize import fit_array
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names", "images", "labels")
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 LIKENESS = 0.85  # to one of them, from which another name counts as misspelt
 
 
@@ -23,14 +27,20 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 
     Raises ValueError for a file that is no whole .npz, or whose arrays are not as above.
     """
+    refuse_unusual(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a .npz file, or not all of it: it does not end as a zip archive does")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = list(file.keys())
+        with zipfile.ZipFile(path) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
             _check_keys(path, found)
-            arrays = {key: _read_array(path, file, key) for key in KEYS if key in found}
-    except ValueError:
+            wanted = [key for key in KEYS if key in found]
+            size = sum(_size_of(path, archive, key) for key in wanted)
+            refuse_larger(
+                size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk"
+            )
+            arrays = {key: _read_array(path, archive, key) for key in wanted}
+    except (ValueError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in too many ways to list
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -49,12 +59,35 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
     return Dataset(str(path), train, test, class_names)
 
 
-def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
+    """Bytes of an array by its header, which is all that is read of it; ValueError unless all of them are there."""
     try:
-        return file[key]
-    except (ValueError, EOFError, zlib.error) as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+        member = _member(archive, key)
+        with archive.open(member) as content:
+            version = np.lib.format.read_magic(content)
+            shape, _, dtype = HEADERS[version](content)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            if size != member.file_size - content.tell():
+                raise ValueError(f"{dtype} {shape} is not {member.file_size - content.tell():,} bytes")
+            return size
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: array {key} cannot be read: {reason}") from error
+
+
+def _member(archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
+    name = f"{key}.npy"
+    return archive.getinfo(name if name in archive.namelist() else key)
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    try:
+        with archive.open(_member(archive, key)) as content:
+            return np.lib.format.read_array(content, allow_pickle=False)
+    except (ValueError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: array {key} cannot be read: {error}") from error
 
 
 def _check_keys(path: Path, found: list[str]) -> None:
@@ -97,12 +130,8 @@ def _image_set(
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {labels_key} must be integers, got {labels.dtype}")
-    highest = np.iinfo(np.int64).max if class_names is None else len(class_names) - 1
-    if labels.min() < 0 or labels.max() > highest:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        known = "" if class_names is None else f", since class_names has {len(class_names)} names"
-        limit = "at least 0" if class_names is None else f"from 0 to {highest}"
-        raise ValueError(f"{path}: {labels_key} must be {limit}, got {wrong}{known}")
+    if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: {labels_key} must be classes counted from 0, got {labels.max()}")
     return ImageSet(images, labels.reshape(-1).astype(np.int64))
 
 

@@ -108,6 +108,7 @@ def download(archive: Archive, path: Path) -> None:
 
     Raises OSError, after removing the .part file, if the server cannot be reached, breaks off or sends something else.
     """
+    made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     digest = hashlib.md5(usedforsecurity=False)
@@ -127,6 +128,8 @@ def download(archive: Archive, path: Path) -> None:
         raise OSError(f"{part} could not be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
+        if made and not path.exists():
+            path.parent.rmdir()
 
 
 def _not_downloaded(archive: Archive, path: Path, reason: object) -> OSError:

@@ -7,6 +7,8 @@ import numpy as np
 from accel.common.describing import ShowsShapes
 from accel.data.words import HELD_OUT_STREAM, random_order
 
+MOST_CLASSES = 1 << 16  # labels of which more are, are numbers of something else
+
 
 @dataclass(frozen=True, repr=False)
 class ImageSet(ShowsShapes):
@@ -42,6 +44,9 @@ class Dataset(ShowsShapes):
         part_names: one name a true part type (axis 1 of `truth`), or None.
         supervised: bool (n,), which training images the data set's protocol trains classifiers on; None stands for all.
         flip: whether a mirrored image is as likely as the image itself, so that training may flip at random.
+        packed: the digests of the images of `train` and `test` at the time when they were packed, or None.
+
+    Raises ValueError for labels that are no classes: negative, beyond class_names, or MOST_CLASSES and more.
     """
 
     name: str
@@ -51,13 +56,27 @@ class Dataset(ShowsShapes):
     part_names: tuple[str, ...] | None = None
     supervised: np.ndarray | None = None
     flip: bool = True
+    packed: dict[str, str] | None = None
+
+    def __post_init__(self):
+        classes = MOST_CLASSES if self.class_names is None else len(self.class_names)
+        if classes > MOST_CLASSES:
+            raise ValueError(f"{self.name} has {classes:,} classes, at most {MOST_CLASSES:,} can be told apart")
+        for split, labels in (("training", self.train.labels), ("test", self.test.labels)):
+            if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+                wrong = labels.min() if labels.min() < 0 else labels.max()
+                known = "" if self.class_names is None else f", since there are {classes:,} class names"
+                raise ValueError(f"{self.name}: {split} labels must be from 0 to {classes - 1:,}, got {wrong}{known}")
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels of the training images tell apart, None where there are no labels."""
+        """How many classes the labels tell apart, of test images too; None where training images have none."""
         if self.train.labels is None:
             return None
-        return int(self.train.labels.max()) + 1 if self.class_names is None else len(self.class_names)
+        if self.class_names is not None:
+            return len(self.class_names)
+        known = (part.labels.max() for part in (self.train, self.test) if part.labels is not None and len(part))
+        return int(max(known)) + 1
 
     def labelled_train(self) -> ImageSet:
         """The training images that classifiers are to be trained on."""

@@ -1,6 +1,8 @@
 """Lists of image files, and the pixels of a file."""
 
+import contextlib
 import io
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -8,8 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.files import read_file
+from accel.common.memory import refuse_larger
 from accel.data.images import Dataset, ImageSet, held_out
 from accel.data.resize import fit, pillow
+
+LARGEST_FILE = 1 << 28  # bytes of an image's file
+LARGE = 1 << 24  # pixels, which take 64 MB a step of decoding, from which images are decoded one at a time
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Listing:
         pillow()
         paths = [self.folder / file for file in self.files]
         first = decode_file(paths[0], image_size)
+        refuse_larger(
+            len(paths) * first.nbytes,
+            self.name,
+            "give a smaller --image-size, or pack it once with python -m accel pack",
+        )
         images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
         def decode(index: int) -> None:
@@ -82,7 +95,7 @@ class Listing:
 def decode_file(file: Path, image_size: int | None) -> np.ndarray:
     """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError names a file that is no whole image."""
     try:
-        return decode(file.read_bytes(), image_size)
+        return decode(read_file(file, LARGEST_FILE), image_size)
     except Exception as error:  # decoders of damaged files raise errors of many types
         raise ValueError(f"{file} {problem(error)}") from error
 
@@ -100,9 +113,10 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     """The bytes of an image file as uint8 (H, W, 3); raises whatever Pillow's decoders do."""
     from PIL import ImageOps
 
-    with pillow().open(io.BytesIO(content)) as opened:
+    opened = pillow().open(io.BytesIO(content))
+    with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
         upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
-    return np.asarray(upright if image_size is None else fit(upright, image_size))
+        return np.asarray(upright if image_size is None else fit(upright, image_size))
 
 
 def _rgb(picture, file_format: str | None):

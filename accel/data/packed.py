@@ -7,6 +7,7 @@ is a state to go on from, whatever happened when.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,25 +20,47 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from accel.common.files import parse_json, write_whole
+from accel.common.files import parse_json, read_file, refuse_unusual, write_whole
 from accel.common.progress import progress
+from accel.common.schema import refuse_other
 from accel.common.workers import end_with_parent
+from accel.data.digests import digest, digests
 from accel.data.images import Dataset
-from accel.data.listing import Listing, decode, problem
+from accel.data.listing import LARGEST_FILE, Listing, decode, problem
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
-FIELDS = ("contents", "names", "train", "labels", "class_names", "supervised", "bad")  # of the .json, that are read
 CHUNK = 64  # files that a process decodes at once
 COMMIT_EVERY = 1.0  # seconds of work that an interruption may cost
+LARGEST_ABOUT = 1 << 30  # bytes of a .json
+
+
+class About(TypedDict):
+    """What the .json beside a packed array holds.
+
+    digests: of its training and held-out images; files of an earlier version have none.
+    """
+
+    contents: str
+    names: list[str]
+    train: int
+    labels: list[int] | None
+    class_names: list[str] | None
+    supervised: list[bool] | None
+    crc32: list[int]
+    bad: dict[str, str]
+    digests: NotRequired[dict[str, str]]
+
+
+Outcomes = list[int | str]  # of files: the CRC-32 of what it holds, or a sentence that says why it is left out
 
 
 @dataclass(frozen=True)
@@ -60,11 +83,12 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
     """Decodes the files of a listing into `out`, with as many processes as there are CPU cores for this one.
 
     Images are brought to (image_size, image_size) as by `load`. A file that cannot be decoded is left out. Called again
-    after an interruption of any kind, it goes on; called again when all is done, it does nothing.
+    after an interruption of any kind, it goes on; called again when all is done, it compares what was packed, and the
+    files that it was packed from, with the checksums that were taken then.
 
     Raises:
         ValueError: `out` is no .npy; or a split has no file that can be decoded; or the work that was interrupted had
-            other files or another size.
+            other files or another size; or a file, or the packed array, has changed since.
         FileExistsError: `out` exists and holds something else.
         OSError: a file cannot be written, or a process was killed; the work so far is kept.
         KeyboardInterrupt: with a sentence, after Ctrl-C; the work so far is kept.
@@ -82,6 +106,8 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
                 f"{out} exists, and was not packed from these files at --image-size {image_size}: "
                 "remove it or choose another name"
             )
+        _refuse_changed(listing.folder, dict(zip(about["names"], about["crc32"], strict=True)), out)
+        digests(read_packed(out), labels=False)
     else:
         about = _Packing(listing, out, image_size, contents).run()
     _journal(out).unlink(missing_ok=True)
@@ -94,12 +120,15 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     Raises ValueError if the array or the .json beside it is missing, damaged, or of another size than image_size.
     """
     about = _description(path)
+    refuse_unusual(path)
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a .npy file, or not all of it: {error}") from None
+    except Exception as error:  # a damaged header fails in too many ways to list
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "it holds Python objects" if "Python object" in reason or "pickle" in reason else reason
+        raise ValueError(f"{path} is not a .npy file, or not all of it: {reason}") from None
     names = about["names"]
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(names):
         raise ValueError(
             f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it speaks of "
             f"{len(names)} images"
@@ -109,33 +138,54 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
             f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them anew with --image-size "
             f"{image_size}, or leave the size out"
         )
-    return Listing(
+    train, counts = about["train"], {"labels": len(names), "supervised": about["train"], "crc32": len(names)}
+    for name, count in counts.items():
+        if about[name] is not None and len(about[name]) != count:
+            raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(about[name]):,}")
+    if not 0 < train < len(names):
+        raise ValueError(f"{path.with_suffix('.json')}: train must be from 1 to {len(names) - 1:,}, got {train}")
+    files = Listing(
         str(path),
         path.parent,
         names,
-        num_train=about["train"],
+        num_train=train,
         labels=_array(about["labels"], np.int64),
         class_names=about["class_names"] and tuple(about["class_names"]),
         supervised=_array(about["supervised"], bool),
-    ).dataset(images)
+    )
+    return dataclasses.replace(files.dataset(images), packed=about.get("digests"))
 
 
 def _array(values: list | None, dtype: type) -> np.ndarray | None:
     return None if values is None else np.array(values, dtype)
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _description(path: Path) -> About:
     """What the .json beside a packed array says; ValueError if it is missing or something else."""
     about = path.with_suffix(".json")
     try:
-        values = parse_json(about.read_bytes(), about)
+        values = parse_json(read_file(about, LARGEST_ABOUT), about)
     except FileNotFoundError:
         raise ValueError(f"{about} is missing, which says what the images in {path} are") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
-    if lacking := [name for name in FIELDS if name not in values]:
-        raise ValueError(f"{about} lacks {', '.join(lacking)}, expected what pack writes beside {path}")
+    refuse_other(values, About, about)
     return values
+
+
+def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
+    """Raises ValueError that names a file that no longer holds what it held when it was packed into `out`."""
+
+    def same(name: str) -> bool:
+        return zlib.crc32(read_file(folder / name, LARGEST_FILE)) == crcs[name]
+
+    with ThreadPoolExecutor() as pool:
+        for name, unchanged in zip(crcs, pool.map(same, crcs), strict=True):
+            if not unchanged:
+                pool.shutdown(cancel_futures=True)
+                raise ValueError(
+                    f"{folder / name} has changed since it was packed into {out}: remove that to pack anew"
+                )
 
 
 def _journal(out: Path) -> Path:
@@ -172,12 +222,12 @@ def _header(images: int, image_size: int) -> bytes:
     return header.getvalue()
 
 
-def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, list[int | str]]:
+def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, Outcomes]:
     """The pixels of the files that can be decoded, and for each file its CRC-32 or what is wrong with it."""
     pixels, outcomes = [], []
     for path in paths:
         try:
-            content = path.read_bytes()
+            content = read_file(path, LARGEST_FILE)
             pixels.append(decode(content, image_size).tobytes())
             outcomes.append(zlib.crc32(content))
         except Exception as error:  # decoders of damaged files raise errors of many types
@@ -190,7 +240,7 @@ def _begin_process() -> None:
     end_with_parent()
 
 
-def _images(outcomes: list[int | str]) -> int:
+def _images(outcomes: Outcomes) -> int:
     return sum(isinstance(outcome, int) for outcome in outcomes)
 
 
@@ -201,9 +251,9 @@ class _Packing:
         self.listing, self.out, self.image_size, self.contents = listing, out, image_size, contents
         self.partial, self.journal = out.with_name(out.name + ".partial"), _journal(out)
         self.image_bytes = 3 * image_size**2
-        self.outcomes: list[int | str] = []
+        self.outcomes: Outcomes = []
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> About:
         """Everything from the state on the disk to the finished files; returns what is in the .json."""
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +280,9 @@ class _Packing:
 
     def _take_up(self) -> None:
         """Reads the journal, and cuts off what an interruption left half written."""
-        lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
+        lines = []
+        if self.journal.exists():
+            lines = read_file(self.journal, LARGEST_ABOUT).splitlines(keepends=True)
         lines = [line for line in lines if line.endswith(b"\n")]  # all but perhaps the last
         if not lines or not self.partial.exists():
             self.partial.write_bytes(_header(0, self.image_size))
@@ -245,6 +297,7 @@ class _Packing:
             read = len(lines[0])
             for line in lines[1:]:
                 entry = parse_json(line, self.journal)
+                refuse_other(entry, Outcomes, self.journal)
                 whole -= _images(entry)
                 if whole < 0:  # the disk lost what it had promised to hold
                     break
@@ -252,6 +305,10 @@ class _Packing:
                 read += len(line)
             os.truncate(self.journal, read)
             os.truncate(self.partial, self._end())
+            done = zip(self.listing.files, self.outcomes, strict=False)
+            _refuse_changed(
+                self.listing.folder, {name: crc for name, crc in done if isinstance(crc, int)}, self.partial
+            )
         missing = (len(self.listing.files) - len(self.outcomes)) * self.image_bytes
         free = shutil.disk_usage(self.out.parent).free
         if missing > free:
@@ -287,7 +344,7 @@ class _Packing:
                     if pending:
                         commit()
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> About:
         """Gives the array its header and its name, after the files that describe it."""
         listing, outcomes = self.listing, self.outcomes
         kept = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, int)]
@@ -296,6 +353,8 @@ class _Packing:
         for count, split in ((train, "training"), (len(kept) - train, "held-out")):
             if count == 0:
                 raise ValueError(f"no {split} image of {listing.name} can be read; {next(iter(bad.values()))}")
+        shape = (len(kept), self.image_size, self.image_size, 3)
+        images = np.memmap(self.partial, np.uint8, "r", offset=len(_header(0, self.image_size)), shape=shape)
         about = {
             "format": FORMAT,
             "source": listing.name,
@@ -308,6 +367,7 @@ class _Packing:
             "names": [listing.files[i] for i in kept],
             "crc32": [outcomes[i] for i in kept],
             "bad": bad,
+            "digests": {name: digest(part) for name, part in (("train", images[:train]), ("test", images[train:]))},
         }
         texts = {self.out.with_suffix(".json"): json.dumps(about) + "\n"}
         if bad:
@@ -322,7 +382,7 @@ class _Packing:
         return about
 
 
-def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, list[int | str]]]:
+def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, Outcomes]]:
     """Chunks of decoded files in order, from several processes, which are never far ahead."""
     if not paths:
         return

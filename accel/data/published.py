@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.files import read_text
 from accel.data.folders import list_folder
 from accel.data.listing import Listing
 
@@ -96,7 +97,7 @@ def _indoor67(folder: Path) -> Listing:
     """All images that are not in the test list are trained on; classifiers, on those of the training list alone."""
     images = folder / "Images"
     train, test = (
-        [line.strip() for line in (folder / name).read_text().splitlines() if line.strip()] for name in INDOOR_LISTS
+        [line.strip() for line in read_text(folder / name).splitlines() if line.strip()] for name in INDOOR_LISTS
     )
     _refuse_missing(images, [*train, *test], " and ".join(INDOOR_LISTS))
     found = list_folder(images)
@@ -122,7 +123,7 @@ def _places205(folder: Path) -> Listing:
     splits = []
     for name in PLACES_LISTS:
         try:
-            rows = [line.split() for line in (folder / name).read_text().splitlines() if line.strip()]
+            rows = [line.split() for line in read_text(folder / name).splitlines() if line.strip()]
             splits.append(([file for file, _ in rows], [int(label) for _, label in rows]))
         except ValueError:
             raise ValueError(f"{folder / name} must hold lines of a file and its label") from None

@@ -1,22 +1,55 @@
 """Reading pickles of plain data without running anything that a file names."""
 
+import math
 import pickle
+import re
 from typing import Any, BinaryIO
 
 import numpy as np
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # the function by which every array is unpickled
 
-# All that a pickle may call. NumPy moved the function in version 2.
+class _DType:
+    """In place of numpy.dtype, which would take any state from the file: the name of numbers, and their byte order."""
+
+    def __init__(self, name: Any, *_: Any):
+        text = name.decode("ascii") if isinstance(name, bytes) else name
+        if not isinstance(text, str) or not re.fullmatch(r"[biufc][0-9]{1,2}", text):
+            raise pickle.UnpicklingError(f"it holds an array of {text!r}, expected numbers")
+        self.dtype = np.dtype(text)
+
+    def __setstate__(self, state: tuple) -> None:
+        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array whose contents are compared with its shape before NumPy is shown either."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, content = state
+        if not isinstance(kind, _DType) or not isinstance(content, bytes):
+            raise pickle.UnpicklingError("it holds an array that is no plain numbers")
+        if not all(type(extent) is int and extent >= 0 for extent in shape):
+            raise pickle.UnpicklingError(f"it holds an array of shape {shape}")
+        if math.prod(shape) * kind.dtype.itemsize != len(content):
+            raise pickle.UnpicklingError(f"it holds an array of shape {shape} in {len(content)} bytes")
+        super().__setstate__((1, shape, kind.dtype, bool(fortran), content))
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return np.empty(0, np.uint8).view(_Array)
+
+
+# All that a pickle may call, and what is called instead. NumPy moved the function in version 2.
 _ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): "numpy.ndarray",  # an argument of the function, and nothing to call
+    ("numpy", "dtype"): _DType,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python, where no number in a file decides how much memory is taken
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -27,7 +60,7 @@ class _Unpickler(pickle.Unpickler):
 def safe_unpickle(file: BinaryIO) -> Any:
     """What a pickle of Python 2 or 3 (up to protocol 4) holds: lists, tuples, dictionaries, numbers, strings, arrays.
 
-    Strings of Python 2 become bytes. Nothing is imported and nothing else is called.
+    Strings of Python 2 become bytes. Arrays are of numbers. Nothing is imported and nothing else is called.
 
     Raises ValueError for a pickle that names anything else, or that is damaged.
     """

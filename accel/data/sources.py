@@ -150,4 +150,4 @@ def _with_train_images(dataset: Dataset, train_images: int | None) -> Dataset:
         raise ValueError(f"train_images is {train_images}, but {dataset.name} has {count} training images")
     some = np.sort(random_order(SUBSET_STREAM, 0, 0, count)[:train_images])
     supervised = None if dataset.supervised is None else dataset.supervised[some]
-    return replace(dataset, train=dataset.train.chosen(some), supervised=supervised)
+    return replace(dataset, train=dataset.train.chosen(some), supervised=supervised, packed=None)

@@ -1,16 +1,11 @@
 """A table of the paper made again: what its runs have given, as plain data and as Markdown."""
 
-import contextlib
-import os
-import platform
 import statistics
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from accel.evaluation.jobs import END_TO_END, Job
 from accel.evaluation.tables import Table
+from accel.training.record import machine
 
 
 def collect(table: Table, jobs: list[Job], failures: dict[str, str]) -> dict[str, Any]:
@@ -54,20 +49,6 @@ def _cell(jobs: list[Job], protocol: str, last: str, selected: str, paper: float
             "deviation": statistics.stdev(values) if len(values) > 1 else None,
         }
     return cell
-
-
-def machine() -> dict[str, str]:
-    """What the numbers were computed on and with."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "device": f"{len(gpus)} × {gpus[0]}" if gpus else f"{os.cpu_count()} cores of {model}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def markdown(result: dict[str, Any]) -> str:

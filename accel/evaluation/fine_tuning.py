@@ -8,14 +8,17 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from accel.common.files import write_whole
+from accel.common.files import held, write_whole
 from accel.common.progress import progress
+from accel.common.schema import refuse_other
 from accel.data import Batches, Dataset, epoch_flips, epoch_order
+from accel.data.digests import digests
 from accel.evaluation.probes import cell_mean, extract, top_accuracies
 from accel.evaluation.splits import BATCH, Examples, split
 from accel.models import Classifier
@@ -23,6 +26,7 @@ from accel.models.encoder import coarse_vector
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.ops import Noise
 from accel.training.capture import Captured
+from accel.training.checkpoint import Moments, writing
 from accel.training.compilation import Compiled
 from accel.training.held_out import evaluating
 from accel.training.interrupt import Stopped, StopRequest
@@ -32,6 +36,20 @@ from accel.training.step import Execution, load_optimiser
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
 CACHE = 4 << 30  # bytes that an encoder's features may take in memory
 SAVE_EVERY = 30  # seconds
+
+
+class State(TypedDict):
+    """What the checkpoint of an unfinished transfer holds."""
+
+    identity: dict
+    data: dict[str, str]
+    encoder: int
+    network: dict[str, Tensor]
+    optimiser: Moments
+    clock: Tensor
+    epoch: int
+    seconds: float
+    best: tuple[float, int, dict[str, Tensor]]
 
 
 def checksum(network: nn.Module) -> int:
@@ -105,6 +123,7 @@ class Fit:
             self.image_batches = Batches(
                 dataset.train, self.batch_size, config.seed, dataset.flip, device, indices=indices
             )
+        self.data = digests(dataset, labels=True)
         self.epoch, self.seconds = 0, 0.0
         self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
 
@@ -205,6 +224,12 @@ class Fit:
 
     def run(self) -> dict:
         """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with held(self.folder):
+            return self.finish()
+
+    def finish(self) -> dict:
+        """The same, while no other process works in the folder."""
         self.resume()
         saved_at = time.monotonic()
         bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
@@ -284,15 +309,18 @@ class Fit:
 
     def save(self) -> None:
         """Replaces the state of the unfinished transfer."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = self.state() | {
             "identity": self.identity(),
+            "data": self.data,
             "encoder": self.encoder,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "best": self.best,
         }
-        write_whole({self.folder / "checkpoint.pt": tensors_to_bytes(state)})
+        path = self.folder / "checkpoint.pt"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(path, self.folder):
+            write_whole({path: tensors_to_bytes(state)})
 
     def resume(self) -> None:
         """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
@@ -300,7 +328,15 @@ class Fit:
         if not path.is_file():
             return
         state = load_tensors(path)
-        if state["identity"] != self.identity() or state.get("encoder") != self.encoder:
+        if isinstance(state, dict) and "data" not in state:
+            return  # of an earlier version, which did not say of which images
+        refuse_other(state, State, path)
+        if (state["identity"], state["encoder"], state["data"]) != (self.identity(), self.encoder, self.data):
             return
-        self.load_state(state)
+        try:
+            copy.deepcopy(self.network).load_state_dict(state["best"][2])
+            self.load_state(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{path} does not fit the classifier that it is of: {reason}; remove it") from error
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +18,77 @@ from accel.evaluation.quality import WINDOW_SIZE, psnr, ssim
 from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import evaluating, in_order
 from accel.training.protocols import FREEZES
+
+Number = float | None  # of what is not a number, there is none
+
+
+class Reconstruction(TypedDict):
+    """A measure of reconstructions."""
+
+    name: str
+    value: Number
+    unit: str
+    count: int
+    range: str
+    resize: str
+    network: NotRequired[str]
+    dimensions: NotRequired[int]
+
+
+class Part(TypedDict):
+    """A learned part."""
+
+    part: int
+    occurrences_an_image: Number
+    information_bits: Number
+    largest_overlap: Number
+    overlaps_most: int
+    state: str
+
+
+class Parts(TypedDict):
+    """The learned parts, together and one by one."""
+
+    occurrences_an_image: Number
+    effective_parts: Number
+    mean_overlap: Number
+    consistency_pixels: Number
+    consistency_features: Number
+    dead: int
+    saturated: int
+    parts: list[Part]
+
+
+class Type(TypedDict):
+    """A true part type."""
+
+    name: str
+    part: int
+    average_precision: Number
+    localisation_error: Number
+    coverage: Number
+    k_means: Number
+    untrained: Number
+    chance: Number
+
+
+class Purity(TypedDict):
+    """On which true type a part mostly is."""
+
+    part: int
+    purity: Number
+    type: str | None
+
+
+class Measures(TypedDict, total=False):
+    """What measures.json holds, as far as a report and pictures read it."""
+
+    reconstructions: list[Reconstruction]
+    parts: Parts
+    discovery: dict[str, dict[str, Number]]
+    types: list[Type]
+    purity: list[Purity]
+
 
 OBSERVE_EVERY = 2  # epochs
 OBSERVED = 1000  # training and held-out images

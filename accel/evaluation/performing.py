@@ -135,7 +135,7 @@ def _attempt(job: Job, device: str, say: Callable[[str], object]) -> str | None:
     """Performs a job; gives the sentence about what a user can cause, such as a run that diverged."""
     try:
         perform(job, device, say)
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
         say(f"{job.name}: failed: {error}")
         return str(error)
     return None

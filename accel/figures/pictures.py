@@ -4,11 +4,12 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from torch import nn
 
-from accel.common.files import write_whole
+from accel.common.files import read_file, write_whole
 from accel.data import Dataset
 from accel.evaluation import find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
@@ -19,6 +20,18 @@ from accel.training.checkpoint import writing
 
 FOLDER = "figures"  # in the run's
 INDEX = "index.json"  # in it: the pictures' titles and what one sees, in order
+
+LARGEST = 1 << 26  # bytes of a picture
+SIGNATURE = b"\x89PNG\r\n\x1a\n"  # with which a PNG file begins; its first chunk ends at byte 33
+
+
+class Drawn(TypedDict):
+    """An entry of index.json."""
+
+    file: str
+    title: str
+    text: str
+
 
 SHOWN = 12  # images in a row of inputs and outputs
 FIELD_IMAGES = 16  # on which the receptive field is measured
@@ -103,3 +116,17 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
         with writing(folder / INDEX, run):
             write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
     return [f"{FOLDER}/{entry['file']}" for entry in index]
+
+
+def read_picture(run: Path, name: str) -> bytes:
+    """A PNG file of the run's folder `figures`.
+
+    Raises OSError, or ValueError for a name or a link that leads out of that folder, or a file that is something else.
+    """
+    path = run / FOLDER / name
+    if Path(name).name != name or path.is_symlink():
+        raise ValueError(f"{run / FOLDER / INDEX}: {name} is not the name of a file beside it")
+    content = read_file(path, LARGEST)
+    if not content.startswith(SIGNATURE) or len(content) < 33:
+        raise ValueError(f"{path} is not a PNG file")
+    return content

@@ -33,15 +33,18 @@ class RunRecord:
     pictures: Sequence[Picture] = ()
 
 
-def html_report(runs: Sequence[RunRecord]) -> str:
-    """The HTML text of a report on runs side by side. The same runs give the same text."""
+def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
+    """The HTML text of a report on runs side by side; `made`, for its end, says by what and when.
+
+    The same arguments give the same text.
+    """
     sections = [
         ("summary", "Summary", _summary(runs)),
-        ("measures", "Measures", _measures(runs)),
-        ("ledger", "Loss ledger", _ledger(runs)),
-        ("parts", "Parts", _parts(runs)),
-        ("transfer", "Transfer", _transfer(runs)),
         ("pictures", "Pictures", _pictures(runs)),
+        ("parts", "Parts", _parts(runs)),
+        ("measures", "Measures", _measures(runs)),
+        ("transfer", "Transfer", _transfer(runs)),
+        ("ledger", "Terms of the loss", _ledger(runs)),
         ("configuration", "Configuration", _configuration(runs)),
     ]
     sections = [section for section in sections if section[2]]
@@ -51,7 +54,7 @@ def html_report(runs: Sequence[RunRecord]) -> str:
         for key, title, content in sections
     )
     title = "PatchVAE: " + ", ".join(run.name for run in runs)
-    return PAGE.substitute(title=escape(title), links=links, body=body, style=STYLE, script=SCRIPT)
+    return PAGE.substitute(title=escape(title), links=links, body=body, made=escape(made), style=STYLE, script=SCRIPT)
 
 
 # Numbers, words and tables.
@@ -101,6 +104,15 @@ def _reconstructions(run: RunRecord) -> dict[str, Mapping]:
     return {one["name"]: one for one in (run.measures or {}).get("reconstructions", ())}
 
 
+# Columns of what finds parts, with their keys in measures.json, and the baselines beside the model.
+DISCOVERY = {"average precision of best parts": "average_precision", "purity of parts": "purity"}
+BASELINES = {"k_means": "k-means on cells", "untrained": "untrained encoder"}
+
+
+def _discovery(run: RunRecord, finder: str) -> Mapping[str, Any]:
+    return (run.measures or {}).get("discovery", {}).get(finder, {})
+
+
 def _title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
@@ -119,27 +131,30 @@ def _summary(runs: Sequence[RunRecord]) -> str:
     columns["held-out loss"] = [line.get("held_out_total") for line in last]
     for name in _names(_reconstructions(run) for run in runs):
         columns[_title(name)] = [_reconstructions(run).get(name, {}).get("value") for run in runs]
-    for title, finder, key in (
-        ("average precision of best parts", "model", "average_precision"),
-        ("that of k-means", "k_means", "average_precision"),
-        ("purity of parts", "model", "purity"),
-    ):
-        columns[title] = [(run.measures or {}).get("discovery", {}).get(finder, {}).get(key) for run in runs]
+    for title, key in DISCOVERY.items():
+        columns[title] = [_discovery(run, "model").get(key) for run in runs]
     columns["dead parts"] = [(run.measures or {}).get("parts", {}).get("dead") for run in runs]
     for protocol in _names((result["protocol"] for result in run.transfer) for run in runs):
         columns[f"{protocol}, top-1 %"] = [
             next((one["last_top1"] for one in reversed(run.transfer) if one["protocol"] == protocol), None)
             for run in runs
         ]
+    for run in runs:
+        for finder, title in BASELINES.items():
+            if found := _discovery(run, finder):
+                values = {"run": f"{title} ({run.name})", "data": run.config.get("data")}
+                values |= {title: found.get(key) for title, key in DISCOVERY.items()}
+                for column, cells in columns.items():
+                    cells.append(values.get(column))
     known = {title: values for title, values in columns.items() if any(value is not None for value in values)}
-    return _table("Runs, one a row", list(known), zip(*known.values(), strict=True))
+    return _table("Runs, and for each the baselines of its data", list(known), zip(*known.values(), strict=True))
 
 
 def _measures(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         for one in _reconstructions(run).values():
-            network = f"{one['network']}, {one['dimensions']} numbers" if "network" in one else ""
+            network = f"{one['network']}, {one.get('dimensions')} numbers" if "network" in one else ""
             title = _title(one["name"]) + (f", {one['unit']}" if one["unit"] else "")
             rows.append([title, run.name, one["value"], one["count"], one["range"], one["resize"], network])
     header = ["measure", "run", "value", "images", "range", "resize", "features"]
@@ -210,7 +225,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
             row += [one["largest_overlap"], one["overlaps_most"]]
             if purity:
-                row += [purity[one["part"]]["purity"], purity[one["part"]]["type"]]
+                row += [purity.get(one["part"], {}).get(key) for key in ("purity", "type")]
             rows.append(row)
         content += _table(f"Learned parts, {run.name}", columns + (["purity", "mostly on"] if purity else []), rows)
     return content
@@ -234,12 +249,15 @@ def _pictures(runs: Sequence[RunRecord]) -> str:
     content = ""
     for file in _names((picture.file for picture in run.pictures) for run in runs):
         shown = [(run, picture) for run in runs for picture in run.pictures if picture.file == file]
-        figures = "".join(_picture(run, picture) for run, picture in shown)
-        content += f'<h3>{escape(shown[0][1].title)}</h3><div class="side">{figures}</div>'
+        first = shown[0][1]
+        same = all(picture.text == first.text for _, picture in shown)
+        figures = "".join(_picture(run, picture, "" if same else picture.text) for run, picture in shown)
+        words = f"<p>{escape(first.text)}</p>" if same else ""
+        content += f'<h3>{escape(first.title)}</h3>{words}<div class="side">{figures}</div>'
     return content
 
 
-def _picture(run: RunRecord, picture: Picture) -> str:
+def _picture(run: RunRecord, picture: Picture, words: str) -> str:
     width, height = struct.unpack(">II", picture.png[16:24])  # of a PNG file's first chunk
     data = base64.b64encode(picture.png).decode()
     title, text, name = (escape(words) for words in (picture.title, picture.text, run.name))
@@ -247,7 +265,7 @@ def _picture(run: RunRecord, picture: Picture) -> str:
     return (
         f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{title}, {name}">'
         f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alternative}"></div>'
-        f"<figcaption><strong>{name}</strong> {text}</figcaption></figure>"
+        f"<figcaption><strong>{name}</strong> {escape(words)}</figcaption></figure>"
     )
 
 
@@ -266,7 +284,7 @@ STYLE = """
   --soft: #202428; --link: #7cc4f5; --mark: #4a3d12; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-header, main { max-width: 90rem; margin: 0 auto; padding: 0 1rem; }
+header, main, footer { max-width: 90rem; margin: 0 auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.75rem 0 .25rem; }
@@ -295,6 +313,7 @@ figure .scroll { background: #fff; border: 1px solid var(--line); border-radius:
 img { display: block; max-width: 100%; height: auto; }
 figcaption { color: var(--quiet); font-size: .9rem; padding: .25rem 0; overflow-wrap: anywhere; }
 figcaption strong { color: var(--ink); }
+footer { color: var(--quiet); font-size: .9rem; padding-bottom: 2rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .25rem 0; }
 @media (max-width: 40rem) { figure img { max-width: none; width: 42rem; } }
 """
@@ -338,6 +357,7 @@ PAGE = Template("""<!doctype html>
 <a class="skip" href="#content">Skip to the content</a>
 <header><h1>$title</h1><nav aria-label="Sections">$links</nav></header>
 <main id="content">$body</main>
+<footer>$made</footer>
 <script>$script</script>
 </body>
 </html>

@@ -95,7 +95,12 @@ class Backbone(Pretrained):
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
         looked_at = not torch.compiler.is_compiling() and not (images.is_cuda and self.training)
-        if images.is_floating_point() and looked_at and images.numel() and images.detach().abs().amax() > FAR_OUTSIDE:
+        if (
+            images.is_floating_point()
+            and looked_at
+            and images.numel()
+            and not images.detach().abs().amax() <= FAR_OUTSIDE
+        ):
             low, high = images.min().item(), images.max().item()
             raise ValueError(
                 f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "

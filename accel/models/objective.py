@@ -1,5 +1,6 @@
 """The training loss: the negative evidence lower bound with its two β (paper, equations 9 and 11)."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,8 +41,11 @@ def elbo(
     channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
     float32 whatever the reconstruction's dtype (float64 for float64).
 
-    Raises ValueError when the two shapes differ, or for images of an integer type other than uint8.
+    Raises ValueError for a β that is not finite, when the two shapes differ, or for integer images other than uint8.
     """
+    for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ)):
+        if not isinstance(beta, Tensor) and not math.isfinite(beta):
+            raise ValueError(f"elbo: {name} must be finite, got {beta}")
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")

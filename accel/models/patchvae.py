@@ -13,7 +13,7 @@ from torch.nn import functional
 from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
-from accel.ops.backend import accumulation_dtype
+from accel.ops.backend import BACKENDS, accumulation_dtype
 from accel.ops.layers import compose, ground_pixels
 from accel.ops.noise import ground_noise
 from accel.ops.occurrence import DISTRIBUTIONS
@@ -118,6 +118,8 @@ class PatchVAE(Autoencoder):
             raise ValueError(f"ground must be 0 or an integer of at least 2, got {ground!r}")
         bottleneck = declare("PatchVAE", num_parts, options)
         head = _choose_head(head, bottleneck.variance)
+        if backend not in (None, *BACKENDS):
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
         layers = channels + 1 if ground else channels

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from accel.common.files import parse_json, write_whole
+from accel.common.files import read_json, write_whole
 from accel.common.spelling import nearest
 
 from .storage import load_tensors, tensors_to_bytes
@@ -58,8 +58,8 @@ class Pretrained(nn.Module):
     def _read_arguments(cls, path: Path) -> dict[str, object]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file, expected the one that save_pretrained wrote")
-        description = parse_json(path.read_bytes(), path)
-        if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
+        description = read_json(path, dict)
+        if not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
             raise ValueError(f"{path}: written in format {description.get('format')}, this version reads {FORMAT}")
@@ -84,13 +84,13 @@ class Pretrained(nn.Module):
         try:
             with torch.device("meta"):  # no memory, and no draw from the global random generator
                 model = cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{described}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # of sizes beyond all memory, too
+            raise ValueError(f"{described}: {' '.join(str(error).split())[:300]}") from error
         if not isinstance(weights, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
         ):
             raise ValueError(f"{stored}: expected one dictionary of tensors")
-        weights = {cls._present_name(name): value for name, value in weights.items()}
+        weights = {cls._present_name(name): _dense(value) for name, value in weights.items()}
         own = model.state_dict()
         missing, foreign = own.keys() - weights.keys(), weights.keys() - own.keys()
         if missing:
@@ -98,11 +98,18 @@ class Pretrained(nn.Module):
         if foreign:
             raise ValueError(f"{stored}: does not fit the configuration, it holds the unknown {_first(foreign)}")
         for name, value in weights.items():
-            if value.shape != own[name].shape or value.is_floating_point() != own[name].is_floating_point():
+            kinds = [(tensor.shape, tensor.is_floating_point(), tensor.is_complex()) for tensor in (value, own[name])]
+            if kinds[0] != kinds[1]:
                 got, expected = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, own[name]))
                 raise ValueError(f"{stored}: does not fit the configuration, {name!r} is {got}, not {expected}")
         model.load_state_dict(weights, assign=True)
         return model.eval()
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Itself where its numbers lie one after another, or else a copy: an optimiser's kernel takes that for granted."""
+    formats = [torch.contiguous_format] + [torch.channels_last] * (tensor.ndim == 4)
+    return tensor if any(tensor.is_contiguous(memory_format=one) for one in formats) else tensor.contiguous()
 
 
 def _first(names: set[str]) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from accel.common.files import refuse_unusual
 
 
 def tensors_to_bytes(value: object) -> bytes:
@@ -23,21 +26,46 @@ def tensors_to_bytes(value: object) -> bytes:
 def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
     """Reads onto the CPU what torch.save wrote: tensors, plain containers, strings, numbers and `classes`.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or holds anything else.
+    Nothing is taken into memory that is larger than the file.
+
+    Raises FileNotFoundError, or ValueError when the file is damaged or holds anything else: a tensor that is not one
+    block of numbers on the disk, such as one that is sparse, without storage, or larger than what is stored, too.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    refuse_unusual(path)
     try:
         # torch.load does not look at the checksums that torch.save writes.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("its contents are compressed, which torch.save never does")
+                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                    raise ValueError("it is an archive of something else")
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
         with torch.serialization.safe_globals(list(classes)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            value = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_unusual_tensors(value)
     except Exception as error:  # a damaged file fails in too many ways to list
         raise ValueError(f"{path}: not a readable file of tensors ({_reason(error)})") from error
+    return value
+
+
+def _refuse_unusual_tensors(value: object) -> None:
+    """Raises ValueError for a tensor, in containers too, that is not a strided view into memory of its own size."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError("it holds a tensor that is not plain numbers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"it holds a tensor of shape {tuple(value.shape)}, which is larger than what is stored")
+    elif isinstance(value, dict):
+        for one in value.values():
+            _refuse_unusual_tensors(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            _refuse_unusual_tensors(one)
 
 
 def _reason(error: Exception) -> str:

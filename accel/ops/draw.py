@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .noise import Noise
@@ -30,5 +31,8 @@ def check_draw(function: str, draw: Draw) -> None:
             )
         if temperature.requires_grad:
             raise ValueError(f"{function}: temperature gets no gradient, expected temperature.detach()")
+        # A GPU would have to be waited for, and in compiled code and for a shape's sake there is no number to look at.
+        if type(temperature) is Tensor and temperature.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_draw(function, draw._replace(temperature=temperature.item()))
     elif not 0.0 < temperature < math.inf:
         raise ValueError(f"{function}: temperature must be positive and finite, got {temperature}")

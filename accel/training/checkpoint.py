@@ -3,13 +3,43 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from torch import Tensor
 
 from accel.common.files import write_whole
+from accel.common.schema import refuse_other
 from accel.models.storage import load_tensors, tensors_to_bytes
 
 NAME = "checkpoint.pt"
-FORMAT = "patchvae training 4"  # changes when an older reader would misunderstand what is written
+FORMAT = "patchvae training 5"  # changes when an older reader would misunderstand what is written
+
+
+class Moments(TypedDict):
+    """The state of an optimiser: of each parameter, by its place, what `load_optimiser` compares with it."""
+
+    state: dict[int, dict[str, Tensor]]
+
+
+class Training(TypedDict):
+    """The state of a `TrainingStep`."""
+
+    number: int
+    sums: Tensor
+    networks: dict[str, Tensor]
+    optimisers: dict[str, Moments]
+
+
+class State(TypedDict):
+    """What a checkpoint holds."""
+
+    config: dict
+    data: dict[str, str]
+    epoch: int
+    batch: int
+    seconds: float
+    history: list[dict[str, int | float | bool | None]]
+    training: Training
 
 
 def exists(folder: Path) -> bool:
@@ -34,10 +64,11 @@ def write(folder: Path, state: dict[str, Any]) -> None:
         write_whole({path: tensors_to_bytes({"format": FORMAT, **state})})
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> State:
     """What `write` wrote, on the CPU, without executing anything from the file.
 
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or something else.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or something else. Whether its tensors are
+    those of a model and its optimisers, they say when they take them.
     """
     path = folder / NAME
     if not exists(folder):
@@ -45,4 +76,5 @@ def read(folder: Path) -> dict[str, Any]:
     state = load_tensors(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this version's training ({FORMAT!r})")
+    refuse_other(state, State, path)
     return state

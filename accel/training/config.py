@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import ClassVar
 
 from accel.common.bottleneck import BottleneckOptions
 from accel.common.files import read_json
-from accel.common.options import SEED, Check, above, at_least, device_option, option
+from accel.common.options import SEED, Check, above, at_least, device_option, option, within
 from accel.training.catalogue import SYSTEMS
 
 ENCODERS = ("paper", "release", "resnet18", "small", "fine")
 DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
+LARGEST = 1 << 16  # of what multiplies a network's size
 
 # The main job: finds the built-in parts within three minutes on two CPU cores.
 PARTS_RECIPE = {
@@ -76,7 +78,7 @@ class TrainingConfig(BottleneckOptions):
         None,
         "data",
         "height and width to which images are brought",
-        check=at_least(1),
+        check=within(1, LARGEST),
         absent="as they are, 32 for parts",
     )
     train_images: int | None = option(None, "data", "use only so many training images", check=at_least(1), absent="all")
@@ -90,12 +92,12 @@ class TrainingConfig(BottleneckOptions):
     system: str = option(
         "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=tuple(SYSTEMS)
     )
-    num_parts: int = option(16, "model", "N, how many parts may be learned", check=at_least(1))
+    num_parts: int = option(16, "model", "N, how many parts may be learned", check=within(1, LARGEST))
     part_dim: int = option(
         6,
         "model",
         "d_p, numbers that describe a part's appearance; a beta-vae's code has num_parts × part_dim",
-        check=at_least(1),
+        check=within(1, LARGEST),
     )
     encoder: str = option("paper", "model", "layout of the residual encoder", choices=ENCODERS)
     head: str | None = option(
@@ -109,7 +111,7 @@ class TrainingConfig(BottleneckOptions):
         3,
         "model",
         "side of the heads' convolutions",
-        check=Check("odd and positive", lambda size: size > 0 and size % 2 == 1),
+        check=Check("odd, from 1 to 255", lambda size: 0 < size < 256 and size % 2 == 1),
     )
     places: int | None = option(
         None,
@@ -206,7 +208,7 @@ class TrainingConfig(BottleneckOptions):
     @property
     def folder(self) -> Path:
         """The run folder: `out`, or one named after the data and the system."""
-        name = Path(self.data).resolve().name.removesuffix(".npz").removesuffix(".npy")
+        name = os.path.basename(os.path.realpath(self.data)).removesuffix(".npz").removesuffix(".npy")
         return Path(self.out or f"runs/{name}-{self.system}")
 
     @property
@@ -221,4 +223,4 @@ class TrainingConfig(BottleneckOptions):
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
         """Reads what `to_json` wrote; ValueError names the file if it is something else."""
-        return cls.from_dict(read_json(path, dict, "the options of a run"), str(path))
+        return cls.from_dict(read_json(path, dict), str(path))

@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request that the loop answers between two steps."""
 
 import signal
 import threading
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Stopped(KeyboardInterrupt):
@@ -13,7 +15,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within this context the first SIGINT or SIGTERM only sets `signal_number`; a second one acts as usual.
+    """Within this context the first SIGINT, SIGTERM or SIGHUP only sets `signal_number`; a second one acts as usual.
 
     Outside the main thread, where Python admits no handlers, signals act as usual from the start; one that is
     ignored, as Ctrl-C is by what a shell script started in the background, stays ignored.
@@ -24,7 +26,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
         return self

@@ -5,22 +5,23 @@ is in the checkpoint, so a run that was stopped anywhere and resumed ends in the
 as many threads, on a GPU with --deterministic, without which its libraries choose algorithms by the clock.
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import shlex
-import sys
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
+from accel.common.files import held
 from accel.common.progress import progress
-from accel.data import Batches, Dataset
-from accel.training import checkpoint, processes, run_folder, terminal
+from accel.data import Batch, Batches, Dataset
+from accel.data.digests import difference, digests
+from accel.training import checkpoint, processes, record, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
@@ -59,24 +60,34 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
     """The run that `train` trains, before its next step."""
     folder = config.folder
     state = None
-    if resume:
-        state = checkpoint.read(folder)
-        refuse_other_options(config, TrainingConfig.from_dict(state["config"], str(folder / checkpoint.NAME)))
-        if config.epochs < state["epoch"]:
-            raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
-    elif checkpoint.exists(folder):
-        raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
-    run = Run(config, load_dataset(config) if dataset is None else dataset)
-    if state is not None:
-        run.restore(state)
-    processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
+    with contextlib.ExitStack() as holding:
+        if resume:
+            if checkpoint.exists(folder):
+                hold(folder, holding)
+            state = checkpoint.read(folder)
+            refuse_other_options(config, TrainingConfig.from_dict(state["config"], str(folder / checkpoint.NAME)))
+            if config.epochs < state["epoch"]:
+                raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
+        else:
+            refuse_existing(folder)
+        run = Run(config, load_dataset(config) if dataset is None else dataset)
+        if state is not None:
+            run.restore(state)
+        processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
+        run.holding = holding.pop_all()
     return run
 
 
-def fingerprint(images: np.ndarray) -> list[int]:
-    """Tells one set of images from another by shape and the bytes of a few hundred of them."""
-    few = np.ascontiguousarray(images[:: max(1, len(images) // 256)])
-    return [*images.shape, zlib.crc32(few)]
+def hold(folder: Path, holding: contextlib.ExitStack) -> None:
+    """Keeps other processes out of the run's folder until `holding` is closed; the first process does it for all."""
+    if processes.rank() == 0:
+        holding.enter_context(held(folder))
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises FileExistsError if the folder holds a run."""
+    if checkpoint.exists(folder):
+        raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
 
 
 class Run:
@@ -109,11 +120,14 @@ class Run:
         self.device, self.writes = device, processes.rank() == 0
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.agree_every = self.check_every if processes.count() > 1 else 1
-        self.data = fingerprint(images)
+        self.data = digests(dataset, labels=SYSTEMS[config.system].learns_labels)
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
         self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.first = min(record.FIRST, len(self.batches))
         self.warned = False
+        self.resumed = False
+        self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
 
     @property
     def model(self) -> nn.Module:
@@ -135,18 +149,25 @@ class Run:
     def restore(self, state: dict) -> None:
         """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
         path = self.folder / checkpoint.NAME
-        if state["data"] != self.data:
-            sets = [
-                f"{data[0]:,} of {data[1]}x{data[2]} with {data[3]} channels" for data in (state["data"], self.data)
-            ]
-            found = f"{sets[0]}, not {sets[1]}" if sets[0] != sets[1] else f"as many and as large, {sets[0]}"
+        if found := difference(state["data"], self.data):
             raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}: {found}")
         try:
             self.step.load_state_dict(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit the model of its own configuration") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{path} does not fit the model of its own configuration: {reason}") from error
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
-        self.history = state["history"]
+        self.history, self.resumed = state["history"], True
+        terms = {f"{images}_{term}" for images in ("train", "held_out") for term in self.system.terms}
+        for line in self.history:
+            if lacking := sorted(terms - line.keys()):
+                raise ValueError(f"{path}: a line of its history lacks {', '.join(lacking)}")
+        done = self.epoch * len(self.batches) + self.batch
+        if self.step.number != done or not 0 <= self.batch < len(self.batches) or len(self.history) != self.epoch:
+            raise ValueError(
+                f"{path} contradicts itself: step {self.step.number}, {self.epoch} epochs of {len(self.batches)} and "
+                f"{self.batch} steps, {len(self.history)} lines of history"
+            )
 
     def save(self) -> None:
         """Replaces the checkpoint, unless a weight is not finite."""
@@ -158,6 +179,14 @@ class Run:
         if self.writes:
             checkpoint.write(self.folder, state)
         self.saved_at = time.monotonic()
+
+    def write_record(self) -> None:
+        """Adds this session to record.json, with what is known of the first steps."""
+        if self.writes:
+            known = record.read(self.folder) if self.resumed else None
+            self.record = known or {"data": self.data, "sessions": []}
+            self.record["sessions"].append(record.session(self.device, self.step.number))
+            record.write(self.folder, self.record)
 
     def write_texts(self) -> None:
         """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
@@ -172,6 +201,8 @@ class Run:
     def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
         """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
         step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
+        if step < 0:
+            return FloatingPointError(f"{term} is not finite before the first step: an option's number is too large")
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
             f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
@@ -197,17 +228,29 @@ class Run:
 
     def fit(self, observe: Observer | None = None) -> None:
         """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.holding:
+            self.begin()
+            with StopRequest() as stop:
+                while self.epoch < self.config.epochs:
+                    self.train_epoch(stop)
+                    self.finish_epoch(observe)
+                    self.answer(self.agree(stop)[1])
+            self.write_model()
+
+    def begin(self) -> None:
+        """Makes the folder of a new run, and writes down where the run begins."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise FileExistsError(f"{self.folder} is no folder: choose another --out") from None
+        if not self.resumed:
+            hold(self.folder, self.holding)
+            refuse_existing(self.folder)
         self.save()
         self.write_texts()
+        self.write_record()
         if self.epoch < self.config.epochs and self.writes:
-            print(self.describe(), terminal.header(self.system.terms), sep="\n", flush=True)
-        with StopRequest() as stop:
-            while self.epoch < self.config.epochs:
-                self.train_epoch(stop)
-                self.finish_epoch(observe)
-                self.answer(self.agree(stop)[1])
-        self.write_model()
+            terminal.say(self.describe(), terminal.header(self.system.terms))
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
@@ -221,8 +264,10 @@ class Run:
         bar = progress(len(self.batches), initial=self.batch, shown=self.writes, desc=label, unit="step")
         with bar as advance:
             for batch in self.batches.epoch(self.epoch, self.batch):
-                self.step(*batch)
+                self.take_step(batch)
                 self.batch += 1
+                if self.step.number == self.first:
+                    self.record_first()
                 self.seconds = time.monotonic() - began
                 if self.batch % self.check_every == 0 and self.step.ledger.problem():
                     raise self.not_finite()
@@ -235,6 +280,30 @@ class Run:
         if self.step.ledger.problem():  # which waits for the last step
             raise self.not_finite()
         self.seconds = time.monotonic() - began
+
+    def record_first(self) -> None:
+        """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
+        loss, weights = self.step.ledger.means()["total"], record.digest_of(self.system.networks)
+        if self.writes:
+            loss = loss if math.isfinite(loss) else None
+            self.record["first"] = {"steps": self.first, "loss": loss, "weights": weights}
+            record.write(self.folder, self.record)
+
+    def take_step(self, batch: Batch) -> None:
+        """The next step; MemoryError says what to lower where there is too little memory for it."""
+        try:
+            self.step(*batch)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("memory|bad_alloc", str(error)):
+                raise
+            asked = re.search(r"allocate (\d[\d.]* ?\w+)", str(error))
+            size = self.config.batch_size
+            raise MemoryError(
+                f"not enough memory on {self.device} for a step of {size} images"
+                f"{f' (it asked for {asked[1]} more)' if asked else ''}: activations take about half with --batch-size "
+                f"{max(1, size // 2)}, in a new run; {self.folder / checkpoint.NAME} holds the state from which "
+                "--resume goes on where there is more memory"
+            ) from error
 
     def agree(self, stop: StopRequest) -> tuple[bool, int]:
         """(Is it time to save?, the signal by which any process was asked to stop, or 0), the same in all of them."""
@@ -272,7 +341,7 @@ class Run:
         line |= {
             "temperature": temperature_at(number, config),
             "seconds": self.seconds,
-            "images_per_second": ledger.images / self.seconds,
+            "images_per_second": ledger.images / max(self.seconds, 1e-6),  # a clock may stand still
             "compiled": self.step.compiled,
             "captured": self.step.captured,
         }
@@ -284,7 +353,7 @@ class Run:
         self.write_texts()
         self.write_model()
         if self.writes:
-            print(terminal.epoch_line(self.system.terms, line, self.config.epochs), flush=True)
+            terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             self.warn_of_collapse(line)
 
     def renew_parts(self) -> None:
@@ -303,4 +372,4 @@ class Run:
             return
         if problem := terminal.collapse(line, self.config.appearance_prior_mean):
             self.warned = True
-            print(f"patchvae: warning: {problem}; smaller betas let more through", file=sys.stderr, flush=True)
+            terminal.say(f"patchvae: warning: {problem}; smaller betas let more through", error=True)

@@ -8,12 +8,14 @@ process would. The first writes the files. Alone, every function here does nothi
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+SILENCE = datetime.timedelta(seconds=45)  # on a CPU, after which another process counts as gone
 PATIENCE = datetime.timedelta(days=7)  # with a first process that prepares the images
 
 
@@ -47,12 +49,16 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
         distributed.init_process_group("nccl", device_id=device)
     else:
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=SILENCE)
+    own, others = rank(), count()
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise ConnectionError("another process of this run has stopped, its message says why") from error
+            other = f"process {1 - own}" if others == 2 else f"one of the other {others - 1} processes"
+            place = re.search(r"\[([0-9a-fA-F.:]+)\]:\d+", str(error))
+            where = f" at {place[1]}" if place else ""
+            raise ConnectionError(f"{other} of this run{where} has stopped or is out of reach") from error
         raise
     distributed.destroy_process_group()  # after an error it might wait for a process that is gone
 

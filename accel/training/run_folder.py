@@ -2,14 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import TypedDict
 
 from torch import nn
 
-from accel.common.files import parse_json, write_whole
+from accel.common.files import parse_json, read_text, write_whole
+from accel.common.schema import refuse_other
 from accel.models.pretrained import Pretrained
 from accel.training.checkpoint import writing
 from accel.training.config import TrainingConfig
 from accel.training.systems import model_class
+
+
+class Line(TypedDict):
+    """What every line of metrics.jsonl holds at least, besides the terms of the loss."""
+
+    epoch: int
+    seconds: float
+
 
 CONFIG, HISTORY, MODEL = "config.json", "metrics.jsonl", "model"
 
@@ -27,10 +37,11 @@ def read_history(folder: Path) -> list[dict]:
     Raises ValueError that names the file if it is something else.
     """
     path = folder / HISTORY
-    texts = path.read_text().splitlines() if path.is_file() else []
+    texts = read_text(path).splitlines() if path.exists() else []
     lines = [parse_json(text, path, "a line of JSON an epoch") for text in texts]
-    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
-        raise ValueError(f"{path} must say of each line which epoch it is of")
+    for number, line in enumerate(lines, start=1):
+        refuse_other(line, dict[str, float | bool | None], f"{path}, line {number},")
+        refuse_other(line, Line, f"{path}, line {number},")
     return lines
 
 

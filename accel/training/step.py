@@ -209,6 +209,8 @@ class TrainingStep:
 
     def load_state_dict(self, state: dict) -> None:
         """Raises KeyError, RuntimeError or ValueError for the state of another system."""
+        if state["sums"].shape != self.ledger.sums.shape:
+            raise ValueError(f"sums of {len(state['sums'])} terms, expected {len(self.ledger.sums)}")
         self.system.networks.load_state_dict(state["networks"])
         for name, optimiser in self.system.optimisers.items():
             load_optimiser(optimiser, state["optimisers"][name])
@@ -218,15 +220,31 @@ class TrainingStep:
             self.run.begin_again()
 
 
-HOW = "fused", "foreach", "capturable"  # an optimiser's steps are computed here, whatever it was elsewhere
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
+    """Takes up what `state_dict` of the same kind of optimiser gave; its options stay those of this one.
+
+    Raises KeyError or ValueError, having changed nothing, unless every parameter has its state or none has, and each
+    tensor of a state is laid out as its parameter: a kernel that updates both would write outside of another one.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state = saved["state"]
+    if state and state.keys() != set(range(len(parameters))):
+        raise ValueError(f"an optimiser has state of {len(state)} parameters, expected {len(parameters)}")
+    names = ("momentum_buffer",) if isinstance(optimiser, torch.optim.SGD) else ("step", "exp_avg", "exp_avg_sq")
+    for number, kept in state.items():
+        if kept.keys() != set(names):
+            raise ValueError(f"an optimiser has state {', '.join(kept)}, expected {', '.join(names)}")
+        for name, value in kept.items():
+            # Adam counts steps in a number of its own.
+            like = torch.zeros((), dtype=torch.float32) if name == "step" else parameters[number]
+            got, expected = ((t.shape, t.dtype, t.stride()) for t in (value, like))
+            if got != expected:
+                raise ValueError(f"{name} of parameter {number} is {_layout(value)}, expected {_layout(like)}")
+    rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate  # the tensor that a CUDA graph reads, of which loading makes a copy
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, state: dict) -> None:
-    """Optimizer.load_state_dict, but the learning rates stay the tensors that they are, with the values loaded, and
-    how steps are computed stays what suits this device."""
-    kept = [{key: group[key] for key in ("lr", *HOW) if key in group} for group in optimiser.param_groups]
-    optimiser.load_state_dict(state)
-    for group, before in zip(optimiser.param_groups, kept, strict=True):
-        rate = before.pop("lr")
-        group["lr"] = rate.copy_(group["lr"]) if isinstance(rate, Tensor) else group["lr"]
-        group.update(before)
+def _layout(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"

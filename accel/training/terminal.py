@@ -1,5 +1,8 @@
 """What a run says in the terminal: what is trained on what, and a table with a line an epoch."""
 
+import errno
+import sys
+
 COLLAPSED = 0.01  # nats an image below which nothing passes the bottleneck
 
 # How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
@@ -53,3 +56,12 @@ def collapse(line: dict, appearance_prior_mean: float) -> str | None:
     if line.get("held_out_active_parts") == 0:
         return "no part occurs anywhere with a probability above one half"
     return None
+
+
+def say(*lines: str, error: bool = False) -> None:
+    """Prints lines; training goes on where the terminal has been closed."""
+    try:
+        print(*lines, sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError as problem:
+        if problem.errno != errno.EIO:
+            raise

@@ -32,9 +32,7 @@ def test_what_is_written_is_read_or_refused_for_its_kind(tmp_path_factory, value
     if type(value) is kind:
         assert read_json(path, kind) == value
     else:
-        with pytest.raises(
-            ValueError, match=rf"^\S+value\.json must hold a {kind.__name__}, got {type(value).__name__}$"
-        ):
+        with pytest.raises(ValueError, match=r"^\S+value\.json must be a (list|dictionary), got "):
             read_json(path, kind)
 
 
@@ -55,9 +53,3 @@ def test_a_missing_file_is_empty_only_where_it_may_be_missing(tmp_path):
     assert read_json(tmp_path / "none.json", list, may_be_missing=True) == []
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json", dict)
-
-
-def test_the_error_says_what_a_file_must_hold(tmp_path):
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"config\.json must hold the options of a run, got list$"):
-        read_json(tmp_path / "config.json", dict, "the options of a run")

@@ -30,3 +30,10 @@ def test_no_name_is_more_alike_and_none_is_less_alike_than_asked(word, names, li
 
 def test_without_names_there_is_none():
     assert nearest("word", []) is None
+
+
+def test_initials_stand_for_a_name_of_several_words():
+    names = ["--flip", "--learning-rate", "--batch-size", "--lr-x"]
+    assert nearest("--lr", names[:3]) == "--learning-rate"
+    assert nearest("--bs", names) == "--batch-size"
+    assert nearest("bs", ["batch_size", "b"]) == "batch_size"

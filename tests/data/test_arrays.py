@@ -103,10 +103,10 @@ GOOD = {"train_images": IMAGES, "train_labels": LABELS}
         ({**GOOD, "test_images": IMAGES[:0]}, "test_images is empty"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "labels must hold one label for each of 12 images, .* \\(5,\\)"),
         ({"images": IMAGES, "labels": np.eye(12, dtype=int)}, "labels must hold one label for each .* \\(12, 12\\)"),
-        ({"images": IMAGES, "labels": LABELS - 1}, "labels must be at least 0, got -1"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "labels must be from 0 to 65,535, got -1"),
         ({"images": IMAGES, "labels": LABELS + 0.5}, "labels must be integers, got float64"),
         ({"images": IMAGES, "labels": LABELS > 0}, "labels must be integers, got bool"),
-        ({**GOOD, "class_names": np.array(["a", "b"])}, "must be from 0 to 1, got 2, since class_names has 2 names"),
+        ({**GOOD, "class_names": np.array(["a", "b"])}, "must be from 0 to 1, got 2, since there are 2 class names"),
         ({**GOOD, "class_names": np.arange(3)}, "class_names must be strings"),
         ({**GOOD, "class_names": np.array([["a"]])}, "class_names must be strings"),
         (

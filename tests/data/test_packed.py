@@ -286,7 +286,7 @@ def test_damaged_files_are_refused(folder, tmp_path):
     about.write_text("{}")
     refused(r"set\.json does not say 'patchvae packed 1'")
     about.write_text('{"format": "patchvae packed 1"}')
-    refused(r"set\.json lacks contents, names, train, labels, class_names, supervised, bad, expected what pack writes")
+    refused(r"set\.json lacks contents, names, train, labels, class_names, supervised, crc32, bad")
     about.write_text(text[:-9])
     refused(r"set\.json is not JSON")
     about.unlink()

@@ -138,6 +138,24 @@ def test_what_is_not_there_leaves_its_section_out():
     assert "–" in [cell["text"] for cell in page.all("td")]
 
 
+def test_a_caption_that_runs_share_is_shown_once_and_the_end_says_how_the_report_was_made():
+    page = html_report([run_record("one"), run_record("two")], "patchvae report one two, 2026")
+    assert page.count("<p>A part a row &amp; more.</p>") == 1
+    assert page.count("A part a row &amp; more.") == 3  # and in either picture's alternative text
+    assert "<footer>patchvae report one two, 2026</footer>" in page
+    other = Picture("parts.png", "Where each part occurs", "Another text.", png(40, 30))
+    page = html_report([run_record("one"), run_record("two", pictures=[other])])
+    assert "<strong>two</strong> Another text." in page
+    assert "<strong>one</strong> A part a row &amp; more." in page
+
+
+def test_baselines_stand_beside_each_run():
+    found = {"model": {"average_precision": 0.75, "purity": 0.5}, "k_means": {"average_precision": 0.5}}
+    record = run_record("one", measures={"reconstructions": [], "discovery": found})
+    rows = [row["text"] for row in Page(html_report([record])).all("th") if row.get("scope") == "row"]
+    assert rows[:2] == ["one", "k-means on cells (one)"]
+
+
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed here")
 def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
     """Clicks of an added script, which says what it found on the console, where complaints would be, too."""
@@ -167,8 +185,8 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
     for line in process.stderr:
         if "CONSOLE" in line:
             console.append(line)
-        if "found" in line:
-            break
+            if "found" in line:
+                break
     limit.cancel()
     process.kill()
     process.communicate()

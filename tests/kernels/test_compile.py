@@ -1,9 +1,11 @@
 """Every kernel compiles for every supported architecture, and keeps to its registers."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,32 @@ import pytest
 compiled = pytest.importorskip("tests.kernels.compiled")
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
+processes: list[subprocess.Popen] = []
+
+
+def begin_early(names):
+    """Starts to compile, at a low priority, where the test that asks for it is among these."""
+    if test_no_kernel_spills_registers_to_local_memory.__name__ not in names or not compiled.CUOBJDUMP.exists():
+        return
+    # In processes of their own: here the kernels may have been made the interpreter's.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = ["nice", sys.executable, "-m", "tests.kernels.compiled", "--json", "--share"]
+    for i in range(PROCESSES):
+        # A pipe would fill up, and nobody reads meanwhile.
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = subprocess.Popen([*command, str(i), str(PROCESSES)], cwd=ROOT, env=environment, stdout=output)
+        process.output = output
+        processes.append(process)
+        atexit.register(process.kill)
 
 
 @pytest.mark.skipif(not compiled.CUOBJDUMP.exists(), reason="this Triton carries no tools for NVIDIA GPUs")
 def test_no_kernel_spills_registers_to_local_memory():
-    # In processes of their own: here the kernels may have been made the interpreter's.
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.compiled", "--json", "--share"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(i), str(PROCESSES)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for i in range(PROCESSES)
-    ]
     rows = []
     for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        rows += json.loads(output)
+        assert process.wait() == 0
+        process.output.seek(0)
+        rows += json.load(process.output)
     print("\n" + compiled.table(rows))
     assert {row["target"] for row in rows} == {f"sm_{target}" for target in compiled.TARGETS}
     spilling = [row for row in rows if row["stack"] or row["local"]]

@@ -53,7 +53,8 @@ def snapshot(folder):
 
 def test_folder_of_a_run(whole_run):
     names = {str(path.relative_to(whole_run)) for path in snapshot(whole_run)}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model/config.json", "model/weights.pt"}
+    expected = {"config.json", "metrics.jsonl", "checkpoint.pt", "record.json"}
+    assert names == expected | {"model/config.json", "model/weights.pt"}
     lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
     expected = {"epoch", "step", "temperature", "seconds", "images_per_second", "compiled", "captured", "held_out_psnr"}
@@ -226,10 +227,10 @@ def test_resume_refuses_options_that_would_learn_something_else(whole_run):
     with pytest.raises(ValueError, match=r"--beta-occ 7\.0 instead of 1\.0, --learning-rate 0\.5 instead of 0\.001"):
         train(config, tiny_dataset(), resume=True)
     size, images = r"24 of 16x16 with 3 channels", "trained on other images than those of tiny"
-    with pytest.raises(ValueError, match=f"{images}: as many and as large, {size}$"):
+    with pytest.raises(ValueError, match=f"{images}: training images: as many and as large, {size}$"):
         train(tiny_config(whole_run, epochs=3), tiny_dataset(seed=1), resume=True)
     fewer = dataclasses.replace(tiny_dataset(), train=tiny_dataset().train.chosen(np.arange(20)))
-    with pytest.raises(ValueError, match=f"{images}: {size}, not 20 of 16x16 with 3 channels$"):
+    with pytest.raises(ValueError, match=f"{images}: training images: {size}, not 20 of 16x16 with 3 channels$"):
         train(tiny_config(whole_run, epochs=3), fewer, resume=True)
     assert snapshot(whole_run) == before
 

@@ -1,0 +1,55 @@
+"""What tells one data set from another: digests of every image and every label."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from accel.data.images import Dataset
+
+CHUNK = 1 << 24  # bytes that a thread hashes at once
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's dtype, shape and bytes, in hexadecimal; of chunks' digests, so that all cores share it."""
+    rows = max(1, CHUNK // max(1, array[:1].nbytes))
+    whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+
+    def of_chunk(start: int) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(array[start : start + rows])).digest()
+
+    with ThreadPoolExecutor() as pool:
+        for one in pool.map(of_chunk, range(0, len(array), rows)):
+            whole.update(one)
+    return whole.hexdigest()
+
+
+def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
+    """What a run remembers of its images, training and test, and of their labels where it learns from them.
+
+    Each says how many there are and how large, and ends in the digest. Raises ValueError where a packed array is no
+    longer what was packed.
+    """
+    found = {}
+    for split in ("train", "test"):
+        images = getattr(dataset, split).images
+        count, height, width, channels = images.shape
+        code = digest(images)
+        if dataset.packed and dataset.packed[split] != code:
+            raise ValueError(f"{dataset.name}: its {split} images are not those that were packed: pack them anew")
+        found[f"{split}_images"] = f"{count:,} of {height}x{width} with {channels} channels, sha256 {code}"
+        if labels and (own := getattr(dataset, split).labels) is not None:
+            found[f"{split}_labels"] = f"{len(own):,} labels, sha256 {digest(own)}"
+    if labels and dataset.supervised is not None:
+        found["supervised"] = f"{dataset.supervised.sum():,} labelled, sha256 {digest(dataset.supervised)}"
+    return found
+
+
+def difference(before: dict[str, str], now: dict[str, str]) -> str | None:
+    """In what two data sets differ, by their digests, in words; None if they are the same."""
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            one, other = ((found.get(name) or "none, ").rsplit(", ", 1)[0] for found in (before, now))
+            kind = name.replace("_", " ").replace("train", "training")
+            return f"{kind}: {one}, not {other}" if one != other else f"{kind}: as many and as large, {one}"
+    return None

@@ -1,0 +1,125 @@
+"""record.json: by whom, on what and with what a run was computed, and what says whether it can be computed again."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import nn
+
+from accel.common.files import read_json, write_whole
+from accel.training import processes
+from accel.training.checkpoint import writing
+
+NAME = "record.json"
+FIRST = 3  # steps after which a run's weights are remembered
+PACKAGES = ("torch", "numpy", "triton", "pillow")
+SOURCE = Path(__file__).parents[2]
+
+
+class Session(TypedDict):
+    """One process, or one group of them, that trained a run for a while.
+
+    began: local time. step: from which on. versions: of Python and of packages, and of this code by `git`, None where
+    it is not a repository. device: what computed, with its number of threads on a CPU and of processes.
+    """
+
+    began: str
+    step: int
+    command: list[str]
+    device: str
+    threads: int
+    processes: int
+    versions: dict[str, str | None]
+
+
+class Steps(TypedDict):
+    """How many steps a run began with, the mean of their loss, and the SHA-256 of all of its weights after them."""
+
+    steps: int
+    loss: float | None
+    weights: str
+
+
+class Record(TypedDict):
+    """record.json."""
+
+    data: dict[str, str]
+    sessions: list[Session]
+    first: NotRequired[Steps]
+
+
+def machine() -> dict[str, str]:
+    """What numbers are computed on and with."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "device": f"{len(gpus)} × {gpus[0]}" if gpus else f"{os.cpu_count()} cores of {model}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def session(device: torch.device, step: int) -> Session:
+    """This process as one that goes on from a step."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    versions["git"] = _git()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["device"]
+    return {
+        "began": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "step": step,
+        "command": sys.argv,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "versions": versions,
+    }
+
+
+def _git() -> str | None:
+    """The commit of this code, with a + if files differ from it."""
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(SOURCE), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        if not (SOURCE / ".git").exists():
+            return None
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def digest_of(networks: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, names included."""
+    code = hashlib.sha256()
+    for name, value in networks.state_dict().items():
+        code.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        code.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return code.hexdigest()
+
+
+def read(folder: Path) -> Record | None:
+    """The record of a run, None for one of an earlier version."""
+    return read_json(folder / NAME, Record) if (folder / NAME).exists() else None
+
+
+def write(folder: Path, record: Record) -> None:
+    """Replaces the record; raises OSError with a sentence."""
+    with writing(folder / NAME, folder):
+        write_whole({folder / NAME: (json.dumps(record, indent=2) + "\n").encode()})

@@ -1,0 +1,773 @@
+"""What attacks from outside have found, each held by a test: files that corrupted memory, hung, or were believed."""
+
+import fcntl
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from accel import PatchVAE, cli, elbo
+from accel.common import memory
+from accel.common.files import LOCK, held
+from accel.data import Dataset, ImageSet, load
+from accel.data.packed import read_packed
+from accel.data.safe_pickle import safe_unpickle
+from accel.evaluation import fine_tuning
+from accel.models.storage import load_tensors, tensors_to_bytes
+from accel.training import checkpoint, loop, train
+from accel.training.protocols import TransferConfig
+from tests.faults.common import SMALL, accepted, refused, save, some, start, wait_until
+from tests.training.tiny import assert_same_run, tiny_config, tiny_dataset
+
+PIL = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(a run of one epoch, its images)"""
+    folder = tmp_path_factory.mktemp("trained")
+    data = save(folder / "tiny.npz")
+    accepted("train", "--data", data, *SMALL, "--epochs", 1, "--out", folder / "run")
+    return folder / "run", data
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+# 1. Optimisers' states.
+
+
+def overlapping(tensor):
+    """As large a storage and the same shape, but every stride is 0, at the storage's end."""
+    storage = torch.zeros(tensor.numel() + 1)
+    return storage.as_strided(tensor.shape, (0,) * tensor.ndim, tensor.numel())
+
+
+LAYOUTS = {
+    "another shape": lambda tensor: torch.zeros(1),
+    "more numbers": lambda tensor: torch.zeros(2, *tensor.shape),
+    "another dtype": lambda tensor: tensor.double(),
+    "strides of 0 in a storage large enough": overlapping,
+    "strides of 0 in one number": lambda tensor: torch.zeros(1).expand(tensor.shape),
+    "no storage": lambda tensor: tensor.to("meta"),
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "text": lambda tensor: "a",
+}
+
+
+@pytest.mark.parametrize("layout", some(LAYOUTS, 4))
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+def test_state_of_adam_in_another_layout(tmp_path, run, layout, name, seen):
+    if name == "step" and layout.startswith("strides"):
+        pytest.skip("a number has no strides")
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    kept = state["training"]["optimisers"]["model"]["state"][0]
+    kept[name] = LAYOUTS[layout](kept[name])
+    torch.save(state, run / checkpoint.NAME)
+    before = (run / checkpoint.NAME).read_bytes()
+    config = loop.TrainingConfig(**{**state["config"], "epochs": 2, "out": str(run)})
+    with pytest.raises(ValueError, match=r"run/checkpoint\.pt") as refusal:
+        train(config, resume=True)
+    assert "\n" not in str(refusal.value)
+    assert (run / checkpoint.NAME).read_bytes() == before
+    seen("an optimiser's state in another shape, dtype or layout than its parameter", "one sentence")
+
+
+def test_state_of_adam_for_other_parameters(run):
+    state = checkpoint.read(run)
+    config = loop.TrainingConfig(**{**state["config"], "epochs": 2, "out": str(run)})
+    del state["training"]["optimisers"]["model"]["state"][0]
+    torch.save(state, run / checkpoint.NAME)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit .* state of \d+ parameters, expected"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize("layout", some(LAYOUTS, 4))
+def test_momentum_of_a_transfer_in_another_layout(trained, run, monkeypatch, layout, seen):
+    class Interrupted(Exception):
+        pass
+
+    def stopped(self):
+        self.train_epoch()
+        self.save()
+        raise Interrupted
+
+    options = TransferConfig(epochs=2, batch_size=8, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Fit, "run", stopped)
+        with pytest.raises(Interrupted):
+            fine_tuning_of(run, options)
+    path = run / "transfer" / "conv5" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    kept = state["optimiser"]["state"][0]
+    kept["momentum_buffer"] = LAYOUTS[layout](kept["momentum_buffer"])
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"transfer/conv5/checkpoint\.pt"):
+        fine_tuning_of(run, options)
+    seen("momentum of a transfer in another shape, dtype or layout than its parameter", "one sentence")
+
+
+def fine_tuning_of(run, options):
+    from accel.evaluation.transfer import transfer
+
+    return transfer(run, "conv5", options)
+
+
+# 2. Other data.
+
+
+def blacked(images, step=2):
+    images = images.copy()
+    images[1::step] = 0
+    return images
+
+
+CHANGED = {
+    "every other training image blacked": lambda d: {"train_images": blacked(d.train.images)},
+    "one pixel of one training image": lambda d: {"train_images": one_pixel(d.train.images)},
+    "a blacked test set": lambda d: {"test_images": blacked(d.test.images, 1)},
+    "permuted labels": lambda d: {"train_labels": d.train.labels[::-1]},
+    "permuted test labels": lambda d: {"test_labels": d.test.labels[::-1]},
+}
+
+
+def one_pixel(images):
+    images = images.copy()
+    images[-1, -1, -1, -1] ^= 1
+    return images
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_resumed_on_other_data(tmp_path, capsys, change, seen):
+    data, out = save(tmp_path / "tiny.npz"), tmp_path / "run"
+    words = [*SMALL[:2], "--device", "cpu", "--batch-size", 8, "--system", "supervised"]
+    accepted("train", "--data", data, *words, "--epochs", 1, "--out", out)
+    before = (out / checkpoint.NAME).read_bytes()
+    save(data, **CHANGED[change](tiny_dataset()))
+    sentence = refused(capsys, "train", "--resume", "--out", out, "--epochs", 2)
+    assert "trained on other images than those of" in sentence
+    assert (out / checkpoint.NAME).read_bytes() == before
+    seen("data replaced between stop and resume: images, one pixel, labels, test images", "one sentence")
+
+
+def test_labels_do_not_matter_to_a_run_that_never_reads_them(run, trained, tmp_path):
+    other = save(tmp_path / "unlabelled.npz", train_labels=None, test_labels=None)
+    accepted("train", "--resume", "--out", run, "--data", other, "--epochs", 2)
+
+
+def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tmp_path, capsys, seen):
+    accepted("measure", run)
+    before = (run / "measures.json").read_bytes()
+    other = save(tmp_path / "other.npz", test_images=blacked(tiny_dataset().test.images))
+    for command in ("measure", "figures"):
+        assert "does not hold the images of the run" in refused(capsys, command, run, "--data", other)
+        seen("`measure` or `figures` of a run with `--data` of another set", "one sentence, nothing overwritten")
+    assert (run / "measures.json").read_bytes() == before
+    assert not (run / "figures" / "index.json").exists()
+
+
+# 3. Labels.
+
+
+def test_a_label_that_only_test_images_have(tmp_path):
+    data = save(tmp_path / "tiny.npz", test_labels=np.arange(10))
+    words = [*SMALL[:2], "--device", "cpu", "--batch-size", 8, "--system", "supervised", "--epochs", 1]
+    accepted("train", "--data", data, *words, "--out", tmp_path / "run")
+    description = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert description["arguments"]["num_classes"] == 10
+
+
+@pytest.mark.parametrize("label", [-1, 1 << 16, 10**6, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_that_are_no_classes(tmp_path, split, label, capsys, seen):
+    labels = np.full(24 if split == "train" else 10, label, np.uint64 if label > 2**62 else np.int64)
+    data = save(tmp_path / "tiny.npz", **{f"{split}_labels": labels})
+    assert str(label) in refused(capsys, "train", "--data", data, *SMALL, "--out", tmp_path / "run")
+    seen("labels that are ids, negative, or beyond 64 bits", "one sentence")
+
+
+def test_packed_labels_beyond_the_class_names(tmp_path, seen):
+    path = packed(tmp_path)
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["class_names"] == ["a", "b"]
+    about["labels"][-1] = 2
+    path.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"set\.npy: test labels must be from 0 to 1, got 2"):
+        load(path)
+    seen("packed labels beyond the class names", "one sentence")
+
+
+# 4. Packed arrays.
+
+
+def folder_of_images(path, count=6):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (path / name).mkdir(parents=True)
+        for index in range(count):
+            PIL.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path / name / f"{index}.bmp")
+    return path
+
+
+def packed(path):
+    accepted("pack", folder_of_images(path / "images"), path / "set.npy", "--image-size", 8)
+    return path / "set.npy"
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_packing_again_notices_an_image_of_the_same_length(tmp_path, capsys, keep_time, seen):
+    path, image = packed(tmp_path), tmp_path / "images" / "b" / "3.bmp"
+    before, content = image.stat(), bytearray(image.read_bytes())
+    content[-1] ^= 1
+    image.write_bytes(content)
+    if keep_time:
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    words = ("pack", tmp_path / "images", path, "--image-size", 8)
+    assert "b/3.bmp has changed since it was packed" in refused(capsys, *words)
+    seen("an image changed, its length (and its time) kept, and packed again", "one sentence that names it")
+
+
+def test_flipped_bytes_of_a_packed_array(tmp_path, capsys, seen):
+    path = packed(tmp_path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [128, len(whole) - 1, *rng.integers(128, len(whole), 8)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        for words in (("pack", tmp_path / "images", path, "--image-size", 8), train_on(path, tmp_path / "run")):
+            assert "images are not those that were packed" in refused(capsys, *words)
+            seen("a flipped bit in a packed array, in training and in `pack` again", "one sentence")
+    path.write_bytes(whole)
+    accepted("pack", tmp_path / "images", path, "--image-size", 8)
+
+
+def train_on(data, out):
+    return ("train", "--data", data, *SMALL, "--epochs", 1, "--out", out)
+
+
+def test_an_image_that_changes_while_packing_is_interrupted(tmp_path, monkeypatch, capsys):
+    from accel.data import packed as module
+
+    images = folder_of_images(tmp_path / "images")
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Packing, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["pack", str(images), str(tmp_path / "set.npy"), "--image-size", "8"]) == 130
+    content = bytearray((images / "a" / "2.bmp").read_bytes())
+    content[-1] ^= 1
+    (images / "a" / "2.bmp").write_bytes(content)
+    sentence = refused(capsys, "pack", images, tmp_path / "set.npy", "--image-size", 8)
+    assert "a/2.bmp has changed since it was packed into" in sentence
+
+
+# 5. Types in a model's configuration.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("straight_through", "false"),
+        ("detach_weights", "no"),
+        ("detach_weights", 1),
+        ("backend", "evil"),
+        ("backend", ["torch"]),
+        ("occurrence_prior", "0.1"),
+        ("num_parts", True),
+        ("num_parts", 3.0),
+        ("num_parts", 2**70),
+        ("image_size", "16"),
+        ("image_size", [16, [16]]),
+        ("channels", None),
+        ("encoder", ["small"]),
+        ("encoder", 3),
+        ("head", {"a": 1}),
+        ("head_kernel_size", "3"),
+        ("variance", 7),
+        ("part_dim", 2**40),
+        ("appearance_prior_mean", [2.0]),
+    ],
+)
+def test_types_in_the_configuration_of_a_model(run, name, value, seen):
+    path = run / "model" / "config.json"
+    description = json.loads(path.read_text())
+    description["arguments"][name] = value
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"model/config\.json|does not fit the configuration") as refusal:
+        PatchVAE.from_pretrained(run / "model")
+    assert "\n" not in str(refusal.value)
+    seen("a value of another type in a model's config.json", "one sentence")
+
+
+# 6. Pickles.
+
+
+class Named:
+    """Unpickles as a call of a NumPy function with these arguments, and then a state."""
+
+    def __init__(self, function, arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+RECONSTRUCT = np.empty(0).__reduce__()[0]
+POINTER = (0xDEADBEEF).to_bytes(8, "little")
+
+
+ATTACKS = {
+    "objects in raw bytes": Named(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, POINTER)),
+    "an array over a buffer": Named(np.ndarray, ((1,), np.dtype("O"), POINTER)),
+    "a dtype of objects": Named(np.dtype, ("O8", False, True)),
+    "a dtype with fields": Named(np.dtype, ([("a", "O")],)),
+    "a dtype by a state": Named(
+        np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 16)
+    ),
+    "more numbers than bytes": Named(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1 << 40,), np.dtype("u1"), False, b"1234")
+    ),
+    "a negative extent": Named(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (-1, -4), np.dtype("u1"), False, b"1234")),
+    "no state at all": Named(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1,)),
+}
+
+
+def test_pickles_that_would_have_memory_read(seen):
+    """Each in a process of its own, forked, which a pointer that is followed would end."""
+    for name, attack in ATTACKS.items():
+        content = pickle.dumps(attack, 2)
+        child = os.fork()
+        if child == 0:
+            try:
+                repr(safe_unpickle(io.BytesIO(content)))
+            except ValueError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, name
+    seen("a pickle in a CIFAR archive that has NumPy read memory of its choice", "one sentence", len(ATTACKS))
+
+
+def test_arrays_of_numbers_are_still_read():
+    for dtype in ("u1", ">i4", "<f8", "bool", "complex64"):
+        array = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
+        for one in (array, np.asfortranarray(array)):
+            # Of protocol 2 and later, Python 3 pickles bytes as such from 3 on.
+            got = safe_unpickle(io.BytesIO(pickle.dumps(one, 4)))
+            assert (got.dtype, got.tolist()) == (one.dtype.newbyteorder("="), one.tolist())
+
+
+# 7. The report.
+
+
+@pytest.mark.parametrize(
+    "name", some(["../config.json", "endless.png", "/etc/hostname", "link.png", "pipe.png", "text.png"], 2)
+)
+def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
+    accepted("measure", run)
+    accepted("figures", run)
+    figures = run / "figures"
+    (figures / "link.png").symlink_to(run.parent / "outside.png")
+    (run.parent / "outside.png").write_bytes(next(figures.glob("parts.png")).read_bytes())
+    (figures / "endless.png").symlink_to("/dev/zero")
+    (figures / "text.png").write_text("secret")
+    os.mkfifo(figures / "pipe.png")
+    index = json.loads((figures / "index.json").read_text())
+    (figures / "index.json").write_text(json.dumps([*index, {"file": name, "title": "a", "text": "b"}]))
+    sentence = refused(capsys, "report", run, "--out", run / "report.html")
+    assert name in sentence
+    assert not (run / "report.html").exists()
+    seen("a figures index that names a file outside of the run, a link, a pipe, a device, no picture", "one sentence")
+
+
+# 8. Pipes, devices, giants and bombs.
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse", "loop"])
+def test_no_image_at_all(tmp_path, capsys, kind, seen):
+    folder = folder_of_images(tmp_path / "images")
+    bad = folder / "a" / "9.bmp"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "device":
+        bad.symlink_to("/dev/zero")
+    elif kind == "loop":
+        bad.symlink_to(bad)
+    else:
+        with bad.open("wb") as file:
+            file.truncate(1 << 36)
+    began = time.monotonic()
+    assert "a/9.bmp" in refused(capsys, *train_on(folder, tmp_path / "run"))
+    sentence = refused(capsys, "pack", folder, tmp_path / "set.npy", "--image-size", 8)
+    listed = tmp_path / "set.bad.txt"
+    assert "a/9.bmp" in (listed.read_text() if listed.exists() else sentence)
+    assert time.monotonic() - began < 10
+    seen("a pipe, a link to a device, a circle of links or a sparse file among images", "one sentence")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "measures.json", "transfer.json", "record.json",
+                                  "model/config.json", "model/weights.pt", "figures/index.json"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_no_file_of_a_run(run, capsys, name, kind, seen):
+    path = run / name
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    for own in ("measures.json", "figures/index.json"):  # which are drawn anew where they are missing
+        if name != own:
+            (run / own).parent.mkdir(exist_ok=True)
+            (run / own).write_text("{}" if own == "measures.json" else "[]")
+            os.utime(run / own, (time.time() + 100,) * 2)
+    command = ("measure", run) if name.startswith(("model", "record")) else ("report", run, "--out", run / "r.html")
+    if name in ("measures.json", "figures/index.json"):
+        command = ("report", run, "--out", run / "r.html")
+        assert cli.main([str(word) for word in command]) == 0  # a whole one takes its place
+        capsys.readouterr()
+        return
+    assert name.split("/")[-1].split(".")[0] in refused(capsys, *command)
+    seen("a pipe or a device in place of a file of a run", "one sentence")
+
+
+def test_images_that_do_not_fit_into_memory(tmp_path, monkeypatch, capsys, seen):
+    monkeypatch.setattr(memory, "memory", lambda: 500)
+    folder = folder_of_images(tmp_path / "images")
+    assert "takes 0.0 GB of memory" in refused(capsys, *train_on(folder, tmp_path / "run"))
+    assert "takes 0.0 GB of memory" in refused(capsys, *train_on(save(tmp_path / "a.npz"), tmp_path / "run"))
+    seen("images or arrays larger than memory", "one sentence, before they are read", 2)
+
+
+@pytest.mark.parametrize("shape", some([(1 << 26,), (1, 2)], 1))
+def test_members_that_inflate(tmp_path, capsys, shape, seen):
+    path = tmp_path / "bomb.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("images.npy", "w") as file:
+        file.write(header.getvalue())
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    words = [sys.executable, "-m", "accel", *map(str, train_on(path, tmp_path / "run"))]
+    limited = ["bash", "-c", f'ulimit -v {8 << 20}; exec "$@"', "limited", *words]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("patchvae: ")
+    assert done.stderr.count("\n") == 1
+    seen(
+        "members of a .npz file that inflate to other sizes than their headers say, or to wrong shapes", "one sentence"
+    )
+
+
+def test_deflated_weights(run, seen):
+    path = run / "model" / "weights.pt"
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"weights\.pt: .*its contents are compressed"):
+        load_tensors(path)
+    seen("weights of which the archive is compressed, and may inflate to anything", "one sentence")
+
+
+@pytest.mark.parametrize("layout", ["strides of 0 in one number", "no storage", "sparse"])
+def test_weights_that_are_no_plain_tensors(run, layout, seen):
+    path = run / "model" / "weights.pt"
+    weights = torch.load(path, weights_only=True)
+    name = next(iter(weights))
+    path.write_bytes(tensors_to_bytes(weights | {name: LAYOUTS[layout](weights[name])}))
+    with pytest.raises(ValueError, match=r"weights\.pt"):
+        PatchVAE.from_pretrained(run / "model")
+    seen("sparse weights, weights without storage, or larger than their storage", "one sentence")
+
+
+# 9. Two processes.
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path, capsys, seen):
+    data, out = save(tmp_path / "tiny.npz"), tmp_path / "run"
+    words = ("train", "--data", data, *SMALL, "--epochs", 100_000, "--out", out)
+    first = start(*words)
+    try:
+        wait_until(first, lambda: (out / "model").exists())
+        sentence = refused(capsys, "train", "--resume", "--out", out)
+        assert f"is in use by process {first.pid} on" in sentence
+        seen("a second process that resumes a run which is being trained", "one sentence that names the first")
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+    assert (out / LOCK).exists()  # of a process that is dead, which holds nothing
+    epochs = checkpoint.read(out)["epoch"]
+    accepted("train", "--resume", "--out", out, "--epochs", epochs)
+    assert not (out / LOCK).exists()
+    seen("a lock left by a process that was killed", "the run goes on")
+
+
+def test_who_waits_gets_the_folder_and_a_file_system_without_locks_is_used(tmp_path, monkeypatch):
+    with held(tmp_path):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"), held(tmp_path):
+            pass
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", "import sys, pathlib; from accel.common.files import held\n"
+             "with held(pathlib.Path(sys.argv[1]), wait=True): print('held')", str(tmp_path)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+    assert waiting.communicate(timeout=30)[0] == "held\n"
+
+    def without(*_):
+        raise OSError(fcntl.LOCK_EX and 95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with held(tmp_path):
+        pass
+
+
+# 10. Closed streams.
+
+
+@pytest.mark.parametrize("closed", some([">&-", "2>&-", "<&- >&- 2>&-"], 0))
+def test_closed_streams(tmp_path, closed, seen):
+    data, out = save(tmp_path / "tiny.npz"), tmp_path / "run"
+    words = [sys.executable, "-m", "accel", *map(str, train_on(data, out))]
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {closed}', "closed", *words], capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert checkpoint.read(out)["epoch"] == 1
+    seen("standard output, error or input closed", "training goes on to its end")
+
+
+@pytest.mark.long
+def test_a_terminal_that_knows_ascii_alone(tmp_path, seen):
+    data = save(tmp_path / "tiny.npz")
+    for words in (train_on(data, tmp_path / "run"), ("train", "--help"), ("measure", tmp_path / "run")):
+        process = start(*words, environment={"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"})
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        seen("a terminal that knows ASCII alone", "other characters are shown as ?")
+
+
+# 11. Tracebacks and misleading sentences.
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", ""), "--data must be text that is not empty"),
+        (("--data", "a\0b"), "--data must be text that is not empty and has no NUL"),
+        (("--out", " "), "--out must be text that is not empty"),
+        (("--lr", "1"), "unknown option --lr (nearest: --learning-rate)"),
+        (("--num-parts", 2**70), "--num-parts must be a whole number below 2^63"),
+        (("--num-parts", 2**40), "--num-parts must be from 1 to 65536"),
+        (("--image-size", 2**31), "--image-size must be from 1 to 65536"),
+        (("--epochs", 2**63), "--epochs must be a whole number below 2^63"),
+        (("--head-kernel-size", 99999999999), "--head-kernel-size must be odd, from 1 to 255"),
+        (("--device", "cuda:99999999999999999999"), "--device must be auto, cpu, cuda or cuda:N"),
+        (("--appearance-prior-mean", "1e300"), "a weight is not finite before the first step: an option's number"),
+        (("--data", "LOOP"), "no such data"),
+        (("--out", "LOOP"), "loop is no folder"),
+        (("--out", "LOOP/run"), "symbolic links"),
+        (("--out", "FILE"), "is no folder"),
+    ],
+)  # fmt: skip
+def test_options_that_ended_in_tracebacks(tmp_path, capsys, words, sentence, seen):
+    data = save(tmp_path / "tiny.npz")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    places = {"LOOP": tmp_path / "loop", "LOOP/run": tmp_path / "loop" / "run", "FILE": tmp_path / "file"}
+    given = ["--data", data, *SMALL, "--epochs", 1, "--out", tmp_path / "run"]
+    given += [places.get(word, word) for word in words]
+    said = refused(capsys, "train", *given)
+    assert sentence in said
+    assert "last good state" not in said
+    seen("options out of range, empty, misspelt, or that name circles of links", "one sentence")
+
+
+def raw(shape, content=None, version=b"\x01\x00", text=None):
+    text = text or f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}"
+    header = text.encode().ljust(118) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + (content or b"")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"xx" + raw((24, 16, 16, 3), bytes(24 * 16 * 16 * 3)),
+        raw((24, 16, 16, 3)),
+        raw((-1, 16, 16, 3), bytes(768)),
+        raw((1 << 62, 16, 16, 3), bytes(768)),
+        raw((24, 16, 16, 3), bytes(10**5)),
+        raw((), b"1"),
+        raw(None, b"1"),
+        raw("a", b"1"),
+        raw((24, 16, 16, 3), bytes(24 * 16 * 16 * 3), version=b"\x09\x00"),
+        raw(0, text="(" * 110),
+        raw(0, text="{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"),
+        raw(0, text="{'descr': '<M8[D]', 'fortran_order': False, 'shape': (0,)}"),
+    ],
+)
+def test_members_of_npz_files(tmp_path, capsys, content, seen):
+    path = tmp_path / "bad.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", content)
+    sentence = refused(capsys, *train_on(path, tmp_path / "run"))
+    assert "bad.npz" in sentence
+    assert "unsafe" not in sentence
+    seen("members of .npz files without a header, with another one, or bytes before it", "one sentence")
+
+
+@pytest.mark.parametrize("lacking", ["config", "data", "epoch", "batch", "history", "training", "training.number",
+                                     "training.networks", "training.optimisers", "training.sums"])  # fmt: skip
+@pytest.mark.parametrize("how", some(["lacks", "is text", "is 2^64"], 1))
+def test_checkpoints_that_lack_something(run, capsys, lacking, how, seen):
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    *path, key = lacking.split(".")
+    inner = state[path[0]] if path else state
+    if how == "lacks":
+        del inner[key]
+    else:
+        inner[key] = "text" if how == "is text" else 2**64
+    torch.save(state, run / checkpoint.NAME)
+    assert "checkpoint.pt" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    seen("a checkpoint that lacks something, or holds text or 2⁶⁴ in its place", "one sentence")
+
+
+def test_a_checkpoint_that_contradicts_itself(run, capsys):
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    state["batch"] = 1
+    torch.save(state, run / checkpoint.NAME)
+    assert "contradicts itself" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\xff", "null", "[1]", "NaN", ""], ids=range(8)
+)
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "transfer.json", "model/config.json"])
+def test_json_that_is_nested_long_or_something_else(run, capsys, name, text, seen):
+    if (name, text) == ("metrics.jsonl", ""):
+        return  # no epochs
+    (run / name).write_bytes(text.encode("latin-1"))
+    sentence = refused(capsys, "figures", run)
+    assert name in sentence
+    assert "set_int_max_str_digits" not in sentence
+    seen("JSON that is nested 100,000 deep, has integers of 5,000 digits, or is something else", "one sentence")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ["a"]}, {"labels": 3}, {"labels": [0]}, {"names": {"a": 1}}, {"names": [1, 2]}, {"train": "6"},
+        {"train": 0}, {"train": 10**6}, {"class_names": "ab"}, {"class_names": [1]}, {"supervised": [1]},
+        {"supervised": [True]}, {"crc32": None}, {"bad": []}, {"digests": 1}, {"contents": 1}, {"labels": [2**64] * 12},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_packed_descriptions_of_other_types(tmp_path, change, seen):
+    path = packed(tmp_path)
+    about = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(about | change))
+    with pytest.raises(ValueError, match=r"set\.json: |set\.json lacks"):
+        read_packed(path)
+    seen("a packed array's description with values of other types", "one sentence")
+
+
+def test_too_little_memory_says_what_to_lower(tmp_path, capsys, monkeypatch, seen):
+    from accel.training import step
+
+    data, out = save(tmp_path / "tiny.npz"), tmp_path / "run"
+    original = step.TrainingStep.__call__
+
+    def fail(self, *batch):
+        if self.number == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total")
+        original(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step.TrainingStep, "__call__", fail)
+        sentence = refused(capsys, *train_on(data, out))
+    assert "(it asked for 2.00 GiB more)" in sentence
+    assert "--batch-size 4, in a new run" in sentence
+    accepted("train", "--resume", "--out", out)
+    accepted(*train_on(data, tmp_path / "whole"))
+    assert_same_run(out, tmp_path / "whole")
+    seen("memory runs out in training (a mocked GPU)", "one sentence that says what to lower; nothing lost")
+
+
+@pytest.mark.parametrize("command", ["train", "transfer", "measure", "figures", "report", "pack", "reproduce"])
+def test_advice_on_memory_names_options_that_the_command_has(command, capsys, monkeypatch):
+    def fail(given):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.COMMANDS[command], "run", fail)
+    places = {"pack": ["a", "b.npy"], "train": [], "reproduce": ["table1"]}.get(command, ["run"])
+    sentence = refused(capsys, command, *places)
+    parser = cli.Parser()
+    cli.COMMANDS[command].add_arguments(parser)
+    named = [word.strip(",") for word in sentence.split() if word.startswith("--")]
+    assert set(named) <= parser._option_string_actions.keys()
+    assert ("--batch-size" in named) == (command in ("train", "transfer"))
+
+
+def test_failed_download_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    from accel.data import cifar
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(cifar.urllib.request, "urlopen", fail)
+    assert "cifar10 could not be downloaded" in refused(
+        capsys, "train", "--data", "cifar10", "--data-dir", tmp_path / "data", "--out", tmp_path / "run"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_numbers_of_the_interface():
+    model = PatchVAE(image_size=16, num_parts=2, part_dim=2, encoder="small")
+    images = torch.zeros(1, 3, 16, 16)
+    from accel import Noise
+
+    for temperature in (torch.tensor(0.0), torch.tensor(float("nan")), torch.tensor(-1.0)):
+        with pytest.raises(ValueError, match="temperature must be positive and finite"):
+            model(images, temperature=temperature, noise=Noise())
+    with pytest.raises(ValueError, match="floats from nan to nan"):
+        model.eval()(torch.full_like(images, torch.nan))
+    for beta in ({"beta_app": float("nan")}, {"beta_occ": float("inf")}):
+        with pytest.raises(ValueError, match=f"{next(iter(beta))} must be finite"):
+            elbo(model(images), images, **beta)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_is_read_only(run, capsys):
+    run.chmod(0o500)
+    try:
+        assert "cannot be written to" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    finally:
+        run.chmod(0o700)
+
+
+def test_datasets_refuse_labels_from_anywhere():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="set: test labels must be from 0 to 1, got 2, since there are 2 class names"):
+        Dataset("set", ImageSet(images, np.array([0, 1])), ImageSet(images, np.array([0, 2])), ("a", "b"))
+
+
+def test_tiny_config_is_of_this_version(tmp_path):
+    assert train(tiny_config(tmp_path / "run", epochs=0), tiny_dataset()).exists()
