@@ -1,7 +1,7 @@
 """The specification of PatchVAE in float64 NumPy: each function begins with its equation.
 
-Read in this order: noise, divergence, occurrence, bottleneck, weighted_loss, objective, quality. For each function
-NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. Nothing here is there for
+Read in this order: noise, divergence, occurrence, bottleneck, placement, layers, weighted_loss, objective, quality. For
+each function NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. Nothing is there for
 speed, and nothing here imports the fast implementations that are held to it.
 """
 

@@ -22,6 +22,8 @@ import numpy as np
 OCCURRENCE_STREAM = 0
 APPEARANCE_STREAM = 1
 DROPOUT_STREAM = 2
+PLACE_STREAM = 3
+GROUND_STREAM = 4
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -102,7 +104,18 @@ def occurrence_noise(noise, images, parts, cells):
     return of_each_part(uniform(words), parts, cells)
 
 
-def appearance_noise(noise, images, parts, part_dim):
+def place_noise(noise, images, parts, cells, places):
+    """u ~ U(0, 1) for each (image, part, cell, place), from stream 3, where a part has L·K numbers. (B, N, L, K)."""
+    words = draw_words(noise, PLACE_STREAM, images, parts * blocks_of_a_part(cells * places))
+    return of_each_part(uniform(words), parts, cells * places).reshape(images, parts, cells, places)
+
+
+def ground_noise(noise, images, numbers):
+    """ε ~ N(0, 1) for each number of an image's ground, from stream 4, drawn as those of one part. (B, numbers)."""
+    return appearance_noise(noise, images, 1, numbers, GROUND_STREAM)[:, 0]
+
+
+def appearance_noise(noise, images, parts, part_dim, stream=APPEARANCE_STREAM):
     """ε ~ N(0, 1) for each (image, part, number), from stream 1. (B, N, D).
 
     ε[b, n, d] is normal d mod 4 of block n · ⌈D/4⌉ + ⌊d/4⌋. Box and Muller make four normals of a block's four
@@ -110,7 +123,7 @@ def appearance_noise(noise, images, parts, part_dim):
 
         ε₀, ε₁ = √(−2 log u₀) · (cos, sin)(2π u₁),    ε₂, ε₃ = √(−2 log u₂) · (cos, sin)(2π u₃)
     """
-    words = draw_words(noise, APPEARANCE_STREAM, images, parts * blocks_of_a_part(part_dim))
+    words = draw_words(noise, stream, images, parts * blocks_of_a_part(part_dim))
     u0, u1, u2, u3 = np.moveaxis(uniform(words), 2, 0)
     first, second = np.sqrt(-2.0 * np.log(u0)), np.sqrt(-2.0 * np.log(u2))
     angle, other = 2.0 * np.pi * u1, 2.0 * np.pi * u3

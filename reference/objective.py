@@ -22,9 +22,10 @@ class Elbo:
 
 
 def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
-    """mean over images of  R + β_app · KL_app + β_occ · KL_occ.
+    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  and + KL_ground of an output that has one (layers.py).
 
-    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,).
+    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,), and kl_ground (B,) or
+    None if it has a ground.
     R = Σ ω (x − x̂)², with ω = 1 unless weighted.
     """
     if weighted:
@@ -32,11 +33,14 @@ def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
     else:
         error = ((images - output.reconstruction) ** 2).sum((1, 2, 3))
     terms = error.mean(), output.kl_appearance.mean(), output.kl_occurrence.mean()
-    return Elbo(terms[0] + beta_app * terms[1] + beta_occ * terms[2], *terms)
+    ground = getattr(output, "kl_ground", None)
+    weightless = 0.0 if ground is None else ground.mean()
+    return Elbo(terms[0] + beta_app * terms[1] + beta_occ * terms[2] + weightless, *terms)
 
 
 def elbo_gradients(d_total, output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
-    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence): each term's own, over B, times its β.
+    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence): each term's own, over B, times its β; a ground's
+    divergence has 1/B.
 
     d_total: a number. The results are (B, C, H, W), (B,) and (B,).
     """

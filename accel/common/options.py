@@ -176,11 +176,11 @@ def _defaults(field: dataclasses.Field[Any], options: type[Options]) -> str:
             return field.metadata["absent"]
         return {"True": "yes", "False": "no"}.get(str(value), str(value))
 
-    defaults = [words(field.metadata["default"])]
+    recipes = {}  # by what they say, so that one that says what another says is not repeated
     for name, recipe in options.RECIPES.items():
         if field.name in recipe:
-            defaults.append(f"{words(recipe[field.name])} for {name}")
-    return ", ".join(defaults)
+            recipes.setdefault(words(recipe[field.name]), name)
+    return ", ".join([words(field.metadata["default"]), *(f"{value} for {name}" for value, name in recipes.items())])
 
 
 def add_options(parser: argparse.ArgumentParser, options: type[Options], names: Container[str] | None = None) -> None:

@@ -9,7 +9,7 @@ Only +, -, *, /, comparisons, floor and square roots are used: IEEE arithmetic r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -151,3 +151,6 @@ LOOKS = (
     Look("striped crescent", 1, crescent, stripes),
     Look("spotted half-disc", 3, half_disc, spots),
 )
+
+# The same shapes in one palette and one texture: nothing but its shape tells a type.
+ALIKE = tuple(replace(look, name=look.shape.__name__.replace("_", "-"), palette=0, texture=gradient) for look in LOOKS)

@@ -6,14 +6,16 @@ stamp by stamp.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from accel.data.ground import natural_ground
 from accel.data.images import ImageSet
-from accel.data.looks import LOOKS, PALETTES, edge
-from accel.data.words import GRAIN_STREAM, PARTS_STREAM, random_words
+from accel.data.looks import ALIKE, LOOKS, PALETTES, Look, edge
+from accel.data.words import CONTRAST_STREAM, GRAIN_STREAM, PARTS_STREAM, random_words
 
-PRESENT = 2  # types in an image
+PRESENT = 2  # types in an image, unless a difficulty says otherwise
 REPEATS = 3  # an image shows each of its types one to this many times
 CLUTTER = 8  # an image shows none to this many pieces of clutter
 CANDIDATES = 8  # places tried for each instance
@@ -26,15 +28,77 @@ PIECE_REACH = 1.7  # the same for a piece of clutter
 GRAIN = 6.0  # standard deviation of each pixel's own brightness, in levels
 CHUNK = 512  # images rendered together; changes the speed only
 
-SLOTS = PRESENT * REPEATS
-WORDS = 208  # random numbers an image, a multiple of 4 (one Philox block)
+WORDS = 208  # random numbers an image of two types, a multiple of 4 (one Philox block)
+WORDS_MORE = 72  # and for each type more; a type and its places take 56
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes the set harder than it is by default; every field is one difference, and any may be combined.
+
+    present: types in an image, 2 to 4.
+    anywhere: centres lie anywhere in a cell, so that a pixel may decide which cell holds a part.
+    alike: all types have one palette and one texture, and only their shape tells them apart.
+    natural: the ground has the spectrum of photographs and is shaded, instead of blending four colours.
+    contrast: 0 to 1; an image's contrast about mid-grey is multiplied by a draw from [1 − contrast, 1].
+
+    Raises ValueError for a value outside its range.
+    """
+
+    present: int = PRESENT
+    anywhere: bool = False
+    alike: bool = False
+    natural: bool = False
+    contrast: float = 0.0
+
+    def __post_init__(self):
+        if not 2 <= self.present <= 4:
+            raise ValueError(f"parts: present must be between 2 and 4, got {self.present}")
+        if not 0 <= self.contrast <= 1:
+            raise ValueError(f"parts: contrast must be between 0 and 1, got {self.contrast}")
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """What the types look like."""
+        return ALIKE if self.alike else LOOKS
+
+    @property
+    def words(self) -> int:
+        """Random numbers an image."""
+        return WORDS + WORDS_MORE * (self.present - PRESENT)
+
+
+TODAY = Difficulty()
+
+# The ladder, as keywords of `draw_parts`: the set as it is, one difference at a time, and all that fit one image size.
+RUNGS = {
+    "today's set": {},
+    "centres anywhere": {"anywhere": True},
+    "shape alone": {"alike": True},
+    "natural ground": {"natural": True},
+    "contrast": {"contrast": 0.7},
+    "12 types": {"num_types": 12},
+    "3 types an image": {"present": 3},
+    "4 types an image": {"present": 4},
+    "parts of two cells": {"image_size": 64},
+    "parts of four cells": {"image_size": 128},
+    "all of it": {
+        "anywhere": True,
+        "alike": True,
+        "natural": True,
+        "contrast": 0.7,
+        "num_types": 12,
+        "present": 3,
+    },
+}
 
 
 @dataclass(frozen=True)
 class Scene:
     """What n images show, before it is drawn. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
 
-    Each image has S = SLOTS places for instances of parts and K = CLUTTER for pieces of clutter; a slot may be empty.
+    Each image has S = present · REPEATS places for instances of parts and K = CLUTTER for pieces of clutter; a slot may
+    be empty.
     """
 
     label: np.ndarray  # (n,) int64
@@ -75,10 +139,10 @@ PIECES = (_triangle_piece, _blob_piece, _stroke_piece)
 class _Draws:
     """Hands out the uniforms of each image in order: float32 in [0, 1), exact multiples of 2⁻²⁴."""
 
-    def __init__(self, seed: int, first_image: int, count: int):
-        words = random_words(PARTS_STREAM, seed, first_image * (WORDS // 4), count * WORDS)
-        uniforms = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        self.uniforms = uniforms.reshape(count, WORDS)
+    def __init__(self, seed: int, first_image: int, count: int, words: int, stream: int = PARTS_STREAM):
+        drawn = random_words(stream, seed, first_image * (words // 4), count * words)
+        uniforms = (drawn >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        self.uniforms = uniforms.reshape(count, words)
         self.used = 0
 
     def __call__(self, *shape: int) -> np.ndarray:
@@ -100,15 +164,16 @@ def _direction(turns: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
 
-def _places(draws: _Draws, needed: np.ndarray, grid: int) -> np.ndarray:
+def _places(draws: _Draws, needed: np.ndarray, grid: int, middle: float) -> np.ndarray:
     """Centres of the instances (n, S, 2), one after another: the first candidate that keeps its distance from all
     instances before it, else the candidate that keeps most."""
-    candidates = (np.float32(MARGIN) + draws(SLOTS, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)) * np.float32(grid)
+    slots = needed.shape[1]
+    candidates = (np.float32(MARGIN) + draws(slots, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)) * np.float32(grid)
     middles = np.floor(candidates) + np.float32(0.5)
-    candidates = (middles + (candidates - middles) * np.float32(MIDDLE)) / np.float32(grid)
+    candidates = (middles + (candidates - middles) * np.float32(middle)) / np.float32(grid)
     centres = candidates[:, :, 0].copy()
     rows = np.arange(len(centres))
-    for slot in range(1, SLOTS):
+    for slot in range(1, slots):
         apart = candidates[:, slot, :, None] - centres[:, None, :slot]  # (n, candidates, earlier slots, 2)
         squared = apart[..., 0] ** 2 + apart[..., 1] ** 2
         squared = np.where(needed[:, None, :slot], squared, np.float32(SPACING**2))
@@ -117,31 +182,48 @@ def _places(draws: _Draws, needed: np.ndarray, grid: int) -> np.ndarray:
     return centres
 
 
-def _label_and_pair(draws: _Draws, num_types: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class (n,) and the two types (n, 2) in random order: the class and one of the types that it beats."""
+def _label_and_types(draws: _Draws, num_types: int, present: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class (n,) and the types (n, present): a pair in random order, one of which beats the other, and others.
+
+    Of a pair the class is the type that beats the other; of more types the sum of their numbers modulo num_types.
+    """
     label = draws.integer(num_types, 1)
     beaten = (label + 1 + draws.integer((num_types - 1) // 2, 1)) % num_types
     swap = draws(1) < 0.5
-    return label[:, 0], np.concatenate([np.where(swap, beaten, label), np.where(swap, label, beaten)], axis=1)
+    types = np.concatenate([np.where(swap, beaten, label), np.where(swap, label, beaten)], axis=1)
+    for _ in range(PRESENT, present):
+        another = draws.integer(num_types - types.shape[1], 1)
+        for taken in np.sort(types, axis=1).T:  # counts among the types that are not yet there
+            another = another + (another >= taken[:, None])
+        types = np.concatenate([types, another], axis=1)
+    return (label[:, 0] if present == PRESENT else types.sum(axis=1) % num_types), types
 
 
-def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int, grid: int) -> Scene:
+def scene(
+    count: int,
+    seed: int,
+    first_image: int,
+    jitter: float,
+    num_types: int,
+    grid: int,
+    difficulty: Difficulty = TODAY,
+) -> Scene:
     """Decides what `count` images show; see `draw_parts`."""
-    draws = _Draws(seed, first_image, count)
-    label, pair = _label_and_pair(draws, num_types)
-    repeats = 1 + draws.integer(REPEATS, PRESENT)
-    shown = (np.arange(REPEATS) < repeats[..., None]).reshape(count, SLOTS)
+    draws, present = _Draws(seed, first_image, count, difficulty.words), difficulty.present
+    label, types = _label_and_types(draws, num_types, present)
+    repeats = 1 + draws.integer(REPEATS, present)
+    shown = (np.arange(REPEATS) < repeats[..., None]).reshape(count, present * REPEATS)
 
-    def every_slot(of_type: np.ndarray) -> np.ndarray:  # (n, PRESENT, …) → (n, SLOTS, …)
+    def every_slot(of_type: np.ndarray) -> np.ndarray:  # (n, present, …) → (n, S, …)
         return np.repeat(of_type, REPEATS, axis=1)
 
     jitter = np.float32(jitter)
-    palettes = PALETTES[[look.palette for look in LOOKS]]
-    tint = draws.symmetric(PRESENT, 1, 3) * (jitter * np.float32(127.5))
-    part_colours = every_slot(np.clip(palettes[pair] + tint, 0, 255))
-    part_radius = every_slot((1 + draws.symmetric(PRESENT) * (jitter / 2)) * np.float32(RADIUS))
-    part_angle = every_slot(_direction(draws.symmetric(PRESENT) * (jitter / 4)))
-    part_phase = every_slot(draws.symmetric(PRESENT) * jitter)
+    palettes = PALETTES[[look.palette for look in difficulty.looks]]
+    tint = draws.symmetric(present, 1, 3) * (jitter * np.float32(127.5))
+    part_colours = every_slot(np.clip(palettes[types] + tint, 0, 255))
+    part_radius = every_slot((1 + draws.symmetric(present) * (jitter / 2)) * np.float32(RADIUS))
+    part_angle = every_slot(_direction(draws.symmetric(present) * (jitter / 4)))
+    part_phase = every_slot(draws.symmetric(present) * jitter)
 
     tones = draws(4, 2)
     ends = PALETTES[draws.integer(len(PALETTES), 4)]
@@ -153,8 +235,8 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
     return Scene(
         label=label,
         corners=corners,
-        part_type=np.where(shown, every_slot(pair), -1),
-        part_centre=_places(draws, shown, grid),
+        part_type=np.where(shown, every_slot(types), -1),
+        part_centre=_places(draws, shown, grid, 1.0 if difficulty.anywhere else MIDDLE),
         part_radius=part_radius,
         part_angle=part_angle,
         part_phase=part_phase,
@@ -169,10 +251,17 @@ def scene(count: int, seed: int, first_image: int, jitter: float, num_types: int
 
 
 class _Canvas:
-    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that no stamp leaves."""
+    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that no stamp leaves.
 
-    def __init__(self, corners: np.ndarray, image_size: int, border: int):
+    The ground is a blend of the colours of the corners, or the images (n, H, W, 3) that are given for it.
+    """
+
+    def __init__(self, corners: np.ndarray, image_size: int, border: int, ground: np.ndarray | None):
         self.size, self.border, self.side = image_size, border, image_size + 2 * border
+        if ground is not None:
+            around = ((0, 0), (border, border), (0, 0), (border, border))
+            self.pixels = np.pad(ground.transpose(0, 1, 3, 2).astype(np.float32), around)
+            return
         at = (np.arange(self.side, dtype=np.float32) + np.float32(0.5 - border)) / np.float32(image_size)
         colours = corners[..., None]  # (n, 4, 3, 1)
         top = colours[:, 0] + (colours[:, 1] - colours[:, 0]) * at
@@ -210,11 +299,14 @@ class _Canvas:
         return np.ascontiguousarray(levels.transpose(0, 1, 3, 2))
 
 
-def render(s: Scene, image_size: int) -> np.ndarray:
-    """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts."""
+def render(s: Scene, image_size: int, looks: tuple[Look, ...] = LOOKS, ground: np.ndarray | None = None) -> np.ndarray:
+    """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts.
+
+    ground: the background (n, image_size, image_size, 3), 0 to 255, in place of a blend of the scene's corners.
+    """
     reach = {"part": s.part_radius.max() * SHAPE_REACH, "piece": s.piece_radius.max() * PIECE_REACH}
     half = {name: int(np.ceil(longest * image_size)) + 1 for name, longest in reach.items()}
-    canvas = _Canvas(s.corners, image_size, max(half.values()))
+    canvas = _Canvas(s.corners, image_size, max(half.values()), ground)
 
     for slot in range(CLUTTER):
         for kind, piece in enumerate(PIECES):
@@ -228,8 +320,8 @@ def render(s: Scene, image_size: int) -> np.ndarray:
             tone = np.clip(start + (slope * 4 - 2) * u, 0, 1)
             canvas.paint(at[0], first, edge(-piece(u, v, a, b), sharpness), tone, s.piece_colours[at])
 
-    for slot in range(SLOTS):
-        for kind, look in enumerate(LOOKS):
+    for slot in range(s.part_type.shape[1]):
+        for kind, look in enumerate(looks):
             at = np.flatnonzero(s.part_type[:, slot] == kind), slot
             if len(at[0]) == 0:
                 continue
@@ -252,6 +344,12 @@ def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
     levels = (pairs[..., 0] + pairs[..., 1] - np.float32(255)) * (np.float32(GRAIN) / deviation)
     levels = np.rint(levels).astype(np.int16).reshape(count, height, width, 1)
     return np.clip(images + levels, 0, 255).astype(np.uint8)
+
+
+def lower_contrast(images: np.ndarray, seed: int, first_image: int, contrast: float) -> np.ndarray:
+    """Images uint8 (n, H, W, 3), each with its contrast about mid-grey times a draw from [1 − contrast, 1]."""
+    kept = 1 - _Draws(seed, first_image, len(images), 4, CONTRAST_STREAM)(1, 1, 1) * np.float32(contrast)
+    return np.rint(np.float32(128) + (images - np.float32(128)) * kept).astype(np.uint8)
 
 
 def truth(s: Scene, num_types: int, grid: int) -> np.ndarray:
@@ -290,6 +388,7 @@ def draw_parts(
     jitter: float = 0.2,
     num_types: int = 8,
     grid: int | None = None,
+    **differences: Any,
 ) -> ImageSet:
     """Draws `count` images of the set `parts`: image i of the result depends on (seed, first_image + i) alone, so any
     split of the indices over calls gives the same bytes.
@@ -319,6 +418,7 @@ def draw_parts(
         jitter: 0 (no variation) to 1.
         num_types: T, 3 to 12.
         grid: cells a side of the truth, by default image_size // 8.
+        differences: fields of `Difficulty`, which make the set harder; RUNGS names a ladder of them.
 
     Returns:
         ImageSet of images uint8 (count, image_size, image_size, 3), labels int64 (count,) in [0, num_types), truth bool
@@ -326,7 +426,9 @@ def draw_parts(
 
     Raises:
         ValueError: an argument outside its range.
+        TypeError: an argument of another name.
     """
+    difficulty = Difficulty(**differences)
     _refuse_arguments(count, image_size, first_image, jitter, num_types, grid)
     grid = image_size // 8 if grid is None else grid
     images = np.empty((count, image_size, image_size, 3), dtype=np.uint8)
@@ -334,8 +436,13 @@ def draw_parts(
     cells = np.empty((count, num_types, grid, grid), dtype=bool)
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))
-        shown = scene(part.stop - part.start, seed, first_image + start, jitter, num_types, grid)
-        images[part] = add_grain(render(shown, image_size), seed, first_image + start)
+        here = part.stop - part.start, seed, first_image + start
+        shown = scene(*here, jitter, num_types, grid, difficulty)
+        ground = natural_ground(*here, image_size) if difficulty.natural else None
+        drawn = render(shown, image_size, difficulty.looks, ground)
+        if difficulty.contrast:
+            drawn = lower_contrast(drawn, *here[1:], difficulty.contrast)
+        images[part] = add_grain(drawn, *here[1:])
         labels[part] = shown.label
         cells[part] = truth(shown, num_types, grid)
     return ImageSet(images, labels, cells)

@@ -7,6 +7,7 @@ seed, so that different uses of one seed have nothing in common.
 import numpy as np
 
 PARTS_STREAM, ORDER_STREAM, FLIP_STREAM, HELD_OUT_STREAM, SUBSET_STREAM, GRAIN_STREAM = range(6)
+GROUND_STREAM, CONTRAST_STREAM = range(6, 8)
 
 
 def random_words(stream: int, seed: int, first_block: int, count: int) -> np.ndarray:

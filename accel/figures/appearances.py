@@ -24,9 +24,9 @@ def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int
     new, posterior = model.encode(source).appearance_mean, model.encode(targets)
     appearance = posterior.appearance_mean.clone()
     appearance[:, part] = new[:, part]
-    return model.decode(posterior.code), model.decode(
-        code_of(appearance, posterior.occurrence).to(posterior.code.dtype)
-    )
+    codes = posterior.code, code_of(appearance, posterior.occurrence).to(posterior.code.dtype)
+    before, after = (model.decode(code, **model.setting(posterior)) for code in codes)
+    return before, after
 
 
 @torch.no_grad()
@@ -38,7 +38,9 @@ def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Ten
     posterior = model.encode(image)
     every = posterior.appearance_mean.repeat(len(appearances), 1, 1)
     every[:, part] = appearances
-    return model.decode(code_of(every, posterior.occurrence.expand(len(every), -1, -1, -1)).to(posterior.code.dtype))
+    code = code_of(every, posterior.occurrence.expand(len(every), -1, -1, -1)).to(posterior.code.dtype)
+    setting = {name: x.expand(len(every), -1, -1, -1) for name, x in model.setting(posterior).items()}
+    return model.decode(code, **setting)
 
 
 def most_different(vectors: np.ndarray) -> tuple[int, np.ndarray]:

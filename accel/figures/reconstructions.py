@@ -80,7 +80,8 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
         occurrence = model.distribution
         normalised = occurrence.normalise(occurrence.logits(p.flatten(2)))
         present = occurrence.decide(occurrence.argument(normalised, noise))
-        return model.decode(code_of(mean + variance.sqrt() * epsilon, present.view_as(p)))
+        code = code_of(mean + variance.sqrt() * epsilon, present.view_as(p))
+        return model.decode(code, **model.setting(posterior))
     if not model.has_variance:
         return model.decode(posterior.code)
     epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)

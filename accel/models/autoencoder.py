@@ -52,6 +52,7 @@ class Backbone(Pretrained):
     """An encoder φ for images of one size.
 
     `image_size`: an integer, or (H, W), each divisible by `scale`. `grid` (h, w) is image_size / scale.
+    `places`: how many of the encoder's cells a side make a cell of `grid`, so that `scale` is its scale times as many.
 
     What a subclass can do besides, it states:
         has_decoder: `encode` gives a code, and `decode`, `reconstruct` and `sample` images.
@@ -63,7 +64,7 @@ class Backbone(Pretrained):
     has_variance = False
     has_parts = False
 
-    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str):
+    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, places: int = 1):
         super().__init__()
         sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
         if len(sizes) != 2:
@@ -73,13 +74,13 @@ class Backbone(Pretrained):
         check_positive(channels=channels)
         self.image_size = sizes
         self.encoder = Encoder(encoder, channels)
-        self.scale = self.encoder.scale
+        self.scale = self.encoder.scale * places
         if sizes[0] % self.scale or sizes[1] % self.scale:
             raise ValueError(f"image_size {image_size!r} is not divisible by {self.scale}, the scale of {encoder!r}")
         self.grid = (sizes[0] // self.scale, sizes[1] // self.scale)
 
     def features(self, images: Tensor) -> Tensor:
-        """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/scale, W/scale).
+        """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/s, W/s), s the encoder's scale.
 
         Raises ValueError for another rank, number of channels or dtype, a size that scale does not divide, or floats
         far outside of [−1, 1]; where looking at them would make a GPU wait, in training, they are not looked at.
@@ -122,9 +123,17 @@ class Autoencoder(Backbone):
 
     has_decoder = True
 
-    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, code_channels: int):
-        super().__init__(image_size, channels, encoder)
-        self.decoder = Decoder(code_channels, channels, self.scale, PRESETS[encoder].width)
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        channels: int,
+        encoder: str,
+        code_channels: int,
+        layers: int | None = None,
+        places: int = 1,
+    ):
+        super().__init__(image_size, channels, encoder, places)
+        self.decoder = Decoder(code_channels, layers or channels, self.encoder.scale, PRESETS[encoder].width)
 
     def encode(self, images: Tensor) -> Coded:
         """What the model says of images (B, channels, H, W), its `code` among it; nothing is drawn."""
@@ -141,7 +150,12 @@ class Autoencoder(Backbone):
         depend on each other, and no statistic moves. Raises ValueError as `features` does.
         """
         with in_evaluation(self):
-            return self.decode(self.encode(images).code)
+            posterior = self.encode(images)
+            return self.decode(posterior.code, **self.setting(posterior))
+
+    def setting(self, posterior: object) -> dict[str, Tensor]:
+        """What `decode` takes of a posterior beside a code, by argument; of most models nothing."""
+        return {}
 
 
 class VectorAutoencoder(Autoencoder):

@@ -32,5 +32,36 @@ class Decoder(nn.Module):
             width //= 2
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
 
+    def of_channels(self) -> Tensor:
+        """The weights that read the code, a view (in_channels, …)."""
+        return self.input.conv.weight.transpose(0, 1)
+
+    def unbounded(self, code: Tensor) -> Tensor:
+        """The same before the tanh."""
+        return self.output(self.pyramid(self.input(code)))
+
     def forward(self, code: Tensor) -> Tensor:
-        return self.output(self.pyramid(self.input(code))).tanh()
+        return self.unbounded(code).tanh()
+
+
+class Templates(nn.Module):
+    """One transposed convolution: each channel of a code draws one picture, wherever it is, and pictures add.
+
+    Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
+    side: of the pictures in pixels; side − scale is even and not negative.
+    """
+
+    def __init__(self, in_channels: int, channels: int, scale: int, side: int):
+        super().__init__()
+        self.output = nn.ConvTranspose2d(in_channels, channels, side, scale, padding=(side - scale) // 2)
+
+    def of_channels(self) -> Tensor:
+        """The weights that read the code, a view (in_channels, …)."""
+        return self.output.weight
+
+    def unbounded(self, code: Tensor) -> Tensor:
+        """The same before the tanh."""
+        return self.output(code)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.unbounded(code).tanh()

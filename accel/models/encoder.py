@@ -13,6 +13,8 @@ class Preset:
 
     blocks: tuple[int, ...]  # residual blocks in each stage
     width: int = 64  # channels of the stem and of the first stage; every further stage has twice as many
+    fine: bool = False  # keeps the stem's grid of 2 pixels a cell: no pooling, and no stage halves it
+    places: int = 1  # of its cells a side that make a cell of PatchVAE's parts, unless another number is asked for
 
 
 PRESETS = {
@@ -20,14 +22,23 @@ PRESETS = {
     "release": Preset((2, 2)),  # what the authors' code builds
     "resnet18": Preset((2, 2, 2, 2)),  # He et al. 2016, for ImageNet
     "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
+    "fine": Preset((1, 1), width=24, fine=True, places=4),  # says where within 8 pixels a part lies
 }
 
 COARSE_GRID = 4
 
 
+def layout_of(preset: str) -> Preset:
+    """The preset of this name; ValueError if there is none."""
+    if preset not in PRESETS:
+        raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
+    return PRESETS[preset]
+
+
 def scale_of(preset: str) -> int:
-    """Pixels a cell: the stem's 4, and twice as many after every stage but the first."""
-    return 2 ** (len(PRESETS[preset].blocks) + 1)
+    """Pixels a cell: the stem's 4, and twice as many after every stage but the first; 2 on a fine grid."""
+    layout = layout_of(preset)
+    return 2 if layout.fine else 2 ** (len(layout.blocks) + 1)
 
 
 def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
@@ -67,25 +78,24 @@ class Encoder(nn.Module):
     """Stem (7×7/2 convolution, batch norm, ReLU, 3×3/2 max-pool), then stages of growing width.
 
     Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); every stage but the first
-    halves the grid, so `scale` is 8 for two stages and 32 for four. norm: from a number of channels to the module
-    that normalises them, in place of batch norm.
+    halves the grid, so `scale` is 8 for two stages and 32 for four. Of a fine one the stem alone does: 2. norm: from a
+    number of channels to the module that normalises them, in place of batch norm.
 
     Raises ValueError when `preset` is none of PRESETS.
     """
 
     def __init__(self, preset: str = "paper", channels: int = 3, norm: Callable[[int], nn.Module] = nn.BatchNorm2d):
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"encoder must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
-        layout = PRESETS[preset]
+        layout = layout_of(preset)
         width = layout.width
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
         for stage, count in enumerate(layout.blocks, start=1):
             in_channels, width = width, layout.width * 2 ** (stage - 1)
-            first = BasicBlock(in_channels, width, stride=1 if stage == 1 else 2, norm=norm)
+            first = BasicBlock(in_channels, width, stride=1 if stage == 1 or layout.fine else 2, norm=norm)
             rest = [BasicBlock(width, width, stride=1, norm=norm) for _ in range(count - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
+        self.pools = not layout.fine
         self.num_stages = len(layout.blocks)
         self.out_channels = width
         self.scale = scale_of(preset)
@@ -103,7 +113,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        if self.pools:
+            x = functional.max_pool2d(x, 3, stride=2, padding=1)
         for (layer,) in self.stages()[1:]:
             x = layer(x)
         return x

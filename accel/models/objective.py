@@ -16,12 +16,16 @@ from .patchvae import PatchVAEOutput
 
 @dataclass(frozen=True, repr=False)
 class Elbo(ShowsShapes):
-    """The loss and its terms, 0-d tensors: means over images, in nats an image, terms without their β."""
+    """The loss and its terms, 0-d tensors: means over images, in nats an image, terms without their β.
+
+    kl_ground: None for a model without a ground.
+    """
 
     total: Tensor
     reconstruction: Tensor
     kl_appearance: Tensor
     kl_occurrence: Tensor
+    kl_ground: Tensor | None = None
 
 
 def elbo(
@@ -31,7 +35,7 @@ def elbo(
     beta_occ: float | Tensor = 1.0,
     weighted: bool = True,
 ) -> Elbo:
-    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  to be minimised.
+    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  to be minimised, + KL_ground if there is a ground.
 
     out: a model's output for `images` (B, channels, H, W), uint8 or float in [−1, 1]. R = Σ ω (x − x̂)² over
     channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
@@ -52,4 +56,8 @@ def elbo(
         error = (images - out.reconstruction).square().sum((1, 2, 3))
     reconstruction, kl_appearance, kl_occurrence = error.mean(), out.kl_appearance.mean(), out.kl_occurrence.mean()
     total = reconstruction + beta_app * kl_appearance + beta_occ * kl_occurrence
-    return Elbo(total, reconstruction, kl_appearance, kl_occurrence)
+    kl_ground = getattr(out, "kl_ground", None)
+    if kl_ground is not None:
+        kl_ground = kl_ground.mean()
+        total = total + kl_ground
+    return Elbo(total, reconstruction, kl_appearance, kl_occurrence, kl_ground)

@@ -1,6 +1,7 @@
 """PatchVAE (Gupta, Singh and Shrivastava, CVPR 2020): parts that occur in places and look like something."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,17 +14,34 @@ from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import BACKENDS, accumulation_dtype
+from accel.ops.layers import compose, ground_pixels
+from accel.ops.noise import ground_noise
 from accel.ops.occurrence import DISTRIBUTIONS, Distribution
+from accel.ops.placement import (
+    map_of_places,
+    place,
+    place_divergence,
+    places_of_cells,
+    sample_place,
+    split_places,
+)
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
+from .decoder import Templates
+from .encoder import coarse_grid, coarse_vector, layout_of
 from .release import read_release
 
+DECODERS = ("pyramid", "templates")
+TEMPLATE_REACH = 1.5  # side of a template, in cells: parts are about a cell wide, and turn
+GROUND_SEEN = -2.0  # logit at which templates begin to cover the ground
 
-@dataclass(frozen=True, repr=False)
+
+@dataclass(frozen=True, repr=False, kw_only=True)
 class PatchPosterior(ShowsShapes):
     """What PatchVAE says of B images: N parts of D numbers on a grid of h × w cells.
 
-    Everything but the code is float32 under lower precision too (float64 in a float64 model).
+    Everything but the code is float32 under lower precision too (float64 in a float64 model). What comes last is None
+    unless the model has it.
     """
 
     occurrence_logits: Tensor  # (B, N, h, w), log p − log(1 − p): a itself where parts occur each by itself
@@ -32,10 +50,13 @@ class PatchPosterior(ShowsShapes):
     appearance_mean: Tensor  # (B, N, D), m
     appearance_variance: Tensor  # (B, N, D), v > 0
     kl_appearance: Tensor  # (B,), nats
-    kl_occurrence: Tensor  # (B,), nats
+    kl_occurrence: Tensor  # (B,), nats, that of places within cells included
+    places: Tensor | None = None  # (B, N, h·k, w·k), s: where in its cell a part lies, summing to 1 over each cell
+    ground: Tensor | None = None  # (B, channels, points, points), what lies behind the parts, before tanh
+    kl_ground: Tensor | None = None  # (B,), nats
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class PatchVAEOutput(PatchPosterior):
     """The posterior, its code sampled if sampling was asked for, and what the decoder makes of that code."""
 
@@ -45,9 +66,13 @@ class PatchVAEOutput(PatchPosterior):
 class PatchVAE(Autoencoder):
     """Encoder, three heads, the part bottleneck and the decoder (paper, sections 3.2 and 3.3).
 
-    image_size: an integer or (H, W); images of any other size that the encoder's scale divides are taken as well,
-    since everything is convolutional, and image_size only fixes what `sample` draws. channels: of the images.
-    num_parts N, part_dim D. encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
+    image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
+    everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
+    num_parts N, part_dim D. encoder: "paper", "release" or "small" (a cell of 8 pixels), "resnet18" (32) or "fine".
+    places k: a cell is k × k of the encoder's cells, and an occurrence lies at one of them (reference/placement.py); by
+        default 4 with the encoder "fine", whose cells thus have 8 pixels, too, and 1 with any other.
+    decoder: "pyramid", the paper's, or "templates", one picture for each number of the code, which add up.
+    ground: points a side of the ground's lattice, 0 for no ground (reference/layers.py).
     head_kernel_size: k of the heads' k×k convolutions, odd.
     head: how the heads are evaluated; parameters and function are the same.
         "pooled" (default under the geometric rule): pools features, then projects one vector a part;
@@ -78,18 +103,34 @@ class PatchVAE(Autoencoder):
         encoder: str = "paper",
         head: str | None = None,
         head_kernel_size: int = 3,
+        places: int | None = None,
+        decoder: str = "pyramid",
+        ground: int = 0,
         backend: str | None = None,
         **options: Any,
     ):
-        check_positive(num_parts=num_parts, part_dim=part_dim, head_kernel_size=head_kernel_size)
+        if places is None:
+            places = layout_of(encoder).places
+        check_positive(num_parts=num_parts, part_dim=part_dim, head_kernel_size=head_kernel_size, places=places)
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder must be 'pyramid' or 'templates', got {decoder!r}")
+        if type(ground) is not int or ground < 0 or ground == 1:
+            raise ValueError(f"ground must be 0 or an integer of at least 2, got {ground!r}")
         bottleneck = declare("PatchVAE", num_parts, options)
         head = _choose_head(head, bottleneck.variance)
         if backend not in (None, *BACKENDS):
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
-        super().__init__(image_size, channels, encoder, num_parts * part_dim)
+        layers = channels + 1 if ground else channels
+        super().__init__(image_size, channels, encoder, num_parts * part_dim, layers, places)
+        if decoder == "templates":
+            # As wide as `TEMPLATE_REACH` says, and an even number wider than the encoder's cell.
+            margin = round((TEMPLATE_REACH * self.scale - self.encoder.scale) / 2)
+            side = self.encoder.scale + 2 * margin
+            self.decoder = Templates(num_parts * part_dim, layers, self.encoder.scale, side)
         self.num_parts, self.part_dim, self.head = num_parts, part_dim, head
+        self.places, self.ground = places, ground
         self.bottleneck, self.backend = bottleneck, backend
         self.config = {
             "image_size": self.image_size,
@@ -99,6 +140,9 @@ class PatchVAE(Autoencoder):
             "encoder": encoder,
             "head": head,
             "head_kernel_size": head_kernel_size,
+            "places": places,
+            "decoder": decoder,
+            "ground": ground,
             **dataclasses.asdict(bottleneck),
         }
 
@@ -109,12 +153,17 @@ class PatchVAE(Autoencoder):
         self.occurrence_head = convolution(num_parts)
         self.appearance_mean_head = convolution(num_parts * part_dim)
         self.appearance_log_variance_head = convolution(num_parts * part_dim)
+        if ground:
+            rows, columns = coarse_grid(tuple(side // self.encoder.scale for side in self.image_size))
+            self.ground_head = nn.Linear(self.encoder.out_channels * rows * columns, 2 * channels * ground**2)
         with torch.no_grad():
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
             # thing learned would be to switch off every part.
             self.occurrence_head.weight.mul_(0.1)
-            _bias(self.occurrence_head).copy_(self._prior_logits().flatten())
+            _bias(self.occurrence_head).copy_(self._prior_logits().flatten() - math.log(places**2))
             _bias(self.appearance_mean_head).add_(bottleneck.appearance_prior_mean)
+            if ground and decoder == "templates":
+                self.decoder.output.bias[-1] = GROUND_SEEN
 
     @property
     def distribution(self) -> Distribution:
@@ -136,21 +185,39 @@ class PatchVAE(Autoencoder):
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, temperature, noise, sample)
-        return PatchVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
+        posterior = PatchPosterior(**posterior)
+        reconstruction = self.decode(posterior.code, **self.setting(posterior))
+        return PatchVAEOutput(**_fields(posterior), reconstruction=reconstruction)
 
     def encode(self, images: Tensor) -> PatchPosterior:
         """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn. Raises as `forward`."""
         return PatchPosterior(**self._posterior(images, temperature=1.0, noise=None, sample=False))
 
-    def decode(self, code: Tensor) -> Tensor:
+    def decode(self, code: Tensor, places: Tensor | None = None, ground: Tensor | None = None) -> Tensor:
         """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1].
 
+        places, ground: of a posterior, if the model has them; left out, the prior's means: all places alike, and grey.
         Raises ValueError for a code of another shape.
         """
         channels = self.num_parts * self.part_dim
         if code.ndim != 4 or code.shape[1] != channels:
             raise ValueError(f"code must be (B, {channels}, h, w), got {tuple(code.shape)}")
-        return self.decoder(code)
+        batch, _, *grid = code.shape
+        if self.places > 1:
+            if places is None:
+                finer = (side * self.places for side in grid)
+                places = code.new_full((batch, self.num_parts, *finer), 1 / self.places**2)
+            code = place(code, places)
+        if not self.ground:
+            return self.decoder(code)
+        layers = self.decoder.unbounded(code)
+        if ground is None:
+            ground = layers.new_zeros(batch, layers.shape[1] - 1, self.ground, self.ground)
+        return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
+
+    def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
+        had = {"places": self.places > 1, "ground": self.ground > 0}
+        return {name: getattr(posterior, name) for name, has in had.items() if has}
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
@@ -170,9 +237,18 @@ class PatchVAE(Autoencoder):
         logits = logits.expand(count, -1, height * width)
         normalised = self.distribution.normalise(logits)
         occurrence = self.distribution.decide(self.distribution.argument(normalised, noise))
-        code = appearance[..., None] * occurrence[:, :, None]
+        code = (appearance[..., None] * occurrence[:, :, None]).reshape(count, -1, height, width)
+        setting = {}
+        if self.places > 1:
+            even = torch.zeros(count, self.num_parts, height * width, self.places**2, device=weight.device)
+            drawn = sample_place(even, 1.0, noise, straight_through=True)
+            setting["places"] = map_of_places(drawn, self.places, self.grid)
+        if self.ground:
+            channels = self.config["channels"]
+            numbers = ground_noise(noise, count, channels * self.ground**2, device=weight.device)
+            setting["ground"] = numbers.unflatten(1, (channels, self.ground, self.ground))
         with in_evaluation(self):
-            return self.decode(code.reshape(count, -1, height, width).to(weight.dtype))
+            return self.decode(code.to(weight.dtype), **setting)
 
     @classmethod
     def from_release(cls, path: str | Path) -> Self:
@@ -191,17 +267,48 @@ class PatchVAE(Autoencoder):
         features = self.features(images)
         draw: dict[str, Any] = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
         options = dataclasses.asdict(self.bottleneck)
-        if self.head == "pooled":
+        noise = noise if sample else None
+        ground, kl_ground = self._ground(features, noise) if self.ground else (None, None)
+        heads, log_q = [self.appearance_mean_head, self.appearance_log_variance_head], None
+        if self.places > 1:
+            features, logits, log_q = self._split(features, self.occurrence_head(features))
+        elif self.head == "pooled":
             logits = self.occurrence_head(features)
-            weight, bias = _joined(self.appearance_mean_head, self.appearance_log_variance_head)
-            result = pooled_patch_bottleneck(features, logits, weight, bias, **draw, **options)
         else:
-            logits, mean, log_variance = self._maps(features)
-            result = patch_bottleneck(logits, mean, log_variance, **draw, **options)
+            logits, *maps = self._maps(features, self.occurrence_head, *heads)
+        if self.head == "pooled":
+            result = pooled_patch_bottleneck(features, logits, *_joined(*heads), **draw, **options)
+        else:
+            maps = maps if log_q is None else self._maps(features, *heads)
+            result = patch_bottleneck(logits, *maps, **draw, **options)
         normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
         log_odds = self.distribution.log_odds(normalised)
-        fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-        return {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **fields}
+        posterior = {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **_fields(result)}
+        posterior |= {"places": None, "ground": ground, "kl_ground": kl_ground}
+        if log_q is not None:
+            s = sample_place(log_q, temperature, noise, self.bottleneck.straight_through)
+            posterior["places"] = map_of_places(s, self.places, logits.shape[2:])
+            divergence = place_divergence(posterior["occurrence"].flatten(2), log_q)
+            posterior["kl_occurrence"] = posterior["kl_occurrence"] + divergence
+        return posterior
+
+    def _split(self, features, logits) -> tuple[Tensor, Tensor, Tensor]:
+        """Features and logits of the encoder's grid → both on the grid of cells, and log q of each cell's places."""
+        height, width = (side // self.places for side in logits.shape[2:])
+        cells = places_of_cells(logits.to(accumulation_dtype(logits)), self.places)
+        logits, log_q = split_places(cells)
+        return functional.avg_pool2d(features, self.places), logits.unflatten(2, (height, width)), log_q
+
+    def _ground(self, features, noise) -> tuple[Tensor, Tensor]:
+        """The ground (B, channels, points, points), drawn where there is noise, and its divergence (B,)."""
+        numbers = self.ground_head(coarse_vector(features))
+        mean, log_variance = numbers.to(accumulation_dtype(numbers)).chunk(2, 1)
+        ground = mean
+        if noise is not None:
+            epsilon = ground_noise(noise, *mean.shape, device=mean.device, dtype=mean.dtype)
+            ground = mean + torch.exp(0.5 * log_variance) * epsilon
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
+        return ground.unflatten(1, (-1, self.ground, self.ground)), divergence
 
     def _prior_logits(self) -> Tensor:
         """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
@@ -209,11 +316,10 @@ class PatchVAE(Autoencoder):
         assert prior is not None  # `declare` has filled it in
         return self.distribution.logits(torch.full((1, self.num_parts, 1), prior, dtype=torch.float64, device="cpu"))
 
-    def _maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        heads = (self.occurrence_head, self.appearance_mean_head, self.appearance_log_variance_head)
+    def _maps(self, features: Tensor, *heads: nn.Conv2d) -> tuple[Tensor, ...]:
         if self.head == "separate":
             return tuple(head(features) for head in heads)
-        maps = functional.conv2d(features, *_joined(*heads), padding=self.occurrence_head.padding)
+        maps = functional.conv2d(features, *_joined(*heads), padding=heads[0].padding)
         return maps.split([head.out_channels for head in heads], dim=1)
 
 
@@ -231,6 +337,11 @@ def _choose_head(head: str | None, variance: str) -> str:
 def _bias(head: nn.Conv2d) -> Tensor:
     assert head.bias is not None  # every head is made with one
     return head.bias
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are."""
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
 
 
 def _joined(*heads: nn.Conv2d) -> tuple[Tensor, Tensor]:

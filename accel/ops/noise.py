@@ -15,6 +15,8 @@ Device = torch.device | str | None
 OCCURRENCE_STREAM = 0
 APPEARANCE_STREAM = 1
 DROPOUT_STREAM = 2
+PLACE_STREAM = 3
+GROUND_STREAM = 4
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -115,11 +117,39 @@ def occurrence_noise(
     return _of_each_part(_uniform(words), parts, cells).to(dtype)
 
 
+def place_noise(
+    noise: Noise,
+    images: int,
+    parts: int,
+    cells: int,
+    places: int,
+    *,
+    device: Device = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """u ~ U(0, 1) for each (image, part, cell, place): (B, N, L, K) of dtype float32 or float64, never 0 or 1."""
+    words = _draw_words(noise, PLACE_STREAM, images, parts * -(-cells * places // 4), device)
+    return _of_each_part(_uniform(words), parts, cells * places).unflatten(2, (cells, places)).to(dtype)
+
+
 def appearance_noise(
     noise: Noise, images: int, parts: int, part_dim: int, *, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """ε ~ N(0, 1) for each (image, part, number): (B, N, D) of dtype float32 or float64."""
-    words = _draw_words(noise, APPEARANCE_STREAM, images, parts * -(-part_dim // 4), device)
+    return _normals(noise, APPEARANCE_STREAM, images, parts, part_dim, device, dtype)
+
+
+def ground_noise(
+    noise: Noise, images: int, numbers: int, *, device: Device = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """ε ~ N(0, 1) for each number of an image's ground: (B, numbers) of dtype float32 or float64."""
+    return _normals(noise, GROUND_STREAM, images, 1, numbers, device, dtype)[:, 0]
+
+
+def _normals(
+    noise: Noise, stream: int, images: int, parts: int, part_dim: int, device: Device, dtype: torch.dtype
+) -> Tensor:
+    words = _draw_words(noise, stream, images, parts * -(-part_dim // 4), device)
     uniform = _uniform(words).to(dtype)
     radius, angle = torch.sqrt(-2.0 * torch.log(uniform[..., 0::2])), 2.0 * math.pi * uniform[..., 1::2]
     normals = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)

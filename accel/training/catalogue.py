@@ -10,8 +10,12 @@ PATCHVAE_ONLY = frozenset(
     {
         "head",
         "head_kernel_size",
+        "places",
+        "decoder",
+        "ground",
         "beta_occ",
         "warm_up",
+        "renew",
         "temperature",
         "temperature_rate",
         "temperature_floor",

@@ -11,27 +11,39 @@ from accel.common.files import read_json
 from accel.common.options import SEED, Check, above, at_least, device_option, option, within
 from accel.training.catalogue import SYSTEMS
 
-ENCODERS = ("paper", "release", "resnet18", "small")
+ENCODERS = ("paper", "release", "resnet18", "small", "fine")
+DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
 LARGEST = 1 << 16  # of what multiplies a network's size
 
 # The main job: finds the built-in parts within three minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
-    "encoder": "small",
+    "encoder": "fine",
+    "decoder": "templates",
+    "ground": 2,
     "num_parts": 20,
     "part_dim": 1,
     "occurrence": "categorical",
+    "occurrence_prior": 0.02,
     "beta_app": 3.0,
-    "beta_occ": 3.0,
-    "warm_up": 1000,
+    "beta_occ": 1.5,
+    "warm_up": 700,
+    "renew": 0.85,
     "appearance_prior_mean": 2.0,
     "temperature_rate": 1e-3,
     "temperature_floor": 0.3,
     "learning_rate": 2e-3,
+    "decay": 0.4,
     "batch_size": 32,
     "epochs": 8,
 }
+
+# The same for systems that have no parts, and no use for a finer grid.
+OTHER_PARTS_RECIPE = {
+    name: PARTS_RECIPE[name]
+    for name in ("train_images", "num_parts", "part_dim", "beta_app", "learning_rate", "batch_size", "epochs")
+} | {"encoder": "small"}
 
 # What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
 CHANGEABLE = (
@@ -106,6 +118,22 @@ class TrainingConfig(BottleneckOptions):
         "side of the heads' convolutions",
         check=Check("odd, from 1 to 255", lambda size: 0 < size < 256 and size % 2 == 1),
     )
+    places: int | None = option(
+        None,
+        "model",
+        "cells of the encoder a side that make a cell of parts, which lie at one of them",
+        check=at_least(1),
+        absent="4 for the encoder fine, else 1",
+    )
+    decoder: str = option(
+        "pyramid", "model", "how codes become pixels: templates draw one picture for each number", choices=DECODERS
+    )
+    ground: int = option(
+        0,
+        "model",
+        "points a side of what lies behind the parts, a few colours with a code of their own; 0 for none",
+        check=Check("0, or at least 2", lambda points: points == 0 or points >= 2),
+    )
     weights: str | None = option(
         None, "model", "file of torchvision's ResNet-18 that supervised starts from", absent="random weights"
     )
@@ -121,6 +149,13 @@ class TrainingConfig(BottleneckOptions):
     temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
     temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))
     temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
+    renew: float = option(
+        0.0,
+        "objective",
+        "split much used parts into unused ones in a run's first half, and in its second retire one of two parts whose "
+        "pictures have this cosine; 0 for neither",
+        check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
+    )
     adversarial_weight: float = option(
         1.0, "adversarial", "weight of taking the discriminator in by reconstructions", check=at_least(0)
     )
@@ -129,6 +164,12 @@ class TrainingConfig(BottleneckOptions):
     )
 
     learning_rate: float = option(1e-4, "optimisation", "step size of Adam", check=above(0))
+    decay: float = option(
+        0.0,
+        "optimisation",
+        "share of the epochs, the last ones, over which the learning rate falls towards 0",
+        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+    )
     batch_size: int = option(128, "optimisation", "images a step", check=at_least(1))
     epochs: int = option(
         90, "optimisation", "passes over the training images; 0 keeps the initial weights", check=at_least(0)
@@ -163,11 +204,14 @@ class TrainingConfig(BottleneckOptions):
         60.0, "run", "save after so many seconds, besides at each epoch's end", check=at_least(0)
     )
 
-    RECIPES: ClassVar = {"parts": PARTS_RECIPE}
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str:
-        """The data set's name, under which RECIPES may have defaults of its own."""
-        return "parts" if self.data is None else self.data
+        """The data set's name, under which RECIPES may have defaults of its own, for systems of its own."""
+        if self.data not in (None, "parts"):
+            return self.data
+        row = SYSTEMS.get(self.system)
+        return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
     @property
     def folder(self) -> Path:

@@ -27,8 +27,9 @@ from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
+from accel.training.renewal import retire_duplicates, split_parts
 from accel.training.resources import choose_device, load_dataset
-from accel.training.schedule import temperature_at
+from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
@@ -271,6 +272,11 @@ class Run:
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
+        if self.config.decay:
+            rate = learning_rate(self.epoch, self.config.epochs, self.config.learning_rate, self.config.decay)
+            for optimiser in self.system.optimisers.values():
+                for group in optimiser.param_groups:
+                    group["lr"].fill_(rate)  # on the device, where a captured step reads it
         began = time.monotonic() - self.seconds
         label = f"epoch {self.epoch + 1}/{self.config.epochs}"
         bar = progress(len(self.batches), initial=self.batch, shown=self.writes, desc=label, unit="step")
@@ -365,6 +371,7 @@ class Run:
         self.history.append({name: v if math.isfinite(v) else None for name, v in line.items()})
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         ledger.reset()
+        self.renew_parts()
         self.save()
         self.write_texts()
         self.write_model()
@@ -372,3 +379,13 @@ class Run:
             terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             steps = self.config.epochs * len(self.batches)
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
+
+    def renew_parts(self) -> None:
+        """Splits much used parts in the first half of the run, and retires duplicates in the second, if wanted."""
+        if not self.config.renew or self.epoch >= self.config.epochs:
+            return
+        images = self.train_set.images
+        if 2 * self.epoch <= self.config.epochs:
+            split_parts(self.model, images, self.config.seed + self.epoch)
+        else:
+            retire_duplicates(self.model, images, self.config.renew)

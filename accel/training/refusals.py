@@ -4,7 +4,7 @@ import dataclasses
 
 from accel.common.options import flag
 from accel.data import Dataset
-from accel.models.encoder import scale_of
+from accel.models.encoder import layout_of, scale_of
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import CHANGEABLE, TrainingConfig
 
@@ -31,6 +31,8 @@ def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
     """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
     height, width = dataset.train.images.shape[1:3]
     scale = scale_of(config.encoder)
+    if SYSTEMS[config.system].model == "PatchVAE":
+        scale *= config.places or layout_of(config.encoder).places
     if height % scale or width % scale:
         nearest = max(scale, round(min(height, width) / scale) * scale)
         raise ValueError(

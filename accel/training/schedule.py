@@ -1,4 +1,4 @@
-"""What changes from step to step: the temperature of the relaxed occurrences, and β_occ while it rises."""
+"""What changes in a run: from step to step the temperature and β_occ, from epoch to epoch the learning rate."""
 
 import math
 
@@ -32,6 +32,14 @@ def beta_occ(step: int | Tensor, value: float, steps: int) -> float | Tensor:
     if isinstance(step, Tensor):
         return (first + slope * step.double()).clamp_max(value).float()
     return min(value, first + slope * step)
+
+
+def learning_rate(epoch: int, epochs: int, value: float, decay: float) -> float:
+    """`value`, but over the last share `decay` of the epochs falling evenly towards 0, which no epoch reaches.
+
+    epoch: from 0 to epochs − 1.
+    """
+    return value * min(1.0, (epochs - epoch) / (decay * epochs + 1))
 
 
 def temperature_at(step: int | Tensor, config: TrainingConfig) -> float | Tensor:

@@ -83,10 +83,16 @@ class AutoencoderSystem(System):
 
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
 
+    def __init__(self, networks: dict[str, nn.Module], config: TrainingConfig, device: torch.device):
+        super().__init__(networks, config, device)
+        if config.ground:
+            self.terms = (*self.terms, "kl_ground")
+
     def losses(self, images, labels, step, noise):
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
-        return out, {term: getattr(loss, term) for term in AutoencoderSystem.terms}
+        terms = (*AutoencoderSystem.terms, *(("kl_ground",) if self.config.ground else ()))
+        return out, {term: getattr(loss, term) for term in terms}
 
 
 class TwoPlayerSystem(System):
@@ -207,6 +213,9 @@ def build_model(
             "part_dim": config.part_dim,
             "head": config.head,
             "head_kernel_size": config.head_kernel_size,
+            "places": config.places,
+            "decoder": config.decoder,
+            "ground": config.ground,
             **{name: getattr(config, name) for name in BOTTLENECK},
         }
     elif kind is Classifier:

@@ -12,6 +12,7 @@ COLUMNS = {
     "reconstruction": ("recon", 10, 2),
     "kl_appearance": ("KL app", 9, 3),
     "kl_occurrence": ("KL occ", 9, 3),
+    "kl_ground": ("KL ground", 11, 3),
     "adversarial": ("advers", 8, 3),
     "feature_distance": ("features", 10, 2),
     "discriminator": ("discrim", 9, 3),

@@ -19,10 +19,12 @@ def residual_block(x, weights, name, stride):
     return (x + y).relu()
 
 
-def residual_network(x, weights, convolution, norm, stages):
+def residual_network(x, weights, convolution, norm, stages, pools=True):
     """stages: [(name, blocks, stride of the first block), …]."""
     x = F.conv2d(x, weights[f"{convolution}.weight"], stride=2, padding=3)
-    x = F.max_pool2d(batch_norm(x, weights, norm).relu(), 3, stride=2, padding=1)
+    x = batch_norm(x, weights, norm).relu()
+    if pools:
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
     for name, blocks, stride in stages:
         for block in range(blocks):
             x = residual_block(x, weights, f"{name}.{block}", stride if block == 0 else 1)

@@ -10,7 +10,7 @@ from accel.models.encoder import PRESETS, Encoder
 from tests.models.plain import residual_network
 from tests.support import assert_close
 
-STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 2)}
+STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 2), "fine": (1, 1)}
 
 
 def torchvision_resnet18():
@@ -66,7 +66,7 @@ def test_torchvision_weights_load_strictly():
 
 @pytest.mark.parametrize(
     ("preset", "convolutions", "channels", "scale"),
-    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32), ("small", 5, 64, 8)],
+    [("paper", 5, 128, 8), ("release", 9, 128, 8), ("resnet18", 17, 512, 32), ("small", 5, 64, 8), ("fine", 5, 48, 2)],
 )
 def test_presets_have_the_published_sizes(preset, convolutions, channels, scale):
     encoder = Encoder(preset)
@@ -85,7 +85,7 @@ def test_equals_the_plain_network_on_odd_grids(preset, channels):
     ]
     features = encoder(images)
     assert features.shape == (2, encoder.out_channels, 3, 1)
-    expected = residual_network(images, encoder.state_dict(), "conv1", "bn1", stages)
+    expected = residual_network(images, encoder.state_dict(), "conv1", "bn1", stages, pools=preset != "fine")
     assert_close("features", features, expected, relative=1e-12)
 
 
@@ -121,6 +121,6 @@ def test_evaluation_sees_each_image_alone_and_moves_no_statistics():
 
 def test_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"encoder must be one of 'paper', 'release', 'resnet18', 'small', got 'resnet50'"
+        ValueError, match=r"encoder must be one of 'paper', 'release', 'resnet18', 'small', 'fine', got 'resnet50'"
     ):
         Encoder("resnet50")

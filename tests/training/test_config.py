@@ -34,6 +34,8 @@ def test_recipe_fills_only_what_is_not_set():
     for name, value in PARTS_RECIPE.items():
         assert getattr(config, name) == (3 if name == "epochs" else value)
     assert TrainingConfig(data="parts", epochs=90).epochs == 90
+    other = TrainingConfig(system="beta-vae")
+    assert (other.encoder, other.epochs, other.decoder) == ("small", PARTS_RECIPE["epochs"], "pyramid")
 
 
 def test_named_sets_of_options_exist():
@@ -148,6 +150,7 @@ def test_help_shows_every_default():
     assert "(default: 1.0)" in text
     assert f"(default: 90, {PARTS_RECIPE['epochs']} for parts)" in text
     assert "(default: bernoulli, categorical for parts)" in text
+    assert "(default: paper, fine for parts, small for parts without PatchVAE)" in text
     assert "None" not in text
 
 

@@ -415,3 +415,28 @@ def test_observer_adds_to_the_log(tmp_path):
     first, second = metrics(tmp_path / "run")
     assert "held_out_height" not in first
     assert second["held_out_height"] == 20.0
+
+
+def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatch):
+    options = {"renew": 0.01, "decay": 0.5, "appearance_prior_mean": 2.0, "occurrence": "categorical", "epochs": 4}
+    options |= {"encoder": "fine", "decoder": "templates", "ground": 2, "occurrence_prior": 0.3}
+    done = []
+    for name in ("split_parts", "retire_duplicates"):
+        original = getattr(loop, name)
+        monkeypatch.setattr(
+            loop, name, lambda *given, name=name, original=original: done.append(name) or original(*given)
+        )
+    whole = train(tiny_config(tmp_path / "whole", **options), tiny_dataset())
+    assert done == [
+        "split_parts",
+        "split_parts",
+        "retire_duplicates",
+    ]  # and not after the last epoch
+    rate = checkpoint.read(whole)["training"]["optimisers"]["model"]["param_groups"][0]["lr"]
+    assert rate.item() == pytest.approx(1e-3 / 3)
+    config = tiny_config(tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        act_at_step(patch, 3 * STEPS + 1, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Stopped):
+            train(config, tiny_dataset())
+    assert_same_run(whole, train(config, tiny_dataset(), resume=True))

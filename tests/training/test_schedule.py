@@ -1,12 +1,13 @@
-"""The temperature falls exponentially to its floor, and β_occ rises evenly to its value."""
+"""The temperature falls exponentially, β_occ rises evenly to its value, and the learning rate falls at the end."""
 
+import itertools
 import math
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.training.schedule import beta_occ, beta_occ_at, temperature
+from accel.training.schedule import beta_occ, beta_occ_at, learning_rate, temperature
 from tests.training.tiny import tiny_config
 
 
@@ -44,3 +45,14 @@ def test_beta_occ_warms_up_only_where_asked():
     rising = tiny_config("unused", beta_occ=3.0, warm_up=10)
     for step, expected in ((0, 0.6), (5, 1.8), (10, 3.0), (99, 3.0)):
         assert math.isclose(beta_occ_at(step, rising), expected)
+
+
+@given(st.integers(1, 200), st.floats(0.01, 5), st.floats(0, 1))
+def test_learning_rate_stays_and_then_falls_evenly_to_more_than_nothing(epochs, value, decay):
+    rates = [learning_rate(epoch, epochs, value, decay) for epoch in range(epochs)]
+    assert rates[-1] > 0
+    falling = [rate for rate in rates if rate < value * (1 - 1e-9)]
+    assert len(falling) <= math.ceil(decay * epochs)
+    assert rates[: len(rates) - len(falling)] == [value] * (len(rates) - len(falling))
+    steps = [one - other for one, other in itertools.pairwise(falling)]
+    assert all(math.isclose(step, value / (decay * epochs + 1), rel_tol=1e-6) for step in steps)

@@ -1,0 +1,241 @@
+"""How well parts are found as the generated images get harder, one difference at a time, by the methods side by side.
+
+    python bench/ladder.py [--rungs NAME …] [--methods NAME …] [--seeds 0 1 2] [--results bench/results/ladder.json]
+
+The rungs are `accel.data.parts.RUNGS`. Of each rung, method and seed the average precision over cells is given as
+`python -m accel train` prints it: each type's part chosen on training images and measured on held-out ones. It is
+written after every row, with a table and a plot beside it; what is there is not done again, so that it may be stopped
+and continued. The seed is of the images, too. With --photographs the set of `bench/held_back.py` is measured as well.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.common.files import write_whole
+from accel.data import Dataset, draw_parts
+from accel.data.looks import ALIKE, LOOKS
+from accel.data.parts import RUNGS
+from accel.data.sources import FIRST_TEST_IMAGE, PARTS_TEST
+from accel.evaluation.discovery import compare, discover, discover_by_clustering, first_training_images
+from accel.models.autoencoder import scaled_pixels
+from accel.models.encoder import Encoder
+from accel.training.config import PARTS_RECIPE, TrainingConfig
+from accel.training.held_out import evaluating, in_order
+from accel.training.loop import open_run
+from bench.held_back import held_back
+from bench.records import write
+
+IMAGES, STEPS = 8000, 2000  # drawn for training, and steps of 32 of them that a network is taught
+
+# What the set `parts` was trained by when the ladder was made, and the paper's recipe on as many images.
+FIRST_RECIPE = {
+    "encoder": "small",
+    "num_parts": 20,
+    "part_dim": 1,
+    "occurrence": "categorical",
+    "beta_app": 3.0,
+    "beta_occ": 3.0,
+    "warm_up": 1000,
+    "appearance_prior_mean": 2.0,
+    "temperature_rate": 1e-3,
+    "temperature_floor": 0.3,
+    "learning_rate": 2e-3,
+    "batch_size": 32,
+    "epochs": 8,
+}
+PAPER_RECIPE = {"epochs": 8}
+NEW_RECIPE = {name: value for name, value in PARTS_RECIPE.items() if name != "train_images"}
+
+
+# The held-back set's two rungs: whether its centres lie anywhere.
+HELD_BACK = {"held back": False, "held back, anywhere": True}
+
+
+def dataset(
+    rung: str, seed: int, photographs: Path | None = None, images: int = IMAGES, tests: int = PARTS_TEST
+) -> Dataset:
+    """Images of a rung with their truth, as the set `parts` is made."""
+    if rung in HELD_BACK:
+        return held_back(photographs, seed, images, tests, anywhere=HELD_BACK[rung])
+    options = {"seed": seed, **RUNGS[rung]}
+    train = draw_parts(images, **options)
+    looks = (ALIKE if options.get("alike") else LOOKS)[: train.truth.shape[1]]
+    test = draw_parts(tests, first_image=FIRST_TEST_IMAGE, **options)
+    return Dataset(rung, train, test, part_names=tuple(look.name for look in looks), flip=False)
+
+
+def trained(recipe: dict, data: Dataset, seed: int) -> nn.Module:
+    """The model of a recipe, whose run folder is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The paper's defaults for all that a recipe leaves out: another data set's name asks for none of `parts`.
+        run = open_run(TrainingConfig(data="ladder", seed=seed, device="cpu", out=folder, **recipe), data)
+        run.fit()
+        return run.model
+
+
+def by_recipe(recipe: dict):
+    """A method that trains by a recipe."""
+    return lambda data, seed: discover(trained(recipe, data, seed), data)
+
+
+def without_training(data: Dataset, seed: int):
+    """The newest recipe's model with the weights it starts from."""
+    return discover(trained({**NEW_RECIPE, "epochs": 0}, data, seed), data)
+
+
+class Taught(nn.Module):
+    """The recipes' encoder and occurrence head, with an output a type."""
+
+    def __init__(self, num_types: int):
+        super().__init__()
+        self.encoder = Encoder("small")
+        self.head = nn.Conv2d(self.encoder.out_channels, num_types, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(scaled_pixels(images, torch.float32)))
+
+
+def taught(data: Dataset, seed: int):
+    """The same encoder taught with the truth: what its layout can tell apart."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Taught(data.train.truth.shape[1])
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    truth = torch.from_numpy(data.train.truth)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.from_numpy(data.train.images).movedim(-1, 1)
+    for _ in range(STEPS):
+        chosen = torch.randint(len(images), (32,), generator=generator)
+        loss = functional.binary_cross_entropy_with_logits(model(images[chosen]), truth[chosen].float())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        with evaluating(model) as device:
+            return np.concatenate([model(batch).sigmoid().numpy() for batch in in_order(images, 256, device)])
+
+    train = first_training_images(data)
+    return compare(scores(train.images), train, scores(data.test.images), data.test)
+
+
+def k_means(data: Dataset, seed: int):
+    """Clusters of the pixels of cells, as many as the newest recipe has parts."""
+    return discover_by_clustering(data, NEW_RECIPE["num_parts"], 8, seed)
+
+
+METHODS = {
+    "new recipe": by_recipe(NEW_RECIPE),
+    "first recipe": by_recipe(FIRST_RECIPE),
+    "paper's recipe": by_recipe(PAPER_RECIPE),
+    "k-means on cells": k_means,
+    "untrained": without_training,
+    "taught with the truth": taught,
+}
+CHANCE = "chance"
+
+
+def measure(rung: str, method: str, seed: int, data: Dataset) -> dict:
+    """A row of the results."""
+    began = time.monotonic()
+    found = METHODS[method](data, seed)
+    return {
+        "rung": rung,
+        "method": method,
+        "seed": seed,
+        "mean": float(np.nanmean(found.average_precision)),
+        "worst": float(np.nanmin(found.average_precision)),
+        "types": dict(zip(data.part_names, found.average_precision.round(4).tolist(), strict=True)),
+        "chance": float(found.chance.mean()),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def means(rows: list[dict]) -> dict[tuple[str, str], list[float]]:
+    """(rung, method): a mean average precision a seed; chance is of any method's rows."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["rung"], row["method"]), []).append(row["mean"])
+        found[row["rung"], CHANCE] = [row["chance"]]
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """In Markdown: mean over seeds, the seeds' range where there are several, and how many there were."""
+    found, methods = means(rows), [*METHODS, CHANCE]
+    lines = [
+        "Mean average precision over cells. Of several seeds: mean (worst to best, their number).",
+        "",
+        f"| rung | {' | '.join(methods)} |",
+        "|---" * (1 + len(methods)) + "|",
+    ]
+    for rung in (*RUNGS, *HELD_BACK):
+        cells = []
+        for method in methods:
+            values = found.get((rung, method), [])
+            text = f"{np.mean(values):.2f}" if values else ""
+            cells.append(f"{text} ({min(values):.2f} to {max(values):.2f}, {len(values)})" if values[1:] else text)
+        lines.append(f"| {rung} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """A mark a seed, a line a method, rungs from left to right."""
+    from matplotlib.figure import Figure
+
+    found = means(rows)
+    rungs = [rung for rung in (*RUNGS, *HELD_BACK) if (rung, CHANCE) in found]
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, method in enumerate([*METHODS, CHANCE]):
+        at = [(place, found[rung, method]) for place, rung in enumerate(rungs) if (rung, method) in found]
+        if at:
+            axes.plot([p for p, _ in at], [np.mean(v) for _, v in at], color=f"C{number}", label=method)
+            points = [(p, value) for p, values in at for value in values]
+            axes.plot(*zip(*points, strict=True), ".", color=f"C{number}")
+    axes.set_xticks(range(len(rungs)), rungs, rotation=30, ha="right")
+    axes.set_ylabel("mean average precision over cells")
+    axes.set_ylim(0, 1)
+    axes.legend(ncols=2)
+    figure.savefig(path, dpi=100)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="How well parts are found as the generated images get harder.")
+    parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, *HELD_BACK], metavar="NAME", help="where (default: all)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="to compare"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of images, weights and draws")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs behind the set that is held back")
+    parser.add_argument("--results", type=Path, default=Path("bench/results/ladder.json"), help="JSON to go on with")
+    given = parser.parse_args()
+    rungs = given.rungs or [*RUNGS, *(HELD_BACK if given.photographs else ())]
+    if given.photographs is None and HELD_BACK.keys() & set(rungs):
+        parser.error("the set that is held back needs --photographs")
+    rows = json.loads(given.results.read_text())["results"] if given.results.exists() else []
+    done = {(row["rung"], row["method"], row["seed"]) for row in rows}
+    for seed in given.seeds:
+        for rung in rungs:
+            missing = [method for method in given.methods if (rung, method, seed) not in done]
+            data = dataset(rung, seed, given.photographs) if missing else None
+            for method in missing:
+                rows.append(measure(rung, method, seed, data))
+                write(given.results, "mean average precision over cells", rows, recipe=NEW_RECIPE)
+                write_whole({given.results.with_suffix(".md"): table(rows).encode()})
+                print(rung, method, seed, f"{rows[-1]['mean']:.3f}", f"{rows[-1]['seconds']:.0f} s", flush=True)
+    plot(rows, given.results.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The ladder: what is done is not done again, the table says what rows say, and the set held back is as described."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from accel.data.parts import RUNGS
+from bench import held_back, ladder
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Runs the command with two methods that cost nothing; gives what was measured and the path of the results."""
+    calls = []
+
+    def method(data, seed):
+        calls.append((data.name, seed))
+        truth = data.test.truth.astype(float)
+        return ladder.compare(data.train.truth.astype(float), data.train, truth, data.test)
+
+    whole = ladder.dataset
+    monkeypatch.setattr(ladder, "METHODS", {"one": method, "other": method})
+    monkeypatch.setattr(ladder, "dataset", lambda rung, seed, photographs: whole(rung, seed, photographs, 40, 40))
+    path = tmp_path / "ladder.json"
+
+    def run(*arguments):
+        calls.clear()
+        monkeypatch.setattr(sys, "argv", ["ladder.py", "--results", str(path), *arguments])
+        ladder.main()
+        return list(calls)
+
+    return run, path
+
+
+def test_what_is_there_is_not_measured_again(measured):
+    run, path = measured
+    rungs = ["--rungs", "shape alone", "today's set"]
+    assert len(run(*rungs, "--seeds", "0", "--methods", "one")) == 2
+    assert len(run(*rungs, "--seeds", "0", "1", "--methods", "one", "other")) == 6
+    assert run(*rungs, "--seeds", "0", "1", "--methods", "one", "other") == []
+    rows = json.loads(path.read_text())["results"]
+    assert len({(row["rung"], row["method"], row["seed"]) for row in rows}) == len(rows) == 8
+    assert all(row["mean"] == row["worst"] == 1 for row in rows)  # the truth itself was the map
+    text = path.with_suffix(".md").read_text()
+    assert "| shape alone | 1.00 (1.00 to 1.00, 2) | 1.00 (1.00 to 1.00, 2) | 0.03 |" in text
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_rung_can_be_measured():
+    for rung in RUNGS:
+        data = ladder.dataset(rung, 1, images=12, tests=12)
+        assert len(data.part_names) == data.train.truth.shape[1]
+        assert not np.array_equal(data.train.images, data.test.images)
+
+
+def test_recipes_leave_nothing_to_the_default_of_the_set():
+    for recipe in (ladder.NEW_RECIPE, ladder.FIRST_RECIPE, ladder.PAPER_RECIPE):
+        config = ladder.TrainingConfig(data="ladder", **recipe)
+        assert all(getattr(config, name) == value for name, value in recipe.items())
+    assert ladder.TrainingConfig(data="ladder", **ladder.PAPER_RECIPE).encoder == "paper"
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_the_set_held_back_lies_over_photographs(tmp_path, anywhere):
+    pillow = pytest.importorskip("PIL.Image")
+    left = np.full((120, 300, 3), 40, np.uint8)
+    left[:, 225:] = 200  # the right quarter, of which held-out images are cut
+    pillow.fromarray(left).save(tmp_path / "one.png")
+    data = held_back.held_back(tmp_path, 2, 20, 10, anywhere=anywhere)
+    assert data.train.images.shape == (20, 32, 32, 3)
+    assert data.test.truth.shape == (10, 10, 4, 4)
+    assert (data.train.truth.any((2, 3)).sum(1) == 2).all()
+    assert np.median(data.train.images) == 40
+    assert np.median(data.test.images) == 200
+    again = held_back.held_back(tmp_path, 2, 20, 10, anywhere=anywhere)
+    assert np.array_equal(again.test.images, data.test.images)
+
+
+def test_a_folder_without_large_photographs_is_refused(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    with pytest.raises(ValueError, match="holds no photograph"):
+        held_back.photographs(tmp_path)
+    pillow.new("RGB", (100, 50)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"small\.png: is 100x50, expected at least 128x32"):
+        held_back.photographs(tmp_path)
