@@ -176,7 +176,7 @@ def _defaults(field: dataclasses.Field[Any], options: type[Options]) -> str:
             return field.metadata["absent"]
         return {"True": "yes", "False": "no"}.get(str(value), str(value))
 
-    recipes = {}  # by what they say, so that one that says what another says is not repeated
+    recipes: dict[str, str] = {}  # by what they say, so that one that says what another says is not repeated
     for name, recipe in options.RECIPES.items():
         if field.name in recipe:
             recipes.setdefault(words(recipe[field.name]), name)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from accel.ops import Noise, appearance_noise
 
-from .decoder import Decoder
+from .decoder import Decoder, Templates
 from .encoder import PRESETS, Encoder, coarse_grid, coarse_vector
 from .pretrained import Pretrained
 
@@ -133,7 +133,9 @@ class Autoencoder(Backbone):
         places: int = 1,
     ):
         super().__init__(image_size, channels, encoder, places)
-        self.decoder = Decoder(code_channels, layers or channels, self.encoder.scale, PRESETS[encoder].width)
+        self.decoder: Decoder | Templates = Decoder(
+            code_channels, layers or channels, self.encoder.scale, PRESETS[encoder].width
+        )
 
     def encode(self, images: Tensor) -> Coded:
         """What the model says of images (B, channels, H, W), its `code` among it; nothing is drawn."""
@@ -153,7 +155,7 @@ class Autoencoder(Backbone):
             posterior = self.encode(images)
             return self.decode(posterior.code, **self.setting(posterior))
 
-    def setting(self, posterior: object) -> dict[str, Tensor]:
+    def setting(self, posterior: Any) -> dict[str, Tensor]:
         """What `decode` takes of a posterior beside a code, by argument; of most models nothing."""
         return {}
 

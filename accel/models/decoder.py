@@ -34,7 +34,7 @@ class Decoder(nn.Module):
 
     def of_channels(self) -> Tensor:
         """The weights that read the code, a view (in_channels, …)."""
-        return self.input.conv.weight.transpose(0, 1)
+        return self.input.get_parameter("conv.weight").transpose(0, 1)
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The same before the tanh."""

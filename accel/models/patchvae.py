@@ -154,7 +154,9 @@ class PatchVAE(Autoencoder):
         self.appearance_mean_head = convolution(num_parts * part_dim)
         self.appearance_log_variance_head = convolution(num_parts * part_dim)
         if ground:
-            rows, columns = coarse_grid(tuple(side // self.encoder.scale for side in self.image_size))
+            rows, columns = coarse_grid(
+                (self.image_size[0] // self.encoder.scale, self.image_size[1] // self.encoder.scale)
+            )
             self.ground_head = nn.Linear(self.encoder.out_channels * rows * columns, 2 * channels * ground**2)
         with torch.no_grad():
             # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
@@ -162,8 +164,8 @@ class PatchVAE(Autoencoder):
             self.occurrence_head.weight.mul_(0.1)
             _bias(self.occurrence_head).copy_(self._prior_logits().flatten() - math.log(places**2))
             _bias(self.appearance_mean_head).add_(bottleneck.appearance_prior_mean)
-            if ground and decoder == "templates":
-                self.decoder.output.bias[-1] = GROUND_SEEN
+            if ground and isinstance(self.decoder, Templates):
+                _bias(self.decoder.output)[-1] = GROUND_SEEN
 
     @property
     def distribution(self) -> Distribution:
@@ -184,8 +186,7 @@ class PatchVAE(Autoencoder):
         or kind that is not taken, for a temperature that is not positive, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
-        posterior = self._posterior(images, temperature, noise, sample)
-        posterior = PatchPosterior(**posterior)
+        posterior = PatchPosterior(**self._posterior(images, temperature, noise, sample))
         reconstruction = self.decode(posterior.code, **self.setting(posterior))
         return PatchVAEOutput(**_fields(posterior), reconstruction=reconstruction)
 
@@ -216,6 +217,7 @@ class PatchVAE(Autoencoder):
         return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
 
     def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
+        """What `decode` takes of a posterior beside its code, by argument."""
         had = {"places": self.places > 1, "ground": self.ground > 0}
         return {name: getattr(posterior, name) for name, has in had.items() if has}
 
@@ -244,7 +246,7 @@ class PatchVAE(Autoencoder):
             drawn = sample_place(even, 1.0, noise, straight_through=True)
             setting["places"] = map_of_places(drawn, self.places, self.grid)
         if self.ground:
-            channels = self.config["channels"]
+            channels = self.encoder.conv1.in_channels
             numbers = ground_noise(noise, count, channels * self.ground**2, device=weight.device)
             setting["ground"] = numbers.unflatten(1, (channels, self.ground, self.ground))
         with in_evaluation(self):
@@ -266,7 +268,7 @@ class PatchVAE(Autoencoder):
     ) -> dict[str, Tensor]:
         features = self.features(images)
         draw: dict[str, Any] = {"temperature": temperature, "noise": noise, "sample": sample, "backend": self.backend}
-        options = dataclasses.asdict(self.bottleneck)
+        draw |= dataclasses.asdict(self.bottleneck)
         noise = noise if sample else None
         ground, kl_ground = self._ground(features, noise) if self.ground else (None, None)
         heads, log_q = [self.appearance_mean_head, self.appearance_log_variance_head], None
@@ -275,31 +277,33 @@ class PatchVAE(Autoencoder):
         elif self.head == "pooled":
             logits = self.occurrence_head(features)
         else:
-            logits, *maps = self._maps(features, self.occurrence_head, *heads)
+            logits, mean, log_variance = self._maps(features, self.occurrence_head, *heads)
         if self.head == "pooled":
-            result = pooled_patch_bottleneck(features, logits, *_joined(*heads), **draw, **options)
+            weight, bias = _joined(*heads)
+            result = pooled_patch_bottleneck(features, logits, weight, bias, **draw)
         else:
-            maps = maps if log_q is None else self._maps(features, *heads)
-            result = patch_bottleneck(logits, *maps, **draw, **options)
+            if log_q is not None:
+                mean, log_variance = self._maps(features, *heads)
+            result = patch_bottleneck(logits, mean, log_variance, **draw)
         normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
         log_odds = self.distribution.log_odds(normalised)
         posterior = {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **_fields(result)}
         posterior |= {"places": None, "ground": ground, "kl_ground": kl_ground}
         if log_q is not None:
             s = sample_place(log_q, temperature, noise, self.bottleneck.straight_through)
-            posterior["places"] = map_of_places(s, self.places, logits.shape[2:])
+            posterior["places"] = map_of_places(s, self.places, (logits.shape[2], logits.shape[3]))
             divergence = place_divergence(posterior["occurrence"].flatten(2), log_q)
             posterior["kl_occurrence"] = posterior["kl_occurrence"] + divergence
         return posterior
 
-    def _split(self, features, logits) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features and logits of the encoder's grid → both on the grid of cells, and log q of each cell's places."""
         height, width = (side // self.places for side in logits.shape[2:])
         cells = places_of_cells(logits.to(accumulation_dtype(logits)), self.places)
         logits, log_q = split_places(cells)
         return functional.avg_pool2d(features, self.places), logits.unflatten(2, (height, width)), log_q
 
-    def _ground(self, features, noise) -> tuple[Tensor, Tensor]:
+    def _ground(self, features: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The ground (B, channels, points, points), drawn where there is noise, and its divergence (B,)."""
         numbers = self.ground_head(coarse_vector(features))
         mean, log_variance = numbers.to(accumulation_dtype(numbers)).chunk(2, 1)
@@ -334,7 +338,7 @@ def _choose_head(head: str | None, variance: str) -> str:
     return head
 
 
-def _bias(head: nn.Conv2d) -> Tensor:
+def _bias(head: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     assert head.bias is not None  # every head is made with one
     return head.bias
 
