@@ -13,7 +13,7 @@ from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.ops import Noise
 from accel.training.capture import Captured
 from accel.training.config import TrainingConfig
-from accel.training.step import LossLedger
+from accel.training.step import LossLedger, flushed_denormals
 from accel.training.systems import System
 
 SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
@@ -66,7 +66,7 @@ class HeldOut:
         images, labels = self.held_out.images, self.held_out.labels
         batch_size = max(self.config.batch_size, HELD_OUT_PIXELS // math.prod(images.shape[1:3]))
         step = torch.tensor(number, device=self.device)
-        with evaluating(self.system.networks):
+        with evaluating(self.system.networks), flushed_denormals():
             for place, batch in enumerate(in_order(images, batch_size, self.device)):
                 first = place * batch_size
                 chosen = None

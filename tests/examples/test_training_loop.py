@@ -1,6 +1,5 @@
 """The loop of one's own learns what `train` learns."""
 
-import dataclasses
 import json
 
 import pytest
@@ -22,11 +21,19 @@ def test_it_learns_what_train_learns(tmp_path):
     batches = Batches(images, batch_size=32, seed=training_loop.SEED, flip=False, device="cpu")
     losses = training_loop.train(model, batches, EPOCHS, warm_up=WARM_UP)
 
-    recipe = TrainingConfig(data="parts")  # with the recipe of that set, whatever the data is called then
-    config = dataclasses.replace(
-        recipe,
+    config = TrainingConfig(
         data="drawn",
-        train_images=None,
+        encoder="small",
+        num_parts=20,
+        part_dim=1,
+        occurrence="categorical",
+        appearance_prior_mean=2.0,
+        beta_app=3.0,
+        beta_occ=3.0,
+        temperature_rate=1e-3,
+        temperature_floor=0.3,
+        learning_rate=2e-3,
+        batch_size=32,
         flip="no",
         epochs=EPOCHS,
         warm_up=WARM_UP,

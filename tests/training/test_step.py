@@ -188,3 +188,10 @@ def test_widened_convolutions_compute_the_same(channels, width, transposed, stri
     for got, expected in zip(*results, strict=True):
         # The same products in another order, at most 4 · 4 · 7 of them of order 1.
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_leaves_arithmetic_as_it_was():
+    config = tiny_config("unused")
+    step = TrainingStep(build_system(config, 16, 16, 3, None, torch.device("cpu")), config, torch.device("cpu"))
+    step(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))
+    assert (torch.tensor([1e-40]) * 0.5).item() > 0.0
