@@ -168,7 +168,8 @@ def _light(block_d, cells, channels_last, item_size):
     if channels_last and cells <= 64:
         return 2048, min(64, longest), 64
     if channels_last:
-        return 2048, min(16 if cells < 1024 and item_size == 4 else 32, longest), 64 // item_size
+        few = (cells < 1024 and item_size == 4) or block_d == 1
+        return min(2048, 1024 * block_d), min(16 if few else 32, longest), 64 // item_size
     if cells <= 64:
         return 32 * 128 // item_size, min(64, longest), 128 // item_size
     return 256 * max(block_d, 8), 256, 256 // item_size

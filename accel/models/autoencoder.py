@@ -156,7 +156,7 @@ class Autoencoder(Backbone):
             return self.decode(posterior.code, **self.setting(posterior))
 
     def setting(self, posterior: Any) -> dict[str, Tensor]:
-        """What `decode` takes of a posterior beside a code, by argument; of most models nothing."""
+        """What `decode` takes of a posterior beside a code, tensors (B, …) by argument; of most models nothing."""
         return {}
 
 

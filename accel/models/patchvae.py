@@ -66,8 +66,8 @@ class PatchVAEOutput(PatchPosterior):
 class PatchVAE(Autoencoder):
     """Encoder, three heads, the part bottleneck and the decoder (paper, sections 3.2 and 3.3).
 
-    image_size: an integer or (H, W); images of any other size that `scale` divides are taken as well, since
-    everything is convolutional, and `image_size` only fixes what `sample` draws. channels: of the images.
+    image_size: an integer or (H, W); images of any other size that the scale divides are taken as well, since
+    everything is convolutional, and image_size only fixes what `sample` draws. channels: of the images.
     num_parts N, part_dim D. encoder: "paper", "release" or "small" (a cell of 8 pixels), "resnet18" (32) or "fine".
     places k: a cell is k × k of the encoder's cells, and an occurrence lies at one of them (reference/placement.py); by
         default 4 with the encoder "fine", whose cells thus have 8 pixels, too, and 1 with any other.
@@ -217,7 +217,9 @@ class PatchVAE(Autoencoder):
         return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
 
     def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
-        """What `decode` takes of a posterior beside its code, by argument."""
+        """What `decode` takes of a posterior beside its code, by argument: places (B, N, h·k, w·k) and the ground
+        (B, channels, points, points), each if the model has it.
+        """
         had = {"places": self.places > 1, "ground": self.ground > 0}
         return {name: getattr(posterior, name) for name, has in had.items() if has}
 
