@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 SEEN = pytest.StashKey[Counter]()
 INTRODUCTION = """# Reliability
@@ -27,6 +28,15 @@ line, which names the file, option or argument.
 
 def pytest_configure(config):
     config.stash[SEEN] = Counter()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Processes are forked here, and a forked one waits for ever for the threads that computed in its parent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
