@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.common.files import write_whole
 from accel.data import Dataset, load
 from accel.evaluation import find_occurrences
 from accel.evaluation.measures import measure_reconstructions
@@ -23,6 +24,7 @@ from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, advice, load_run, train
 from accel.training.protocols import TransferConfig
 from accel.training.recipes import choose_options
+from accel.training.record import processor
 from accel.training.run_folder import read_history
 
 SMALL = {"encoder": "small", "learning_rate": 1e-3, "batch_size": 32, "epochs": 16}
@@ -97,13 +99,6 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    """The CPU's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else "CPU"
-
-
 def main():
     parser = argparse.ArgumentParser(description="Train by recipes on photographs, and measure what they give.")
     parser.add_argument("--data", action="append", required=True, metavar="NAME=PATH", help="what train --data takes")
@@ -125,8 +120,9 @@ def main():
             for seed in given.seeds:
                 if (name, variant, seed) not in done:
                     result["rows"].append(measure(name, path, dataset, variant, seed, given.out))
-                    given.results.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-                    given.results.with_suffix(".md").write_text(table(result))
+                    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+                    files = {given.results: text, given.results.with_suffix(".md"): table(result)}
+                    write_whole({path: words.encode() for path, words in files.items()})
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def train(
 def main(train_images: int = 8000, epochs: int = 8, folder: str = "runs/training-loop") -> None:
     model = new_model()
     train(model, Batches(draw_parts(train_images), batch_size=32, seed=SEED, flip=False, device="cpu"), epochs)
-    model.eval().save_pretrained(folder)
+    model.save_pretrained(folder)
     print(f"{folder}: for PatchVAE.from_pretrained")
 
 

@@ -43,7 +43,7 @@ def run(given: dict) -> None:
 
     from accel.evaluation import observe, summary
     from accel.training import checkpoint, processes
-    from accel.training.loop import open_run
+    from accel.training.loop import open_run, refuse_existing
     from accel.training.resources import choose_device, load_dataset
 
     if resume:
@@ -52,17 +52,16 @@ def run(given: dict) -> None:
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
-    elif checkpoint.exists(config.folder):
-        raise FileExistsError(
-            f"{config.folder} already holds a run: continue it with --resume, or choose another --out"
-        )
+    else:
+        refuse_existing(config.folder)
     for name in given:
         if name in SYSTEMS[config.system].without_effect:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     device = choose_device(config.device)
     with processes.joined(device):
-        dataset, opening = load_dataset(config), ""
+        dataset, opening = None, ""  # a resumed run loads them itself, once it is known that it may go on
         if not resume:
+            dataset = load_dataset(config)
             config, opening = fitted(config, given, recipe or "auto", dataset, device)
         training = open_run(config, dataset, resume=resume)
         training.fit(observe, opening)
@@ -79,13 +78,14 @@ def run(given: dict) -> None:
 def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
     """The options of a new run on these images, with what the recipe says where the user has named none, and a line on
     that for the log; on a CPU with the number of threads that is fastest now, and a line on that."""
+    from accel.data.batches import steps_an_epoch
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
     from accel.training.recipes import choose_options
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
     config = TrainingConfig(**options, **given)
-    steps = config.epochs * (len(dataset.train) // min(config.batch_size, len(dataset.train)))
+    steps = config.epochs * steps_an_epoch(len(dataset.train), config.batch_size)
     opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:

@@ -2,6 +2,18 @@
 
 import dataclasses
 
+REASON = 300  # characters of an error that are shown
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without line ends, and no more of it than one reads."""
+    return " ".join(str(error).split())[:REASON]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or what it is where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
 
 class ShowsShapes:
     """For dataclasses of arrays: their repr shows shapes and dtypes instead of numbers, of which there are too many."""

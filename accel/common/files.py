@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accel.common.schema import refuse_other
+from accel.common.schema import plain_type, refuse_other
 
 LARGEST_TEXT = 1 << 28  # bytes of a file that is read as text or JSON
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
@@ -88,7 +88,7 @@ def read_json(path: Path, kind: Any, *, may_be_missing: bool = False) -> Any:
     Raises OSError, or ValueError that names the file if it is not JSON or holds something else.
     """
     if may_be_missing and not os.path.lexists(path):
-        return {} if kind is dict or hasattr(kind, "__required_keys__") else []
+        return plain_type(kind)()
     value = parse_json(read_file(path), path)
     refuse_other(value, kind, path)
     return value

@@ -11,24 +11,24 @@ def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any
 
     shown: a bar; `options` are tqdm's. What is measured goes on where the terminal has been closed.
     """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda count, note="": None
-        return
     bar: Any = None
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(ImportError, OSError):
+        from tqdm import tqdm
+
         bar = tqdm(total=total or None, initial=initial, leave=False, disable=None if shown else True, **options)
 
     def advance(count: int, note: str = "") -> None:
         with contextlib.suppress(OSError):
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(count)
+            if bar is not None:
+                bar.set_postfix_str(note, refresh=False)
+                bar.update(count)
 
-    yield advance if bar is not None else lambda count, note="": None
-    if bar is not None:
+    try:
+        yield advance
+    finally:  # before the sentence of whatever ended it
         with contextlib.suppress(OSError):
-            bar.close()
+            if bar is not None:
+                bar.close()
 
 
 def duration(seconds: float) -> str:

@@ -46,11 +46,11 @@ def _problem(value, kind, place: str) -> str | None:
         if None in problems:
             return None
         # Of the alternatives, the one that got furthest tells most: the one of the value's own plain type.
-        near = [p for one, p in zip(arguments, problems, strict=True) if isinstance(value, _plain(one))]
+        near = [p for one, p in zip(arguments, problems, strict=True) if isinstance(value, plain_type(one))]
         return (
             near[0] if near and len(near) < len(problems) else _other(value, place, " or ".join(map(_words, arguments)))
         )
-    plain = _plain(kind)
+    plain = plain_type(kind)
     if plain is float and type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf
     if not isinstance(value, plain) or (type(value) is bool and plain is not bool):
@@ -81,7 +81,8 @@ def _first(checks) -> str | None:
     return next((problem for check in checks if (problem := _problem(*check))), None)
 
 
-def _plain(kind) -> type:
+def plain_type(kind: Any) -> type:
+    """The class whose instances a type describes: `dict` of a TypedDict or `dict[str, int]`, itself of a class."""
     if kind is None:
         return types.NoneType
     return dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
@@ -93,7 +94,7 @@ def _within(place: str, key: object) -> str:
 
 
 def _words(kind) -> str:
-    plain = _plain(kind)
+    plain = plain_type(kind)
     return WORDS.get(plain, plain.__name__)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.common.describing import first_line
 from accel.common.files import refuse_unusual
 from accel.common.memory import refuse_larger
 from accel.common.spelling import nearest
@@ -73,7 +74,7 @@ def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
                 raise ValueError(f"{dtype} {shape} is not {member.file_size - content.tell():,} bytes")
             return size
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{path}: array {key} cannot be read: {reason}") from error
 
 

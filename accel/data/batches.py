@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     labels: Tensor | None
 
 
+def steps_an_epoch(images: int, batch_size: int) -> int:
+    """Whole batches of so many images, or of all where there are fewer."""
+    return images // min(batch_size, images)
+
+
 class Batches:
     """The batches of every epoch.
 
@@ -90,7 +95,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self.indices) // self.batch_size
+        return steps_an_epoch(len(self.indices), self.batch_size)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start_batch` on."""

@@ -7,7 +7,7 @@ bilinear interpolation between. Only +, -, *, / and floor are used, as in `looks
 
 import numpy as np
 
-from accel.data.words import GROUND_STREAM, random_words
+from accel.data.words import GROUND_STREAM, uniforms
 
 LATTICES = (2, 4, 8, 16, 32)  # intervals a side
 LEVELS = 21.0  # the coarsest lattice's numbers reach so far from 0, and each finer one's GROWTH times as far:
@@ -22,16 +22,15 @@ WORDS = -(-(4 * FIELD + 5) // 4) * 4  # random numbers an image
 
 def natural_ground(count: int, seed: int, first_image: int, image_size: int) -> np.ndarray:
     """Float32 (count, image_size, image_size, 3) in [0, 255]; image i depends on (seed, first_image + i) alone."""
-    words = random_words(GROUND_STREAM, seed, first_image * (WORDS // 4), count * WORDS)
-    uniforms = ((words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(count, WORDS)
-    numbers = uniforms[:, : 4 * FIELD].reshape(count, 4, FIELD) * 2 - 1
+    drawn = uniforms(GROUND_STREAM, seed, first_image, count, WORDS)
+    numbers = drawn[:, : 4 * FIELD].reshape(count, 4, FIELD) * 2 - 1
     fields, start = np.zeros((count, 4, image_size, image_size), np.float32), 0
     for octave, intervals in enumerate(LATTICES):
         lattice = numbers[:, :, start : start + (intervals + 1) ** 2]
         lattice = lattice.reshape(count, 4, intervals + 1, intervals + 1) * np.float32(LEVELS * GROWTH**octave)
         fields += _between(_between(lattice, image_size), image_size)
         start += (intervals + 1) ** 2
-    base, shade = uniforms[:, 4 * FIELD :][:, :3], uniforms[:, 4 * FIELD :][:, 3:5] * 2 - 1
+    base, shade = drawn[:, 4 * FIELD :][:, :3], drawn[:, 4 * FIELD :][:, 3:5] * 2 - 1
     low, high = np.float32(BASE)
     colours = (low + base * (high - low))[..., None, None]
     ground = colours + fields[:, :1] + fields[:, 1:] * np.float32(COLOUR)

@@ -28,6 +28,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from accel.common.describing import first_line
 from accel.common.files import parse_json, read_file, refuse_unusual, write_whole
 from accel.common.progress import progress
 from accel.common.schema import refuse_other
@@ -124,7 +125,7 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header fails in too many ways to list
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         reason = "it holds Python objects" if "Python object" in reason or "pickle" in reason else reason
         raise ValueError(f"{path} is not a .npy file, or not all of it: {reason}") from None
     names = about["names"]

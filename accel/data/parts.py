@@ -13,7 +13,7 @@ import numpy as np
 from accel.data.ground import natural_ground
 from accel.data.images import ImageSet
 from accel.data.looks import ALIKE, LOOKS, PALETTES, Look, edge
-from accel.data.words import CONTRAST_STREAM, GRAIN_STREAM, PARTS_STREAM, random_words
+from accel.data.words import CONTRAST_STREAM, GRAIN_STREAM, PARTS_STREAM, random_words, uniforms
 
 PRESENT = 2  # types in an image, unless a difficulty says otherwise
 REPEATS = 3  # an image shows each of its types one to this many times
@@ -140,9 +140,7 @@ class _Draws:
     """Hands out the uniforms of each image in order: float32 in [0, 1), exact multiples of 2⁻²⁴."""
 
     def __init__(self, seed: int, first_image: int, count: int, words: int, stream: int = PARTS_STREAM):
-        drawn = random_words(stream, seed, first_image * (words // 4), count * words)
-        uniforms = (drawn >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        self.uniforms = uniforms.reshape(count, words)
+        self.uniforms = uniforms(stream, seed, first_image, count, words)
         self.used = 0
 
     def __call__(self, *shape: int) -> np.ndarray:

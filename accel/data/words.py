@@ -20,6 +20,15 @@ def random_words(stream: int, seed: int, first_block: int, count: int) -> np.nda
     return np.random.Philox(key=(int(stream) << 64) + int(seed), counter=int(first_block)).random_raw(count)
 
 
+def uniforms(stream: int, seed: int, first_image: int, count: int, words: int) -> np.ndarray:
+    """Float32 (count, words) in [0, 1), exact multiples of 2⁻²⁴.
+
+    Row i depends on (stream, seed, first_image + i) alone. words: a multiple of 4.
+    """
+    drawn = random_words(stream, seed, first_image * (words // 4), count * words)
+    return ((drawn >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(count, words)
+
+
 def random_order(stream: int, seed: int, index: int, count: int) -> np.ndarray:
     """Permutation of range(count), int64; another one for each index."""
     return np.argsort(random_words(stream, seed, index << 64, count), kind="stable")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.describing import in_one_line
 from accel.common.files import held, write_whole
 from accel.common.progress import progress
 from accel.common.schema import refuse_other
@@ -337,6 +338,6 @@ class Fit:
             copy.deepcopy(self.network).load_state_dict(state["best"][2])
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise ValueError(f"{path} does not fit the classifier that it is of: {reason}; remove it") from error
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

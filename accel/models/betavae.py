@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise
 from accel.ops.backend import accumulation_dtype
+from accel.ops.gaussian import gaussian_divergence, sample_gaussian
 
 from .autoencoder import VectorAutoencoder
 
@@ -84,16 +85,15 @@ class BetaVAE(VectorAutoencoder):
         mean, log_variance = self.mean(features), self.log_variance(features)
         code_dtype, dtype = mean.dtype, accumulation_dtype(mean)
         mean, log_variance = mean.to(dtype), log_variance.to(dtype)
-        variance = log_variance.exp()
         code = mean
         if noise is not None and sample:
             epsilon = appearance_noise(noise, len(mean), 1, self.latent_dim, device=mean.device, dtype=dtype)
-            code = mean + torch.exp(0.5 * log_variance) * epsilon.flatten(1)
-        divergence = 0.5 * (mean.square() + variance - 1 - log_variance).sum(1)
+            code = sample_gaussian(mean, log_variance, epsilon.flatten(1))
+        divergence = gaussian_divergence(mean, log_variance).sum(1)
         return {
             "code": code.to(code_dtype),
             "mean": mean,
-            "variance": variance,
+            "variance": log_variance.exp(),
             "kl_appearance": divergence,
             "kl_occurrence": torch.zeros_like(divergence),
         }

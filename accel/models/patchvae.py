@@ -14,6 +14,7 @@ from accel.common.bottleneck import declare, takes_bottleneck_options
 from accel.common.describing import ShowsShapes
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import BACKENDS, accumulation_dtype
+from accel.ops.gaussian import gaussian_divergence, sample_gaussian
 from accel.ops.layers import compose, ground_pixels
 from accel.ops.noise import ground_noise
 from accel.ops.occurrence import DISTRIBUTIONS, Distribution
@@ -290,7 +291,7 @@ class PatchVAE(Autoencoder):
         normalised = self.distribution.normalise(logits.to(accumulation_dtype(logits)))
         log_odds = self.distribution.log_odds(normalised)
         posterior = {"occurrence_logits": log_odds, "occurrence": log_odds.sigmoid(), **_fields(result)}
-        posterior |= {"places": None, "ground": ground, "kl_ground": kl_ground}
+        posterior |= {"ground": ground, "kl_ground": kl_ground}
         if log_q is not None:
             s = sample_place(log_q, temperature, noise, self.bottleneck.straight_through)
             posterior["places"] = map_of_places(s, self.places, (logits.shape[2], logits.shape[3]))
@@ -312,8 +313,8 @@ class PatchVAE(Autoencoder):
         ground = mean
         if noise is not None:
             epsilon = ground_noise(noise, *mean.shape, device=mean.device, dtype=mean.dtype)
-            ground = mean + torch.exp(0.5 * log_variance) * epsilon
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
+            ground = sample_gaussian(mean, log_variance, epsilon)
+        divergence = gaussian_divergence(mean, log_variance).sum(1)
         return ground.unflatten(1, (-1, self.ground, self.ground)), divergence
 
     def _prior_logits(self) -> Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from accel.common.describing import in_one_line
 from accel.common.files import read_json, write_whole
 from accel.common.spelling import nearest
 
@@ -85,7 +86,7 @@ class Pretrained(nn.Module):
             with torch.device("meta"):  # no memory, and no draw from the global random generator
                 model = cls(**arguments)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # of sizes beyond all memory, too
-            raise ValueError(f"{described}: {' '.join(str(error).split())[:300]}") from error
+            raise ValueError(f"{described}: {in_one_line(error)}") from error
         if not isinstance(weights, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
         ):

@@ -59,21 +59,8 @@ _bottleneck = define_launch(
 )
 
 
-def _bottleneck_gradients(
-    incoming,
-    logits,
-    mean,
-    log_variance,
-    pooled_mean,
-    saved,
-    statistics,
-    draw,
-    options,
-    pooled,
-    mean_dtype,
-    log_variance_dtype,
-    format,
-):
+def _bottleneck_gradients(incoming, logits, mean, log_variance, pooled_mean, *others):
+    *_, pooled, mean_dtype, log_variance_dtype, format = others
     d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
     if pooled:
         return d_logits, torch.empty_like(pooled_mean), torch.empty_like(pooled_mean)
@@ -81,26 +68,9 @@ def _bottleneck_gradients(
     return d_logits, *(empty_map(logits, channels, dtype, format) for dtype in (mean_dtype, log_variance_dtype))
 
 
-def _launch_bottleneck_backward(
-    incoming,
-    logits,
-    mean,
-    log_variance,
-    pooled_mean,
-    saved,
-    statistics,
-    draw,
-    options,
-    pooled,
-    mean_dtype,
-    log_variance_dtype,
-    format,
-    outputs,
-):
-    options = BottleneckOptions.from_text(options)
-    bottleneck.backward(
-        incoming, logits, mean, log_variance, pooled_mean, saved, statistics, options, draw, pooled, outputs
-    )
+def _launch_bottleneck_backward(incoming, *arguments):
+    *tensors, draw, options, pooled, _, _, _, outputs = arguments
+    bottleneck.backward(incoming, *tensors, BottleneckOptions.from_text(options), draw, pooled, outputs)
 
 
 _bottleneck_backward = define_launch(

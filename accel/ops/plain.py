@@ -10,6 +10,7 @@ from accel.common.bottleneck import BottleneckOptions
 
 from .backend import accumulation_dtype
 from .draw import Draw
+from .gaussian import gaussian_divergence, sample_gaussian
 from .layout import memory_format
 from .noise import appearance_noise
 from .occurrence import DISTRIBUTIONS, occurrence_weights, sample_occurrence
@@ -89,11 +90,10 @@ def _second_half(
     noise = draw.noise if draw.sample else None
     if noise is not None:
         epsilon = appearance_noise(noise, *mean.shape, device=mean.device, dtype=mean.dtype)
-        z = mean + torch.exp(0.5 * log_variance) * epsilon
+        z = sample_gaussian(mean, log_variance, epsilon)
     y = sample_occurrence(distribution, normalised, draw.temperature, noise, options.straight_through)
     code = (z[..., None] * y[:, :, None]).flatten(1, 2).unflatten(2, grid)
-    distance = mean - options.appearance_prior_mean
-    kl_appearance = 0.5 * (distance.square() + log_variance.exp() - 1.0 - log_variance).sum((1, 2))
+    kl_appearance = gaussian_divergence(mean - options.appearance_prior_mean, log_variance).sum((1, 2))
     assert options.occurrence_prior is not None  # of_parts has filled it in
     kl_occurrence = distribution.divergence(normalised, options.occurrence_prior)
     code = code.to(like.dtype).contiguous(memory_format=memory_format(like))

@@ -6,7 +6,7 @@ what it would have said, and each thing once.
 
 import math
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +57,7 @@ def before_training(config: TrainingConfig, dataset: Dataset, steps_an_epoch: in
             rate = math.log(config.temperature / config.temperature_floor) / steps
             said.append(
                 f"the temperature will fall by only {1 - last:.0%} within the {steps:,} steps, so occurrences stay "
-                "blurred: "
-                f"--temperature-rate {rate:.1g} lets it reach {config.temperature_floor:g} at the end"
+                f"blurred: --temperature-rate {rate:.1g} lets it reach {config.temperature_floor:g} at the end"
             )
     return said + about_images(dataset)
 
@@ -79,8 +78,7 @@ def about_images(dataset: Dataset) -> list[str]:
     if shared > COPIES * len(test):
         said.append(
             f"{shared:,} of {len(test):,} held-out images are training images too, so held-out figures flatter: take "
-            "them "
-            f"out of --data {dataset.name}"
+            f"them out of --data {dataset.name}"
         )
     if dataset.class_names is not None and len(dataset.class_names) == 1 and Path(dataset.name).is_dir():
         (name,) = dataset.class_names
@@ -99,28 +97,44 @@ def _hashes(images: ImageSet) -> list[int]:
 
 def after_epoch(config: TrainingConfig, history: Sequence[Line], steps: int, constant: float) -> list[str]:
     """What the last line says that no line before it has said. steps: of the whole run; constant: `constant_psnr`."""
-    before = set()
-    for epochs in range(1, len(history)):
-        before |= _problems(config, history[:epochs], steps, constant).keys()
-    return [words for name, words in _problems(config, history, steps, constant).items() if name not in before]
+    said: set[str] = set()
+    new: list[str] = []
+    lowest, recent, fastest = math.inf, deque[float](maxlen=2), 0.0  # errors and images a second so far
+    for line in history:
+        if (error := line.get("train_reconstruction")) is not None:
+            recent.append(error)
+            lowest = min(lowest, error)
+        fastest = max(fastest, line.get("images_per_second") or 0.0)
+        found = _problems(config, line, lowest, recent, fastest, steps, constant)
+        new = [words for name, words in found.items() if name not in said]
+        said |= found.keys()
+    return new
 
 
-def _problems(config: TrainingConfig, history: Sequence[Line], steps: int, constant: float) -> dict[str, str]:
-    """Name → sentence of what is wrong after the last line."""
-    line = history[-1]
+def _problems(
+    config: TrainingConfig,
+    line: Line,
+    lowest: float,
+    recent: Sequence[float],
+    fastest: float,
+    steps: int,
+    constant: float,
+) -> dict[str, str]:
+    """Name → sentence of what is wrong after a line.
+
+    recent: the last two reconstruction errors. lowest, fastest: of all lines up to this one.
+    """
     found = {}
-    errors = [one["train_reconstruction"] for one in history if one.get("train_reconstruction") is not None]
-    if len(errors) > 2 and min(errors[-2:]) > RISEN * min(errors):
+    if recent and min(recent) > RISEN * lowest:
         found["rising"] = (
-            f"the reconstruction error has risen from {min(errors):.4g} to {errors[-1]:.4g} nats: a smaller "
+            f"the reconstruction error has risen from {lowest:.4g} to {recent[-1]:.4g} nats: a smaller "
             f"--learning-rate, {config.learning_rate / 3:.1g}, say"
         )
-    rates = [one.get("images_per_second") or 0.0 for one in history]
-    if config.threads is not None and config.threads > 1 and rates[-1] < SLOWER * max(rates):
+    rate = line.get("images_per_second") or 0.0
+    if config.threads is not None and config.threads > 1 and rate < SLOWER * fastest:
         found["busy"] = (
-            f"{rates[-1]:,.0f} images a second instead of {max(rates):,.0f}: other programs use the cores, and "
-            "threads wait "
-            "for each other; stop with Ctrl-C and go on with --resume --threads 1"
+            f"{rate:,.0f} images a second instead of {fastest:,.0f}: other programs use the cores, and "
+            "threads wait for each other; stop with Ctrl-C and go on with --resume --threads 1"
         )
     if line["step"] < STEPS_TO_JUDGE:
         return found
@@ -130,22 +144,19 @@ def _problems(config: TrainingConfig, history: Sequence[Line], steps: int, const
     if "held_out_psnr" in line and line["held_out_psnr"] < constant + LIKE_A_CONSTANT:
         found["constant"] = (
             f"reconstructions have {line['held_out_psnr']:.1f} dB, and one colour for all images has {constant:.1f}: "
-            "a larger "
-            "--learning-rate, more --epochs, or smaller --beta-app and --beta-occ"
+            "a larger --learning-rate, more --epochs, or smaller --beta-app and --beta-occ"
         )
     if "held_out_active_parts" in line and line["step"] >= steps / 2:
         dead = config.num_parts - line["held_out_active_parts"]
         if dead > config.num_parts / 4:
             found["dead"] = (
                 f"{dead} of {config.num_parts} parts occur nowhere: --warm-up lets all be tried, a smaller "
-                "--beta-occ keeps "
-                f"more, and --num-parts {config.num_parts - dead} spares the work for them"
+                f"--beta-occ keeps more, and --num-parts {config.num_parts - dead} spares the work for them"
             )
         if saturated := line.get("held_out_saturated_parts", 0):
             found["saturated"] = (
                 f"{saturated} of {config.num_parts} parts occur nearly everywhere, which says nothing about a place: "
-                "a larger "
-                "--beta-occ or a smaller --occurrence-prior"
+                "a larger --beta-occ or a smaller --occurrence-prior"
             )
     return found
 
@@ -162,14 +173,12 @@ def collapse(line: Line, config: TrainingConfig) -> str | None:
     if line["held_out_kl_appearance"] < COLLAPSED and config.appearance_prior_mean == 0:
         return (
             "the appearance divergence is near 0 nats, so codes do not say how anything looks: a smaller --beta-app "
-            "lets "
-            "more through"
+            "lets more through"
         )
     if line.get("held_out_active_parts") == 0:
         return (
             "no part occurs anywhere with a probability above one half: --appearance-prior-mean 2 makes parts "
-            "visible before "
-            "they have a look, a larger --learning-rate or more --epochs give them time, a smaller --beta-occ lets "
-            "them occur"
+            "visible before they have a look, a larger --learning-rate or more --epochs give them time, a smaller "
+            "--beta-occ lets them occur"
         )
     return None

@@ -61,7 +61,8 @@ class HeldOut:
         PatchVAE: how many parts occur with a probability above one half somewhere, and `saturated_parts`, in nearly
         all cells.
         """
-        for sums in (self.ledger.sums, self.quality, self.surest, self.occupied):
+        self.ledger.reset()
+        for sums in (self.quality, self.surest, self.occupied):
             sums.zero_()
         images, labels = self.held_out.images, self.held_out.labels
         batch_size = max(self.config.batch_size, HELD_OUT_PIXELS // math.prod(images.shape[1:3]))

@@ -7,6 +7,7 @@ as many threads, on a GPU with --deterministic, without which its libraries choo
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import shlex
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from accel.common.describing import in_one_line
 from accel.common.files import held
 from accel.common.progress import duration, progress
 from accel.data import Batch, Batches, Dataset
@@ -70,6 +72,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
         else:
             refuse_existing(folder)
         run = Run(config, load_dataset(config) if dataset is None else dataset)
+        _ = run.data  # damaged data are noticed before anything is written
         if state is not None:
             run.restore(state)
         processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
@@ -121,14 +124,22 @@ class Run:
         self.device, self.writes = device, processes.rank() == 0
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.agree_every = self.check_every if processes.count() > 1 else 1
-        self.data = digests(dataset, labels=SYSTEMS[config.system].learns_labels)
         self.epoch = self.batch = 0
         self.seconds = 0.0  # spent in this epoch, before an interruption too
         self.history: list[dict] = []  # the lines of metrics.jsonl
-        self.constant = advice.constant_psnr(dataset)
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
         self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
+
+    @functools.cached_property
+    def data(self) -> dict:
+        """Digests of the images. Raises ValueError for a packed array that is damaged."""
+        return digests(self.dataset, labels=SYSTEMS[self.config.system].learns_labels)
+
+    @functools.cached_property
+    def constant(self) -> float:
+        """The PSNR of one colour in place of every image."""
+        return advice.constant_psnr(self.dataset)
 
     @property
     def model(self) -> nn.Module:
@@ -155,7 +166,7 @@ class Run:
         try:
             self.step.load_state_dict(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise ValueError(f"{path} does not fit the model of its own configuration: {reason}") from error
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.history, self.resumed = state["history"], True

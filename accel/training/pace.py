@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from accel.data import Dataset
+from accel.data.batches import steps_an_epoch
 from accel.training.config import TrainingConfig
 from accel.training.loop import Run
 
@@ -76,7 +77,6 @@ def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
 
 def run_seconds(config: TrainingConfig, dataset: Dataset, seconds_a_step: float) -> float:
     """About how long the run will take, at so many seconds a step."""
-    batch_size = min(config.batch_size, len(dataset.train))
-    steps = len(dataset.train) // batch_size
-    looks = EVALUATION * len(dataset.test) / batch_size
+    steps = steps_an_epoch(len(dataset.train), config.batch_size)
+    looks = EVALUATION * len(dataset.test) / min(config.batch_size, len(dataset.train))
     return config.epochs * (steps + looks) * seconds_a_step

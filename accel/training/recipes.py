@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from accel.data import Dataset
+from accel.data.batches import steps_an_epoch
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 
@@ -71,9 +72,9 @@ def quick_options(images: int, size: int, device: str, system: str, named: Mappi
     size: of an image's shorter side, pixels. named: the options that the user has named, from which others follow.
     """
     options = QUICK | {"batch_size": batch_size_for(size)} | named
-    batch_size = min(options["batch_size"], images)
-    epochs = named.get("epochs", math.ceil(QUICK_STEPS[device] / (images // batch_size)))
-    steps = max(1, epochs * (images // batch_size))
+    each = steps_an_epoch(images, options["batch_size"])
+    epochs = named.get("epochs", math.ceil(QUICK_STEPS[device] / each))
+    steps = max(1, epochs * each)
     options = {"epochs": epochs, "warm_up": steps // 2} | options
     first, last = named.get("temperature", 1.0), options["temperature_floor"]
     if first > last:

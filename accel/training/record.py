@@ -57,15 +57,20 @@ class Record(TypedDict):
     first: NotRequired[Steps]
 
 
-def machine() -> dict[str, str]:
-    """What numbers are computed on and with."""
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    return model
+
+
+def machine() -> dict[str, str]:
+    """What numbers are computed on and with."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "device": f"{len(gpus)} × {gpus[0]}" if gpus else f"{os.cpu_count()} cores of {model}",
+        "device": f"{len(gpus)} × {gpus[0]}" if gpus else f"{os.cpu_count()} cores of {processor()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -32,7 +32,7 @@ def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
     """
     folder = Path(folder)
     config = TrainingConfig.from_json_file(folder / CONFIG)
-    return model_class(config.system).from_pretrained(folder / MODEL).eval(), config
+    return model_class(config.system).from_pretrained(folder / MODEL), config
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

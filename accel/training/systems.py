@@ -1,5 +1,6 @@
 """The systems of the paper's tables: which networks are trained, on which losses, by which optimisers."""
 
+import dataclasses
 import functools
 import operator
 
@@ -91,8 +92,8 @@ class AutoencoderSystem(System):
     def losses(self, images, labels, step, noise):
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
-        terms = (*AutoencoderSystem.terms, *(("kl_ground",) if self.config.ground else ()))
-        return out, {term: getattr(loss, term) for term in terms}
+        terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+        return out, {name: value for name, value in terms.items() if value is not None}
 
 
 class TwoPlayerSystem(System):
