@@ -8,7 +8,6 @@ before the first busy program begins.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from accel.data import load
 from accel.training import TrainingConfig
 from accel.training.loop import Run
 from accel.training.pace import measure_pace
+from bench import records
 
 STRETCHES = 3
 SECONDS = 1.0
@@ -48,6 +48,7 @@ def measure(busy: int, all_threads: int) -> dict:
         torch.set_num_threads(all_threads)
         chosen = measure_pace(config, dataset).threads
         run = Run(config, dataset)
+        images_per_second(run, all_threads)  # the first stretch allocates
         speeds = {count: [] for count in sorted({1, all_threads, chosen})}
         for _ in range(STRETCHES):
             for count, values in speeds.items():
@@ -67,11 +68,11 @@ def main():
     given = parser.parse_args()
     load_before, threads = os.getloadavg()[0], torch.get_num_threads()
     rows = [measure(busy, threads) for busy in given.busy]
-    result = {"command": " ".join(["python", *sys.argv]), "load_before": load_before, "cores": os.cpu_count()}
-    result |= {"threads": threads, "torch": torch.__version__, "rows": rows}
-    given.results.write_text(json.dumps(result, indent=2) + "\n")
+    records.write(
+        given.results, "Images a second beside busy programs.", rows, load_before=load_before, cores=os.cpu_count()
+    )
     lines = [
-        f"`{result['command']}`",
+        f"`{' '.join(['python', *sys.argv])}`",
         "",
         f"{os.cpu_count()} cores, torch {torch.__version__}; load average before: {load_before:.1f}.",
         "",
