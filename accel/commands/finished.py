@@ -14,8 +14,8 @@ class FinishedRunOptions(Options):
     """Where a run is looked at, and where its images are if they have moved."""
 
     device: str = device_option()
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
+    data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
+    data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
 
 
 class FinishedRun(NamedTuple):
@@ -29,7 +29,7 @@ class FinishedRun(NamedTuple):
 
 def add_run_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
     """Adds the run folder and the options of what is done with it."""
-    parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
+    parser.add_argument("run", metavar="RUN", help="folder of a run that was trained with train")
     add_options(parser, options)
 
 

@@ -8,15 +8,15 @@ from accel.commands.finished import add_run_arguments, refuse_other_folder
 from accel.common.options import Options, option
 from accel.training.config import TrainingConfig
 
-HELP = "compare a run's data and versions with what is here, and repeat its first steps"
+HELP = "check whether a run can be repeated here: compare data and versions, repeat its first steps"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Options):
     """The options of `verify`."""
 
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
+    data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
+    data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
