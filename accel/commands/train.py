@@ -41,7 +41,7 @@ def run(given: dict) -> None:
     resume, recipe = given.pop("resume"), given.pop("recipe", None)
     config = TrainingConfig(**given)
 
-    from accel.evaluation import observe, summary
+    from accel.evaluation import find_occurrences, observe, summary
     from accel.training import checkpoint, processes
     from accel.training.loop import open_run, refuse_existing
     from accel.training.resources import choose_device, load_dataset
@@ -68,10 +68,12 @@ def run(given: dict) -> None:
     if not training.writes:
         return
 
+    model, dataset = training.model, training.dataset
+    found = find_occurrences(model, dataset.test.images) if model.has_parts else None
     print()
-    print(summary(training.folder, training.model, training.dataset))
+    print(summary(training.folder, model, dataset, found))
     print()
-    written = ["model/", *draw_closing_pictures(training)]
+    written = ["model/", *draw_closing_pictures(training, found)]
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
@@ -98,14 +100,17 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     return config, opening + "\n"
 
 
-def draw_closing_pictures(training) -> list[str]:
-    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
+def draw_closing_pictures(training, found) -> list[str]:
+    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing.
+
+    found: what `find_occurrences` found in the held-out images, or None for a model without parts.
+    """
     from accel import figures
 
     if not training.model.has_decoder:
         return []
     try:
-        drawn = list(figures.closing_pictures(training.model, training.dataset))
+        drawn = list(figures.closing_pictures(training.model, training.dataset, found))
     except ImportError as error:
         print(f"no pictures were drawn, since {error}")
         return []
