@@ -84,10 +84,11 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
     from accel.training.recipes import choose_options
+    from accel.training.resources import learned_images
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
     config = TrainingConfig(**options, **given)
-    steps = config.epochs * steps_an_epoch(len(dataset.train), config.batch_size)
+    steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
     opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
