@@ -10,12 +10,23 @@ from accel.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRunOptions(Options):
+class MovedImages(Options):
+    """Where a run's images are, if they have moved."""
+
+    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
+    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
+
+    def applied(self, config: TrainingConfig) -> TrainingConfig:
+        """The run's options, with where its images are now."""
+        named = {name: value for name in ("data", "data_dir") if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(config, **named)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRunOptions(MovedImages):
     """Where a run is looked at, and where its images are if they have moved."""
 
     device: str = device_option()
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
 
 
 class FinishedRun(NamedTuple):
@@ -50,8 +61,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     if not (folder / "model").is_dir():
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
-    moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
-    config = dataclasses.replace(config, **moved)
+    config = options.applied(config)
     dataset, known = load_dataset(config), record.read(folder)
     if known is not None:  # one of an earlier version says nothing of its images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}
