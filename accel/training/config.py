@@ -213,10 +213,10 @@ class TrainingConfig(BottleneckOptions):
 
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
-    def recipe(self) -> str:
-        """The data set's name, under which RECIPES may have defaults of its own, for systems of its own."""
+    def recipe(self) -> str | None:
+        """Which of RECIPES holds for the data and the system, or None."""
         if self.data not in (None, "parts"):
-            return self.data
+            return None
         row = SYSTEMS.get(self.system)
         return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
