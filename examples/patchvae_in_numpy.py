@@ -8,8 +8,8 @@ predicts from the cell's pixels x_l whether the part occurs there (logit a) and 
 It must reconstruct the image from these predictions alone:
 
     encode    (a_l, μ_l, s_l) = E x_l + e                          linear here, a deep network in the paper
-    pool      m = Σ_l w_l μ_l,  log v = Σ_l w_l s_l                w_l = p_l / Σ_j p_j,  p = σ(a): one appearance per
-    image sample    z = m + √v ε,  y_l = σ((a_l + log u_l − log(1 − u_l)) / τ)                         equation 4
+    pool      m = Σ_l w_l μ_l,  log v = Σ_l w_l s_l                w_l = p_l / Σ_j p_j,  p = σ(a): one per image
+    sample    z = m + √v ε,  y_l = σ((a_l + log u_l − log(1 − u_l)) / τ)                         equation 4
     place     ẑ_l = z · y_l                                        the patch latent code
     decode    x̂_l = T ẑ_l                                          one column of T, a template, for each part
     loss      Σ ω (x − x̂)² + β_app KL(N(m, v) ‖ N(0, 1)) + β_occ Σ_l KL(Bern(p_l) ‖ Bern(1/N))   equation 11
@@ -118,7 +118,7 @@ def agreement(weights, images, present):
 
 
 def show(template):
-    """A template in eight lines of text. The signs of T and m are ambiguous: the sign with positive total ink is used."""
+    """A template in eight lines of text. The signs of T and m are ambiguous: total ink is made positive."""
     ink = template * np.sign(template.sum()) / np.abs(template).max()
     return ["".join(" .:+#"[round(4 * max(pixel, 0.0))] * 2 for pixel in row) for row in ink.reshape(8, 8)]
 

@@ -10,12 +10,23 @@ from accel.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRunOptions(Options):
-    """Where a run is looked at, and where its images are if they have moved."""
+class MovedImages(Options):
+    """The present location of a run's images, if they have moved."""
 
-    device: str = device_option()
     data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
     data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
+
+    def applied(self, config: TrainingConfig) -> TrainingConfig:
+        """Returns the run's options with the present location of its images."""
+        named = {name: value for name in ("data", "data_dir") if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(config, **named)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRunOptions(MovedImages):
+    """Options of the commands that read a finished run."""
+
+    device: str = device_option()
 
 
 class FinishedRun(NamedTuple):
@@ -50,8 +61,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     if not (folder / "model").is_dir():
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
-    moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
-    config = dataclasses.replace(config, **moved)
+    config = options.applied(config)
     dataset, known = load_dataset(config), record.read(folder)
     if known is not None:  # one of an earlier version says nothing of its images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}

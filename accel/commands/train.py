@@ -42,7 +42,7 @@ def run(given: dict) -> None:
     resume, recipe = given.pop("resume"), given.pop("recipe", None)
     config = TrainingConfig(**given)
 
-    from accel.evaluation import observe, summary
+    from accel.evaluation import find_occurrences, observe, summary
     from accel.training import checkpoint, processes
     from accel.training.loop import open_run, refuse_existing
     from accel.training.resources import choose_device, load_dataset
@@ -69,10 +69,12 @@ def run(given: dict) -> None:
     if not training.writes:
         return
 
+    model, dataset = training.model, training.dataset
+    found = find_occurrences(model, dataset.test.images) if model.has_parts else None
     print()
-    print(summary(training.folder, training.model, training.dataset))
+    print(summary(training.folder, model, dataset, found))
     print()
-    written = ["model/", *draw_closing_pictures(training)]
+    written = ["model/", *draw_closing_pictures(training, found)]
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
@@ -83,10 +85,11 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
     from accel.training.recipes import choose_options
+    from accel.training.resources import learned_images
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
     config = TrainingConfig(**options, **given)
-    steps = config.epochs * steps_an_epoch(len(dataset.train), config.batch_size)
+    steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
     opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
@@ -99,14 +102,17 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     return config, opening + "\n"
 
 
-def draw_closing_pictures(training) -> list[str]:
-    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
+def draw_closing_pictures(training, found) -> list[str]:
+    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing.
+
+    found: what `find_occurrences` found in the held-out images, or None for a model without parts.
+    """
     from accel import figures
 
     if not training.model.has_decoder:
         return []
     try:
-        drawn = list(figures.closing_pictures(training.model, training.dataset))
+        drawn = list(figures.closing_pictures(training.model, training.dataset, found))
     except ImportError as error:
         print(f"no figures were drawn: {error}")
         return []

@@ -1,41 +1,30 @@
 """`verify`: can a run's result be computed again, here and now?"""
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from accel.commands.finished import add_run_arguments, refuse_other_folder
-from accel.common.options import Options, option
+from accel.commands.finished import MovedImages, add_run_arguments, refuse_other_folder
 from accel.training.config import TrainingConfig
 
 HELP = "check whether a run can be repeated here: compare data and versions, repeat its first steps"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Options):
-    """The options of `verify`."""
-
-    data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
-    data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what may stand behind the command."""
-    add_run_arguments(parser, VerifyOptions)
+    add_run_arguments(parser, MovedImages)
 
 
 def run(given: dict) -> None:
     """Prints what is the same and what differs; ValueError if the first steps give other bits here."""
     folder = Path(given.pop("run"))
-    options = VerifyOptions(**given)
+    options = MovedImages(**given)
     refuse_other_folder(folder)
 
     from accel.training import record
     from accel.training.repeating import differences, repeat
     from accel.training.resources import choose_device, load_dataset
 
-    config = TrainingConfig.from_json_file(folder / "config.json")
-    config = dataclasses.replace(config, **{k: v for k, v in dataclasses.asdict(options).items() if v is not None})
+    config = options.applied(TrainingConfig.from_json_file(folder / "config.json"))
     known = record.read(folder)
     if known is None or "first" not in known:
         raise ValueError(

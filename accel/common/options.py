@@ -119,7 +119,7 @@ class Options:
 
     def __post_init__(self) -> None:
         name = self.recipe()
-        recipe = self.RECIPES.get(name, {}) if isinstance(name, str) else {}  # what is no text is refused below
+        recipe = {} if name is None else self.RECIPES[name]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:

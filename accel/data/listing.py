@@ -47,9 +47,7 @@ class Listing:
         if self.num_train < len(self.files):
             return self
         train, test = held_out(self.name, len(self.files))
-        order = np.concatenate([train, test])
-        labels = None if self.labels is None else self.labels[order]
-        return replace(self, files=[self.files[i] for i in order], num_train=len(train), labels=labels)
+        return self._rearranged(np.concatenate([train, test]), len(train))
 
     def decode(self, image_size: int | None, *, strict: bool = False) -> Dataset:
         """All files decoded in parallel, in memory; a file that is no whole image is left out (`Dataset.left_out`).
@@ -101,13 +99,16 @@ class Listing:
 
     def chosen(self, kept: list[int]) -> "Listing":
         """The files of these indices, which are in order."""
-        learned = [index for index in kept if index < self.num_train]
+        return self._rearranged(kept, sum(index < self.num_train for index in kept))
+
+    def _rearranged(self, order: Sequence[int], num_train: int) -> "Listing":
+        """The files of these indices, of which the first `num_train`, all to train on before, are to train on."""
         return replace(
             self,
-            files=[self.files[index] for index in kept],
-            num_train=len(learned),
-            labels=None if self.labels is None else self.labels[kept],
-            supervised=None if self.supervised is None else self.supervised[learned],
+            files=[self.files[index] for index in order],
+            num_train=num_train,
+            labels=None if self.labels is None else self.labels[order],
+            supervised=None if self.supervised is None else self.supervised[order[:num_train]],
         )
 
     def dataset(self, images: np.ndarray) -> Dataset:

@@ -22,8 +22,11 @@ def describe_parts(found: Occurrences) -> list[str]:
     ]
 
 
-def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
-    """The last epoch's loss terms, the quality of reconstructions and, where it is known, of the parts."""
+def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences | None = None) -> str:
+    """The last epoch's loss terms, the quality of reconstructions and, where it is known, of the parts.
+
+    found: what `find_occurrences` found in the held-out images, if it is at hand.
+    """
     history = read_history(folder)
     last = history[-1] if history else {}
     rows = [f"{'nats per image':<28}{'training':>12}{'held out':>12}"] if history else []
@@ -42,14 +45,15 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset) -> str:
         title, digits = titles[measured["name"]]
         rows.append(f"{title:<40}{measured['value']:12.{digits}f}")
     if model.has_parts:
-        rows += ["", *describe_parts(find_occurrences(model, dataset.test.images))]
+        rows += ["", *describe_parts(found or find_occurrences(model, dataset.test.images))]
     if dataset.test.truth is not None and model.has_parts:
-        found = discover(model, dataset)
+        discovery = discover(model, dataset)
         rows += ["", f"{'true part type':<28}{'best part':>12}{'AP':>12}{'chance':>12}"]
-        types = dataset.part_names or [f"type {index}" for index in range(len(found.part))]
-        for name, part, value, chance in zip(types, found.part, found.average_precision, found.chance, strict=True):
+        types = dataset.part_names or [f"type {index}" for index in range(len(discovery.part))]
+        measured = discovery.part, discovery.average_precision, discovery.chance
+        for name, part, value, chance in zip(types, *measured, strict=True):
             rows.append(f"{name:<28}{part:12d}{value:12.3f}{chance:12.3f}")
-        mean, chance = np.nanmean(found.average_precision), found.chance.mean()
+        mean, chance = np.nanmean(discovery.average_precision), discovery.chance.mean()
         rows.append(f"{'mean':<40}{mean:12.3f}{chance:12.3f}")
         rows.append(
             "AP: average precision over held-out cells of the part that finds the type best in training images; 1 is "

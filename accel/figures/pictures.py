@@ -11,7 +11,7 @@ from torch import nn
 
 from accel.common.files import read_file, write_whole
 from accel.data import Dataset, ImageSet
-from accel.evaluation import find_occurrences, receptive_field
+from accel.evaluation import Occurrences, find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
@@ -37,10 +37,15 @@ SHOWN = 12  # images in a row of inputs and outputs
 FIELD_IMAGES = 16  # on which the receptive field is measured
 
 
-def closing_pictures(model: nn.Module, dataset: Dataset) -> Iterator[tuple[str, object]]:
-    """(name, Figure) of what a training run ends in: its parts and its reconstructions."""
+def closing_pictures(
+    model: nn.Module, dataset: Dataset, found: Occurrences | None = None
+) -> Iterator[tuple[str, object]]:
+    """(name, Figure) of what a training run ends in: its parts and its reconstructions.
+
+    found: what `find_occurrences` found in the held-out images, if it is at hand.
+    """
     if model.has_parts:
-        yield "parts", parts(model, dataset.test, dataset.part_names)
+        yield "parts", parts(model, dataset.test, dataset.part_names, found=found)
     if model.has_decoder:
         yield "reconstructions", reconstructions(model, spread(dataset.test, SHOWN))
 

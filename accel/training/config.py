@@ -213,10 +213,10 @@ class TrainingConfig(BottleneckOptions):
 
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
-    def recipe(self) -> str:
-        """The key of RECIPES for this data set and system; data sets without an entry use the general defaults."""
+    def recipe(self) -> str | None:
+        """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
-            return self.data
+            return None
         row = SYSTEMS.get(self.system)
         return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 

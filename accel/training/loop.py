@@ -30,7 +30,7 @@ from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
 from accel.training.renewal import retire_duplicates, split_parts
-from accel.training.resources import choose_device, load_dataset
+from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
@@ -105,8 +105,7 @@ class Run:
         device = choose_device(config.device)
         if device.type == "cpu" and config.threads is not None:
             torch.set_num_threads(config.threads)
-        # A data set may say which of its labels are for learning; without labels, all images are.
-        self.train_set = dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
+        self.train_set = learned_images(config, dataset)
         images = self.train_set.images
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)

@@ -11,6 +11,7 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.config import TrainingConfig
 from accel.training.loop import Run
+from accel.training.resources import learned_images
 
 ROUNDS = 3  # of each number of threads in turn, since other programs come and go
 ROUND_SECONDS = 0.25
@@ -77,6 +78,7 @@ def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
 
 def run_seconds(config: TrainingConfig, dataset: Dataset, seconds_a_step: float) -> float:
     """About how long the run will take, at so many seconds a step."""
-    steps = steps_an_epoch(len(dataset.train), config.batch_size)
-    looks = EVALUATION * len(dataset.test) / min(config.batch_size, len(dataset.train))
+    images = len(learned_images(config, dataset))
+    steps = steps_an_epoch(images, config.batch_size)
+    looks = EVALUATION * len(dataset.test) / min(config.batch_size, images)
     return config.epochs * (steps + looks) * seconds_a_step

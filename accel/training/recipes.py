@@ -12,6 +12,7 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
+from accel.training.resources import learned_images
 
 # Ninety epochs of the paper's steps of 1e-4 learn little in fewer steps than this, which 28,500 images make.
 PAPER_STEPS = 20_000
@@ -35,18 +36,17 @@ def choose_options(
     config: of the named options alone. device: "cpu" or "cuda". The set "parts" has a recipe of its own, which "auto"
     leaves to `TrainingConfig`.
     """
-    images = len(dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train)
-    why = "--recipe"
-    if recipe == "auto" and config.data in TrainingConfig.RECIPES:
+    images, own, why = len(learned_images(config, dataset)), config.recipe(), "--recipe"
+    if recipe == "auto" and own is not None:
         return config.data, "specific to this data set", {}
     if recipe == "auto":
         recipe, why = choose_recipe(images, device, config.system)
     if recipe == "quick":
         size = min(dataset.train.images.shape[1:3])
         return recipe, why, quick_options(images, size, device, config.system, named)
-    own = TrainingConfig.RECIPES.get(config.data, {})
+    replaced = {} if own is None else config.RECIPES[own]
     defaults = {field.name: field.metadata["default"] for field in dataclasses.fields(TrainingConfig)}
-    return recipe, why, {name: defaults[name] for name in own if name not in named}
+    return recipe, why, {name: defaults[name] for name in replaced if name not in named}
 
 
 def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from accel.training.config import CHANGEABLE, TrainingConfig
 def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
     """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
     folder = config.folder
-    if config.data != before.data and {config.data, before.data} & {*TrainingConfig.RECIPES}:
+    if config.data != before.data and {config.recipe(), before.recipe()} != {None}:
         # Its options differ as well, since it has a recipe, but that is not what the user has changed.
         raise ValueError(f"the run in {folder} was trained on {before.data}, it cannot be resumed on {config.data}")
     differences = [

@@ -4,9 +4,10 @@ import sys
 
 import torch
 
-from accel.data import Dataset, load
+from accel.data import Dataset, ImageSet, load
 from accel.data.listing import left_out_lines
 from accel.training import processes
+from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 
 
@@ -23,6 +24,11 @@ def load_dataset(config: TrainingConfig) -> Dataset:
     if dataset.left_out and processes.rank() == 0:
         print(left_out_lines(dataset.left_out), file=sys.stderr, flush=True)
     return dataset
+
+
+def learned_images(config: TrainingConfig, dataset: Dataset) -> ImageSet:
+    """The training images that the system learns from: a data set may say which of its labels are for learning."""
+    return dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
 
 
 def choose_device(name: str) -> torch.device:

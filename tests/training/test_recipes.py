@@ -4,15 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accel import cli
+from accel.commands.train import fitted
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
 from accel.training import TrainingConfig, recipes
 from accel.training.catalogue import SYSTEMS
-from accel.training.config import PARTS_RECIPE
+from accel.training.config import OTHER_PARTS_RECIPE, PARTS_RECIPE
 from accel.training.run_folder import read_history
 from tests.training.tiny import tiny_dataset
 
@@ -100,6 +102,31 @@ def test_the_main_job_keeps_its_recipe():
     name, config = chosen(8000, data="parts", recipe="quick")
     assert name == "quick"
     assert config.train_images == PARTS_RECIPE["train_images"]
+
+
+def test_systems_without_parts_give_up_the_recipe_of_their_own_for_the_papers():
+    named = {"system": "beta-vae"}
+    config = TrainingConfig(**named)
+    assert recipes.choose_options("auto", config, named, images_of(8000), "cpu")[2] == {}
+    _, _, options = recipes.choose_options("paper", config, named, images_of(8000), "cpu")
+    assert options.keys() == OTHER_PARTS_RECIPE.keys()
+
+
+def test_a_folder_has_no_recipe_whatever_its_name():
+    for name in TrainingConfig.RECIPES.keys() - {"parts"}:
+        assert TrainingConfig(data=name) == dataclasses.replace(TrainingConfig(data="photographs"), data=name)
+        assert chosen(8000, data=name)[0] == "quick"
+
+
+def test_the_log_counts_the_steps_of_the_images_that_are_learned_from():
+    images = images_of(100)
+    train = dataclasses.replace(images.train, labels=np.zeros(100, np.int64))
+    dataset = dataclasses.replace(images, train=train, supervised=np.arange(100) < 30)
+    given = {"data": "photographs", "batch_size": 10, "epochs": 2}
+    for system, steps in (("supervised", 6), ("patchvae", 20)):
+        named = given | {"system": system}
+        _, opening = fitted(TrainingConfig(**named), named, "paper", dataset, torch.device("cuda"))
+        assert f" 2 epochs, {steps} steps of 10 images" in opening
 
 
 def test_options_without_effect_are_left_alone():
