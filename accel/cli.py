@@ -30,13 +30,13 @@ HUNGRY = ("--batch-size", "--num-parts", "--image-size", "--train-images")
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
-  python -m accel train --data FOLDER --image-size 64      your own images, in minutes
+  python -m accel train --data FOLDER --image-size 64      find parts in your own images, in minutes
   python -m accel train --data cifar10 --recipe paper      the paper's recipe on photographs
-  python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
-  python -m accel reproduce table1                         Table 1 on CIFAR-100, beside the paper's figures
-  python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
-  python -m accel report runs/parts-patchvae+w             figures and pictures in one HTML file
-  python -m accel train --resume --out runs/cifar10-patchvae+w
+  python -m accel transfer runs/cifar10-patchvae+w         accuracy of its encoder: a row of Table 1
+  python -m accel reproduce table1                         Table 1 on CIFAR-100, next to the paper's figures
+  python -m accel pack FOLDER --image-size 224 set.npy     decode once, then train with --data set.npy
+  python -m accel report runs/parts-patchvae+w             results and figures in one HTML file
+  python -m accel train --resume --out RUN                 continue an interrupted run
 """
 
 
@@ -76,7 +76,7 @@ def overview() -> str:
     return (
         "usage: python -m accel COMMAND [options]      (or: patchvae COMMAND [options])\n\n"
         "PatchVAE: unsupervised discovery of parts in images.\n\n"
-        f"commands (each has --help; --version prints the version):\n{commands}\n\n{EXAMPLES}"
+        f"commands (COMMAND --help lists its options; --version prints the version):\n{commands}\n\n{EXAMPLES}"
     )
 
 

@@ -11,20 +11,20 @@ from accel.training.config import TrainingConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovedImages(Options):
-    """Where a run's images are, if they have moved."""
+    """The present location of a run's images, if they have moved."""
 
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
+    data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
+    data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
 
     def applied(self, config: TrainingConfig) -> TrainingConfig:
-        """The run's options, with where its images are now."""
+        """Returns the run's options with the present location of its images."""
         named = {name: value for name in ("data", "data_dir") if (value := getattr(self, name)) is not None}
         return dataclasses.replace(config, **named)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRunOptions(MovedImages):
-    """Where a run is looked at, and where its images are if they have moved."""
+    """Options of the commands that read a finished run."""
 
     device: str = device_option()
 
@@ -40,7 +40,7 @@ class FinishedRun(NamedTuple):
 
 def add_run_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
     """Adds the run folder and the options of what is done with it."""
-    parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
+    parser.add_argument("run", metavar="RUN", help="folder of a run that was trained with train")
     add_options(parser, options)
 
 

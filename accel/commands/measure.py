@@ -17,13 +17,16 @@ class MeasureOptions(FinishedRunOptions):
     """The options of `measure`."""
 
     inception: str | None = option(
-        None, "Fréchet distance", "weights of FID's Inception network, pytorch-fid's state dict", absent="no FID"
+        None,
+        "Fréchet distance",
+        "file with the weights of FID's Inception network, the state dict of pytorch-fid",
+        absent="no FID",
     )
     classifier: str | None = option(
         None,
         "Fréchet distance",
-        "model folder of a classifier, the same for runs that are to be compared",
-        absent="the run's own from transfer, if there is one",
+        "model folder of a classifier; use the same one for all runs that you compare",
+        absent="the one that transfer trained for this run, if any",
     )
 
 

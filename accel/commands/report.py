@@ -12,7 +12,7 @@ from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, write_whole
 from accel.common.options import add_options, option
 
-HELP = "write everything known of runs, side by side, into one HTML file"
+HELP = "write an HTML report of one or more runs, side by side"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,16 @@ class ReportOptions(FinishedRunOptions):
     """The options of `report`."""
 
     out: str | None = option(
-        None, "report", "the file to write", absent="report.html in the run's folder, or here for several runs"
+        None,
+        "report",
+        "file to write",
+        absent="report.html in the run folder, or in the current folder for several runs",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what may stand behind the command."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, as train leaves them")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs that were trained with train")
     add_options(parser, ReportOptions)
 
 

@@ -15,7 +15,7 @@ from accel.common.progress import duration
 from accel.common.spelling import nearest
 from accel.training.config import TrainingConfig
 
-HELP = "make one of the paper's tables again"
+HELP = "reproduce one of the paper's tables"
 TABLES = tuple(f"table{number}" for number in range(1, 7))
 TRAINING = ("data_dir", "image_size", "train_images", "encoder", "weights", "device", "precision", "compile")
 
@@ -25,20 +25,20 @@ class ReproduceOptions(Options):
     """The options of `reproduce` besides those of training."""
 
     data: str | None = option(
-        None, "table", "data set of the table, as for train", absent="cifar100, imagenet for table2"
+        None, "table", "data set to use, as for train --data", absent="cifar100, imagenet for table2"
     )
     systems: str | None = option(
         None,
         "table",
-        "rows of table1 and table2, or what the others vary, with commas between",
+        "comma-separated systems: rows of table1 and table2, or, for the other tables, the systems to vary",
         absent="all rows, patchvae",
     )
-    seeds: int = option(3, "table", "runs of each row, with the seeds 0, 1, …", check=at_least(1))
+    seeds: int = option(3, "table", "number of runs per row, with seeds 0, 1, …", check=at_least(1))
     epochs: int | None = option(
-        None, "table", "epochs of training and of each transfer", check=at_least(1), absent="the paper's"
+        None, "table", "number of epochs of training and of each transfer", check=at_least(1), absent="the paper's"
     )
-    parallel: int = option(1, "table", "runs at once on each GPU, or on the CPU", check=at_least(1))
-    out: str | None = option(None, "table", "folder of the runs and of the table", absent="runs/TABLE-DATA")
+    parallel: int = option(1, "table", "number of simultaneous runs on each GPU, or on the CPU", check=at_least(1))
+    out: str | None = option(None, "table", "folder for the runs and the table", absent="runs/TABLE-DATA")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, estimate the time, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs and estimate the time")
 
 
 def run(given: dict) -> None:

@@ -19,9 +19,8 @@ class RecipeOptions(Options):
     recipe: str = option(
         "auto",
         "optimisation",
-        "defaults of options that are not named: the paper's, or quick ones; auto: by the number of images and the "
-        "device, "
-        "said in the log; the set parts has a recipe of its own",
+        "defaults of the options that are not given: those of the paper, or quick ones; auto chooses by the number of "
+        "images and the device, and the log states the choice; the data set parts has a recipe of its own",
         choices=("auto", "paper", "quick"),
     )
 
@@ -31,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder --out, with the options that it was started with",
     )
 
 

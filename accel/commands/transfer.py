@@ -8,7 +8,7 @@ from accel.commands.finished import add_run_arguments, refuse_other_folder
 from accel.common.options import flag, option
 from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
 
-HELP = "train classifiers on a run's encoder and test them"
+HELP = "train classifiers on a run's encoder and measure their accuracy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,15 +18,19 @@ class TransferOptions(TransferConfig):
     freeze: str | None = option(
         None,
         "protocol",
-        "how much of the encoder stays as it is: a column of the paper's tables",
+        "layers of the encoder to freeze: a column of the paper's tables",
         choices=tuple(FREEZES),
         absent="all three, one after another, without --probe",
     )
     probe: str | None = option(
-        None, "protocol", "neighbours or a linear classifier on the encoder as it is", choices=PROBES, absent="none"
+        None,
+        "protocol",
+        "k nearest neighbours or a linear classifier on the frozen encoder",
+        choices=PROBES,
+        absent="none",
     )
     untrained: bool = option(
-        True, "protocol", "measure the encoder as it was before training beside each figure, which takes as long again"
+        True, "protocol", "also measure the encoder before training, for comparison, which doubles the time"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from accel.commands.finished import MovedImages, add_run_arguments, refuse_other_folder
 from accel.training.config import TrainingConfig
 
-HELP = "compare a run's data and versions with what is here, and repeat its first steps"
+HELP = "check whether a run can be repeated here: compare data and versions, repeat its first steps"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,30 +35,35 @@ class BottleneckOptions(Options):
     """
 
     variance: str = option(
-        "geometric", "model", "how cells' variances are averaged into a part's", choices=("geometric", "arithmetic")
+        "geometric",
+        "model",
+        "type of mean that averages the variances of cells into the variance of a part",
+        choices=("geometric", "arithmetic"),
     )
     occurrence: str = option(
         "bernoulli",
         "objective",
-        "whether parts occur each by itself, or one a cell at most (categorical; π is then 1/(N + 1) by default)",
+        "distribution of occurrences in a cell: each part independently (bernoulli), or at most one part (categorical)",
         choices=("bernoulli", "categorical"),
     )
     occurrence_prior: float | None = option(
         None,
         "objective",
-        "π, probability that a part occurs in a cell",
+        "π, prior probability that a part occurs in a cell",
         check=between(0, 1),
         absent="1/N, or 1/(N + 1) if categorical",
     )
     appearance_prior_mean: float = option(
         0.0,
         "objective",
-        "c, mean of the prior N(c, 1) of appearances; away from 0 a part of no particular look is seen too",
+        "c, mean of the prior N(c, 1) of appearances; if c ≠ 0, a part can be located before its appearance is learned",
     )
     straight_through: bool = option(
-        False, "objective", "decode true samples of occurrences, with the gradient of the relaxed ones"
+        False,
+        "objective",
+        "pass discrete samples of occurrences to the decoder, with the gradient of the relaxed samples",
     )
-    detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
+    detach_weights: bool = option(True, "objective", "stop gradients from pooled appearances to occurrences")
 
     def __post_init__(self) -> None:
         super().__post_init__()
