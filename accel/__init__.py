@@ -2,7 +2,7 @@
 
     from accel import PatchVAE, BetaVAE, Noise, elbo
 
-Names are imported when they are first used, so that what needs no model does not wait for PyTorch.
+Names are imported on first use, so that code without models does not import PyTorch.
 """
 
 import importlib

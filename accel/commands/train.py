@@ -14,7 +14,7 @@ HELP = "learn parts from images"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Options):
-    """Where the options that the user does not name come from."""
+    """The option --recipe."""
 
     recipe: str = option(
         "auto",
@@ -26,7 +26,7 @@ class RecipeOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict) -> None:
-    """Trains, then prints what was achieved and draws pictures into the run folder."""
+    """Trains, then prints a summary and draws figures into the run folder."""
     began = time.monotonic()
     resume, recipe = given.pop("resume"), given.pop("recipe", None)
     config = TrainingConfig(**given)
@@ -60,7 +60,7 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     device = choose_device(config.device)
     with processes.joined(device):
-        dataset, opening = None, ""  # a resumed run loads them itself, once it is known that it may go on
+        dataset, opening = None, ""  # a resumed run loads the data itself, after checking that it can be resumed
         if not resume:
             dataset = load_dataset(config)
             config, opening = fitted(config, given, recipe or "auto", dataset, device)
@@ -79,8 +79,10 @@ def run(given: dict) -> None:
 
 
 def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """The options of a new run on these images, with what the recipe says where the user has named none, and a line on
-    that for the log; on a CPU with the number of threads that is fastest now, and a line on that."""
+    """Returns (options of a new run on these images, lines for the log).
+
+    The recipe sets options that the user has not given; on a CPU, a measurement sets the number of threads.
+    """
     from accel.data.batches import steps_an_epoch
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
@@ -95,7 +97,7 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
         try:
             pace = measure_pace(config, dataset)
         except (MemoryError, RuntimeError):
-            return config, opening + "\n"  # the run meets what is wrong with its steps, and says it
+            return config, opening + "\n"  # the run will fail in the same way, and report it
         config = dataclasses.replace(config, threads=pace.threads)
         opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
         opening += f"\nthreads: {pace.reason}"
@@ -103,7 +105,7 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
 
 
 def draw_closing_pictures(training, found) -> list[str]:
-    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing.
+    """Writes the closing figures into the run's folder and returns their names, or prints that matplotlib is missing.
 
     found: what `find_occurrences` found in the held-out images, or None for a model without parts.
     """
