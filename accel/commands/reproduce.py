@@ -87,7 +87,7 @@ def run(given: dict) -> None:
             plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
             write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
     except KeyboardInterrupt as stop:
-        stop.args = ("stopped, and saved; the same command continues from there",)
+        stop.args = ("stopped and saved; the same command continues from there",)
         raise
     print(f"\n{text}")
     print(f"{out}: {', '.join([f'{name}.md', f'{name}.json', *_plot(result, out)])}")

@@ -243,7 +243,7 @@ class Fit:
                     saved_at = time.monotonic()
                 if stop.signal_number is not None:
                     raise Stopped(
-                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol}, and saved; the same "
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} and saved; the same "
                         f"command on {shlex.quote(str(self.run_folder))} continues",
                         stop.signal_number,
                     )

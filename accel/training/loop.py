@@ -360,7 +360,7 @@ class Run:
             raise SystemExit(128 + signal_number)
         if signal_number:
             raise Stopped(
-                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)}, and saved; "
+                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} and saved; "
                 f"continue with: python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 signal_number,
             )
