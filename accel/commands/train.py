@@ -49,7 +49,7 @@ def run(given: dict) -> None:
 
     if resume:
         if recipe is not None:
-            raise ValueError("--recipe has no effect with --resume: a run goes on with the options it has")
+            raise ValueError("--recipe has no effect with --resume: a resumed run keeps its options")
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
@@ -90,7 +90,7 @@ def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) ->
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
     config = TrainingConfig(**options, **given)
     steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
-    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
+    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
             pace = measure_pace(config, dataset)
@@ -114,6 +114,6 @@ def draw_closing_pictures(training, found) -> list[str]:
     try:
         drawn = list(figures.closing_pictures(training.model, training.dataset, found))
     except ImportError as error:
-        print(f"no pictures were drawn, since {error}")
+        print(f"no figures were drawn: {error}")
         return []
     return figures.write_pictures(training.folder, drawn, all_of_run=False)

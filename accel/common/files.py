@@ -53,7 +53,7 @@ def refuse_unusual(path: Path, largest: int | None = None) -> None:
         kind = next((words for holds, words in KINDS if holds(status.st_mode)), "a device")
         raise ValueError(f"{path} is {kind}, expected a file")
     if largest is not None and status.st_size > largest:
-        raise ValueError(f"{path} has {status.st_size:,} bytes, at most {largest:,} are read of such a file")
+        raise ValueError(f"{path} has {status.st_size:,} bytes, expected at most {largest:,}")
 
 
 def read_file(path: Path, largest: int | None = LARGEST_TEXT) -> bytes:

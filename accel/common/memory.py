@@ -22,4 +22,4 @@ def refuse_larger(size: int, what: object, advice: str) -> None:
     """Raises ValueError, with advice, if something that takes `size` bytes cannot fit into memory, itself alone."""
     limit = memory()
     if limit is not None and size > limit:
-        raise ValueError(f"{what} takes {size / 1e9:,.1f} GB of memory, there are {limit / 1e9:,.1f} GB: {advice}")
+        raise ValueError(f"{what} takes {size / 1e9:,.1f} GB of memory, {limit / 1e9:,.1f} GB are available: {advice}")

@@ -59,17 +59,17 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         f"{result['data']}; {seeds}; epochs: {result['epochs']} of training, {result['transfer_epochs']} of transfer; "
         f"{result['machine']['device']}, PyTorch {result['machine']['torch']}.",
-        "Percent, mean ± standard deviation over the seeds, or over as many as stand behind; in brackets the paper's.",
+        "Percent, mean ± standard deviation over the seeds ('of n': only n have finished); in brackets the paper's.",
         "",
         f"    {result['command']}",
         "",
     ]
-    headings = {"last": "After the last epoch", "selected": "After the epoch that a held-out tenth chose"}
+    headings = {"last": "After the last epoch", "selected": "After the epoch selected on a held-out tenth"}
     for choice, heading in headings.items():
         lines += [
             f"## {heading}",
             "",
-            "| | " + " | ".join(titles) + " | seconds a run |",
+            "| | " + " | ".join(titles) + " | seconds per run |",
             "|---|" + "---:|" * (len(titles) + 1),
         ]
         for row in result["rows"]:

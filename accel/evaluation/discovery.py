@@ -159,7 +159,7 @@ def discover(model: nn.Module, dataset: Dataset) -> Discovery:
 def first_training_images(dataset: Dataset) -> ImageSet:
     """Those on which parts are chosen; ValueError if the data set does not tell the truth about its parts."""
     if dataset.train.truth is None or dataset.test.truth is None:
-        raise ValueError(f"{dataset.name} does not say where parts are, so their discovery cannot be measured")
+        raise ValueError(f"{dataset.name} has no ground truth of parts, so part discovery cannot be measured")
     few = slice(CHOOSING_IMAGES)
     return ImageSet(dataset.train.images[few], truth=dataset.train.truth[few])
 

@@ -339,5 +339,5 @@ class Fit:
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
-            raise ValueError(f"{path} does not fit the classifier that it is of: {reason}; remove it") from error
+            raise ValueError(f"{path} does not fit its classifier: {reason}; remove the file to start again") from error
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

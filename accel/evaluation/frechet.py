@@ -48,7 +48,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     symmetric. Raises ValueError for fewer than two vectors, or vectors of different lengths.
     """
     if one.covariance.shape != other.covariance.shape:
-        raise ValueError(f"features are of {len(one.mean)} and of {len(other.mean)} numbers")
+        raise ValueError(f"features must have the same dimension, got {len(one.mean)} and {len(other.mean)}")
     values, vectors = torch.linalg.eigh(one.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     trace_of_root = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()

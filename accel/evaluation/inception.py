@@ -151,7 +151,7 @@ class Inception(nn.Module):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise ValueError(
-                        f"{path} is a TorchScript archive, and to open it would be to run the code in it; expected the "
+                        f"{path} is a TorchScript archive, which would execute code when opened; expected the "
                         "state dict that pytorch-fid distributes"
                     )
         state = load_tensors(path)

@@ -84,7 +84,7 @@ def plan(
     jobs = []
     rows = rows_of(table, systems)
     if weights is not None and not any(row.imagenet for row in rows):
-        raise ValueError(f"no row of {table.name} that is wanted starts from weights")
+        raise ValueError(f"--weights has no effect: none of the chosen rows of {table.name} starts from weights")
     for row in rows:
         own = {"epochs": training_epochs} | options | row.options
         if row.imagenet:
@@ -107,10 +107,10 @@ def rows_of(table: Table, systems: tuple[str, ...]) -> list[Row]:
     known = tuple(row.options["system"] for row in table.rows if "system" in row.options)
     if known:
         if unknown := [system for system in systems if system not in known]:
-            raise ValueError(f"{table.name} has no row {unknown[0]!r}, expected some of {', '.join(known)}")
+            raise ValueError(f"{table.name} has no row {unknown[0]!r}, expected one or more of {', '.join(known)}")
         return [row for row in table.rows if not systems or row.options["system"] in systems]
     if other := [system for system in systems if system in SYSTEMS and SYSTEMS[system].model != "PatchVAE"]:
-        raise ValueError(f"{table.name} varies an option of PatchVAE, which {other[0]!r} has not")
+        raise ValueError(f"{table.name} varies an option of PatchVAE that {other[0]!r} does not have")
     systems = systems or ("patchvae",)
     return [
         dataclasses.replace(

@@ -263,7 +263,8 @@ def measures_table(measures: dict) -> str:
         rows.append("")
         rows += [f"{title:<28}{number(parts[name]):>12}" for name, title in PART_TITLES.items()]
         rows += [
-            f"{title:<28}{parts[name]:>12}" for name, title in (("dead", "dead parts"), ("saturated", "saturated"))
+            f"{title:<28}{parts[name]:>12}"
+            for name, title in (("dead", "dead parts"), ("saturated", "saturated parts"))
         ]
     if "types" in measures:
         head = ("best part", "AP", "off by", "covered", "k-means", "untrained", "chance")
@@ -278,8 +279,9 @@ def measures_table(measures: dict) -> str:
         rows.append(f"{'mean':<39}" + "".join(f"{number(mean):>11}" for mean in [*means, measures["chance"]]))
         rows.append(f"{'purity of parts':<39}{number(own['purity']):>11}")
         rows.append(
-            "AP: average precision over cells of the type's best part, 1 is perfect; that of other means beside it\n"
-            "off by: cells from the surest cell to the nearest true one; covered: by any part that is not saturated"
+            "AP: average precision over cells of the type's best part, 1 is perfect; on the right: baselines\n"
+            "off by: distance in cells from the most probable cell to the nearest true one\n"
+            "covered: share of the type's cells in which any part occurs, except parts that occur nearly everywhere"
         )
     return "\n".join(rows)
 
@@ -292,9 +294,9 @@ TITLES = {
     "frechet_encoder": "Fréchet, own encoder",
 }
 PART_TITLES = {
-    "occurrences_an_image": "occurrences an image",
-    "effective_parts": "parts in even use",
-    "mean_overlap": "overlap of two parts",
-    "consistency_pixels": "alike, in pixels",
-    "consistency_features": "alike, in features",
+    "occurrences_an_image": "occurrences per image",
+    "effective_parts": "effective number of parts",
+    "mean_overlap": "mean overlap of two parts",
+    "consistency_pixels": "consistency, pixels",
+    "consistency_features": "consistency, features",
 }

@@ -126,7 +126,9 @@ def perform_all(jobs: list[Job], devices: list[str], say: Callable[[str], object
                     failures[futures[future].name] = problem
                 yield failures
         except BrokenProcessPool:
-            raise OSError("a process that trains was killed; the same command goes on from where it was") from None
+            raise OSError(
+                "a training process was killed; the same command continues from the last checkpoint"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -83,7 +83,7 @@ def refuse_unfit(dataset: Dataset, model: nn.Module) -> None:
     if dataset.train.labels is None or dataset.test.labels is None:
         which = "training" if dataset.train.labels is None else "test"
         raise ValueError(
-            f"the {which} images of {dataset.name} have no labels, which a transfer needs: give labelled ones by --data"
+            f"the {which} images of {dataset.name} have no labels, but transfer needs them: give labelled --data"
         )
     channels, size = model.encoder.conv1.in_channels, tuple(model.image_size)
     shape = dataset.train.images.shape[1:]

@@ -1,4 +1,4 @@
-"""Models as folders: config.json says what to build, weights.pt holds the tensors."""
+"""Saving and loading models as folders: config.json has the arguments of the constructor, weights.pt the tensors."""
 
 import inspect
 import json
@@ -14,19 +14,19 @@ from accel.common.spelling import nearest
 
 from .storage import load_tensors, tensors_to_bytes
 
-FORMAT = 1  # raised when a reader of this version could misunderstand what is written
+FORMAT = 1  # to be increased if a reader of this version could misunderstand new files
 
 
 class Pretrained(nn.Module):
-    """A module that is saved with the arguments that build it; a constructor leaves those in `config`."""
+    """A module that is saved together with the arguments of its constructor, which are in `config`."""
 
     config: dict[str, object]
     former_names: ClassVar[dict[str, str]] = {}  # of weights in older files: a name's beginning, and what it is now
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json and weights.pt into `folder` (made if need be), each whole or not at all.
+        """Writes config.json and weights.pt into `folder`, which is created if needed, both atomically.
 
-        Raises OSError, for example when the disk is full; a model saved there before is then still whole.
+        Raises OSError, for example if the disk is full; a model that was saved there before is then still intact.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,10 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The model that `save_pretrained` wrote, or that of a run's folder, in evaluation mode.
+        """Loads a model from a folder that `save_pretrained` or a training run wrote; returns it in evaluation mode.
 
-        Nothing in the files is executed. Raises FileNotFoundError when a file is missing and ValueError when one
-        is damaged, belongs to another system or format, or when weights and configuration do not fit.
+        No code in the files is executed. Raises FileNotFoundError if a file is missing, and ValueError if a file is
+        damaged, belongs to another system or format, or if weights and configuration do not fit.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -63,7 +63,9 @@ class Pretrained(nn.Module):
         if not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
-            raise ValueError(f"{path}: written in format {description.get('format')}, this version reads {FORMAT}")
+            raise ValueError(
+                f"{path}: written in format {description.get('format')}, this version reads format {FORMAT}"
+            )
         if description.get("system") != cls.__name__:
             raise ValueError(f"{path}: holds a {description.get('system')}, not a {cls.__name__}")
         known = list(inspect.signature(cls).parameters)
@@ -81,11 +83,11 @@ class Pretrained(nn.Module):
 
     @classmethod
     def _restore(cls, arguments: dict[str, object], described: Path, weights: object, stored: Path) -> Self:
-        """The model built of `arguments`, read from the file `described`, and `weights`, read from `stored`."""
+        """A model with these arguments (from the file `described`) and weights (from the file `stored`)."""
         try:
             with torch.device("meta"):  # no memory, and no draw from the global random generator
                 model = cls(**arguments)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # of sizes beyond all memory, too
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # also for sizes that are too large
             raise ValueError(f"{described}: {in_one_line(error)}") from error
         if not isinstance(weights, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -108,7 +110,7 @@ class Pretrained(nn.Module):
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """Itself where its numbers lie one after another, or else a copy: an optimiser's kernel takes that for granted."""
+    """The tensor, copied if it is not contiguous, since the kernels of optimisers require that."""
     formats = [torch.contiguous_format] + [torch.channels_last] * (tensor.ndim == 4)
     return tensor if any(tensor.is_contiguous(memory_format=one) for one in formats) else tensor.contiguous()
 

@@ -62,6 +62,6 @@ class Captured:
             self.failed = True
             torch.cuda.set_stream(current)  # a capture that cannot end leaves its own stream behind
             reason = str(error).partition("\n")[0]
-            print(f"patchvae: warning: training goes on without a CUDA graph: {reason}", file=sys.stderr, flush=True)
+            print(f"patchvae: warning: training continues without a CUDA graph: {reason}", file=sys.stderr, flush=True)
         else:
             self.graph = graph

@@ -53,7 +53,7 @@ def writing(path: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        rest = "; the last checkpoint is whole, --resume goes on from there" if exists(folder) else ""
+        rest = "; the last checkpoint is intact, --resume continues from it" if exists(folder) else ""
         raise OSError(f"could not write {path} ({error.strerror or error}){rest}") from error
 
 
@@ -75,6 +75,6 @@ def read(folder: Path) -> State:
         raise FileNotFoundError(f"{path}: no such file, so there is no run to resume in {folder}")
     state = load_tensors(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this version's training ({FORMAT!r})")
+        raise ValueError(f"{path} is not a training checkpoint of this version (format {FORMAT!r})")
     refuse_other(state, State, path)
     return state

@@ -51,7 +51,7 @@ class Compiled:
             ) as error:  # compilers fail in too many ways to list; what is no failure of theirs comes again
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
-                warning = f"patchvae: warning: training goes on uncompiled: {type(error).__name__}: {reason}"
+                warning = f"patchvae: warning: training continues uncompiled: {type(error).__name__}: {reason}"
                 print(warning, file=sys.stderr, flush=True)
                 self.restore(saved)
                 self.function(*arguments)

@@ -32,8 +32,8 @@ class Pace(NamedTuple):
         few, more = min(self.seconds), max(self.seconds)
         if few == more:
             return f"{self.threads} of {self.threads}"
-        speeds = ", ".join(f"{1 / seconds:.3g} steps a second with {count}" for count, seconds in self.seconds.items())
-        return f"{self.threads}, since now there are {speeds}"
+        speeds = ", ".join(f"{1 / seconds:.3g} steps/s with {count}" for count, seconds in self.seconds.items())
+        return f"{self.threads} (measured: {speeds})"
 
 
 def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:

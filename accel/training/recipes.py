@@ -38,7 +38,7 @@ def choose_options(
     """
     images, own, why = len(learned_images(config, dataset)), config.recipe(), "--recipe"
     if recipe == "auto" and own is not None:
-        return config.data, "the set's own", {}
+        return config.data, "specific to this data set", {}
     if recipe == "auto":
         recipe, why = choose_recipe(images, device, config.system)
     if recipe == "quick":
@@ -52,12 +52,12 @@ def choose_options(
 def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
     """(name, why) of the recipe that so many training images call for on a device, "cpu" or "cuda"."""
     if SYSTEMS[system].trainer != "AutoencoderSystem":
-        return "paper", f"the quick one is not for {system}"
+        return "paper", f"the quick recipe does not support {system}"
     steps = PAPER_EPOCHS * (images // PAPER_BATCH)
     if device == "cpu":
-        return "quick", "the paper's is for a GPU"
+        return "quick", "the paper's recipe needs a GPU"
     if steps < PAPER_STEPS:
-        return "quick", f"the paper's would take {steps:,} steps, too few for its step size"
+        return "quick", f"the paper's recipe would take {steps:,} steps, too few for its learning rate"
     return "paper", f"{steps:,} steps"
 
 

@@ -37,16 +37,16 @@ def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
         nearest = max(scale, round(min(height, width) / scale) * scale)
         raise ValueError(
             f"{dataset.name}: images are {height}x{width}, but the encoder {config.encoder!r} needs multiples of "
-            f"{scale}: give --image-size {nearest}, say"
+            f"{scale}: use --image-size {nearest}, for example"
         )
     if config.batch_size * (height // scale) * (width // scale) < 2:
         raise ValueError(
-            f"{dataset.name}: --batch-size 1 of {height}x{width} images leaves {config.encoder!r} a single cell, and "
-            "batch norm needs two: give a larger --batch-size or --image-size"
+            f"{dataset.name}: with --batch-size 1 and {height}x{width} images, {config.encoder!r} has a single cell, "
+            "but batch norm needs two: use a larger --batch-size or --image-size"
         )
 
 
 def refuse_missing_labels(config: TrainingConfig, dataset: Dataset) -> None:
     """Raises ValueError for images without labels where a system learns from them."""
     if SYSTEMS[config.system].learns_labels and (dataset.train.labels is None or dataset.test.labels is None):
-        raise ValueError(f"{dataset.name} has no labels, which --system {config.system} learns from")
+        raise ValueError(f"{dataset.name} has no labels, which --system {config.system} needs")

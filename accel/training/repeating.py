@@ -18,11 +18,11 @@ def differences(known: Record, device: torch.device) -> list[str]:
         from_step = f"from step {before['step']}"
         for name in ("device", "threads", "processes"):
             if before[name] != here[name]:
-                found.append(f"{from_step} on, {name} {before[name]}, here {here[name]}")
+                found.append(f"{from_step}: {name} was {before[name]}, here {here[name]}")
         for name in before["versions"] | here["versions"]:
             if before["versions"].get(name) != here["versions"].get(name):
                 found.append(
-                    f"{from_step} on, {name} {before['versions'].get(name)}, here {here['versions'].get(name)}"
+                    f"{from_step}: {name} was {before['versions'].get(name)}, here {here['versions'].get(name)}"
                 )
     return list(dict.fromkeys(found))
 
@@ -31,7 +31,7 @@ def repeat(known: Record, config: TrainingConfig, dataset: Dataset) -> str | Non
     """Takes the first steps of a run again, without writing anything; says in what they differ, None if in nothing."""
     run = Run(config, dataset)
     if found := difference(known["data"], run.data):
-        return f"its data are others: {found}"
+        return f"the data differ: {found}"
     first = known["first"]
     for number, batch in enumerate(run.batches.epoch(0), start=1):
         run.take_step(batch)
@@ -41,5 +41,5 @@ def repeat(known: Record, config: TrainingConfig, dataset: Dataset) -> str | Non
     if digest_of(run.system.networks) == first["weights"]:
         return None
     if first["loss"] is not None and math.isclose(loss, first["loss"], rel_tol=1e-3):
-        return f"its first {first['steps']} steps differ by rounding, the loss by {loss - first['loss']:.2g}"
-    return f"the loss of its first {first['steps']} steps is {loss:g} here and was {first['loss']}"
+        return f"its first {first['steps']} steps differ only by rounding, the loss by {loss - first['loss']:.2g}"
+    return f"the loss of its first {first['steps']} steps was {first['loss']}, here {loss:g}"

@@ -86,19 +86,19 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     if precision != "auto":
         why_precision = "--precision"
     elif modern:
-        precision, why_precision = "bfloat16", "the GPU has it"
+        precision, why_precision = "bfloat16", "supported by the GPU"
     else:
         precision, why_precision = "float32", f"bfloat16 is slow on {'this GPU' if on_gpu else 'CPUs'}"
     if compiled is not None:
         why_compiled = "--compile" if compiled else "--no-compile"
     elif on_gpu:
         compiled = modern and HAS_TRITON
-        why_compiled = "fewer, larger kernels" if compiled else "it takes Triton and a newer GPU"
+        why_compiled = "fewer, larger kernels" if compiled else "needs Triton and a newer GPU"
     else:
-        compiled, why_compiled = False, "a CPU hardly gains"
-    graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"
+        compiled, why_compiled = False, "hardly faster on a CPU"
+    graph = "one CUDA graph per step" if on_gpu else "no CUDA graph"
     if on_gpu and config.deterministic:
-        graph += ", deterministic (at the cost of cuDNN's fastest algorithms and of TF32)"
+        graph += ", deterministic (without cuDNN's fastest algorithms and TF32)"
     backend, why_backend = default_backend(device)
     kernels = {"triton": "fused kernels", "torch": f"plain PyTorch ({why_backend})"}[backend]
     reasons = (
@@ -223,7 +223,7 @@ class TrainingStep:
     def load_state_dict(self, state: dict) -> None:
         """Raises KeyError, RuntimeError or ValueError for the state of another system."""
         if state["sums"].shape != self.ledger.sums.shape:
-            raise ValueError(f"sums of {len(state['sums'])} terms, expected {len(self.ledger.sums)}")
+            raise ValueError(f"{len(state['sums'])} sums of loss terms, expected {len(self.ledger.sums)}")
         self.system.networks.load_state_dict(state["networks"])
         for name, optimiser in self.system.optimisers.items():
             load_optimiser(optimiser, state["optimisers"][name])
@@ -242,7 +242,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = saved["state"]
     if state and state.keys() != set(range(len(parameters))):
-        raise ValueError(f"an optimiser has state of {len(state)} parameters, expected {len(parameters)}")
+        raise ValueError(f"an optimiser has the state of {len(state)} parameters, expected {len(parameters)}")
     names = ("momentum_buffer",) if isinstance(optimiser, torch.optim.SGD) else ("step", "exp_avg", "exp_avg_sq")
     for number, kept in state.items():
         if kept.keys() != set(names):
