@@ -1,4 +1,7 @@
-"""Every kernel compiles for every supported architecture, and keeps to its registers."""
+"""Every kernel compiles for every supported architecture, and keeps to its registers.
+
+Each case compiles for one of them in every change, and for the others with `-m "long or not long"`.
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ import pytest
 compiled = pytest.importorskip("tests.kernels.compiled")
 ROOT = Path(__file__).parents[2]
 SHARES = 4  # of the cases, which may be compiled on as many cores
+TURNS = range(len(compiled.TARGETS))
 
 
 def run(*arguments):
@@ -21,13 +25,27 @@ def run(*arguments):
 
 
 @pytest.mark.skipif(not compiled.CUOBJDUMP.exists(), reason="this Triton carries no tools for NVIDIA GPUs")
+@pytest.mark.parametrize("turn", [TURNS[0], *(pytest.param(turn, marks=pytest.mark.long) for turn in TURNS[1:])])
 @pytest.mark.parametrize("share", range(SHARES))
-def test_no_kernel_spills_registers_to_local_memory(share):
-    rows = json.loads(run("-m", "tests.kernels.compiled", "--json", "--share", share, SHARES))
+def test_no_kernel_spills_registers_to_local_memory(share, turn):
+    rows = json.loads(run("-m", "tests.kernels.compiled", "--json", "--share", share, SHARES, "--turn", turn))
     print("\n" + compiled.table(rows))
     assert {row["target"] for row in rows} == {f"sm_{target}" for target in compiled.TARGETS}
     spilling = [row for row in rows if row["stack"] or row["local"]]
     assert not spilling, compiled.table(spilling)
+
+
+def test_all_turns_together_compile_every_case_for_every_target():
+    names = [name for name, _ in compiled.cases()]
+    assert {*compiled.SCARCE} < {*names}
+    turns = [
+        {(name, target) for number, name in enumerate(names) for target in compiled.targets_of(number, name, turn)}
+        for turn in TURNS
+    ]
+    assert set.union(*turns) == {(name, target) for name in names for target in compiled.TARGETS}
+    for turn in turns:  # and in each, every target sees every shape, layout, dtype and head of a bottleneck
+        words = {(word, target) for name, target in turn if "bottleneck" in name for word in name.split(", ")[1:5]}
+        assert words == {(word, target) for word, _ in words for target in compiled.TARGETS}
 
 
 WHERE_NUMBERS_LIE = """
