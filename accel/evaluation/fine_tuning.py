@@ -1,4 +1,4 @@
-"""A classifier trained on a run's encoder: fine-tuned from some layer on, or a linear one on its features."""
+"""Training of classifiers on a run's encoder: fine-tuning with frozen first layers, or a linear probe."""
 
 import contextlib
 import copy
@@ -34,13 +34,13 @@ from accel.training.interrupt import Stopped, StopRequest
 from accel.training.protocols import FREEZES, TransferConfig
 from accel.training.step import Execution, load_optimiser
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
-CACHE = 4 << 30  # bytes that an encoder's features may take in memory
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # not given in the paper; as in the authors' code
+CACHE = 4 << 30  # maximal size of cached features, in bytes
 SAVE_EVERY = 30  # seconds
 
 
 class State(TypedDict):
-    """What the checkpoint of an unfinished transfer holds."""
+    """The content of the checkpoint of an unfinished transfer."""
 
     identity: dict
     data: dict[str, str]
@@ -64,10 +64,10 @@ def checksum(network: nn.Module) -> int:
 class Fit:
     """One classifier, trained by stochastic gradient descent on cross-entropy.
 
-    Images are learned from in the precision that `execution` says, as in the run, and tested in float32.
+    Training uses the precision of `execution`, as in the run; testing uses float32.
 
-    Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
-    memory; what is learned is the same. Subclasses say what is learned from what, and how fast.
+    The features of a frozen encoder, also of mirrored images, are computed once if they fit into memory; the result is
+    the same. Subclasses choose the network, its inputs and the schedule.
     """
 
     schedule: str
@@ -127,31 +127,31 @@ class Fit:
         self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
 
     def pace(self, model: nn.Module) -> tuple[int, int, float]:
-        """(epochs, images a step, step size at the start), each as the options say or by default."""
+        """(epochs, batch size, initial learning rate), from the options or by default."""
         raise NotImplementedError
 
     def classifier(self, model: nn.Module) -> nn.Module:
-        """The network whose parameters are learned; its new weights are drawn from PyTorch's generator."""
+        """The network to train; new weights are drawn from PyTorch's generator."""
         raise NotImplementedError
 
     def kept_features(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """`extract_all` of an encoder that is the same in every epoch, or None where images are learned from."""
+        """The features to cache (`extract_all`), or None to train on images."""
         raise NotImplementedError
 
     def own_parameters(self) -> dict:
-        """What else the result depends on."""
+        """Further parameters for transfer.json."""
         raise NotImplementedError
 
     def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
-        """Of images, or of their features where those are kept."""
+        """Logits of images, or of their features if those are cached."""
         raise NotImplementedError
 
     def rate_of(self, epoch: int) -> float:
-        """The step size of an epoch."""
+        """The learning rate of an epoch."""
         raise NotImplementedError
 
     def extract_all(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Features (n, F) of each set, and of the mirrored training images if they are to be seen."""
+        """Features (n, F) of each set, and of mirrored training images if training mirrors."""
         names = ("train", "validation", "test")
         features = {name: extract(encoder, pool, self.sets[name], self.device) for name in names}
         if self.dataset.flip:
@@ -176,7 +176,7 @@ class Fit:
         self.optimiser.step()
 
     def batches(self, epoch: int) -> Examples:
-        """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
+        """The training batches of an epoch: the same images and mirrorings with and without cached features."""
         if self.features is None:
             yield from self.image_batches.epoch(epoch)
             return
@@ -204,13 +204,13 @@ class Fit:
             return top_accuracies((self.logits(inputs), labels) for inputs, labels in examples)
 
     def run(self) -> dict:
-        """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        """Trains to the last epoch and evaluates on the test images; returns the entry of transfer.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder):
             return self.finish()
 
     def finish(self) -> dict:
-        """The same, while no other process works in the folder."""
+        """As `run`, with the lock on the folder held."""
         self.resume()
         saved_at = time.monotonic()
         bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
@@ -223,8 +223,8 @@ class Fit:
                     saved_at = time.monotonic()
                 if stop.signal_number is not None:
                     raise Stopped(
-                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} with everything saved; "
-                        f"the same command on {shlex.quote(str(self.run_folder))} continues",
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol}, and saved; the same "
+                        f"command on {shlex.quote(str(self.run_folder))} continues",
                         stop.signal_number,
                     )
         began = time.monotonic()
@@ -240,7 +240,7 @@ class Fit:
         return self.identity() | outcome | {"seconds": self.seconds + time.monotonic() - began}
 
     def train_epoch(self) -> None:
-        """One pass over the training images, and a look at the validation images."""
+        """One pass over the training images, and an evaluation on the validation images."""
         began = time.monotonic()
         self.network.train()
         self.rate.fill_(self.rate_of(self.epoch))
@@ -259,7 +259,7 @@ class Fit:
         self.seconds += time.monotonic() - began
 
     def identity(self) -> dict:
-        """What tells one transfer from another."""
+        """The settings that identify a transfer."""
         return {
             "protocol": self.protocol,
             "data": self.dataset.name,
@@ -269,7 +269,7 @@ class Fit:
         }
 
     def state(self) -> dict:
-        """What a step changes, but the sum of the loss."""
+        """The state that a step changes, except the sum of the loss."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -277,13 +277,13 @@ class Fit:
         }
 
     def load_state(self, state: dict) -> None:
-        """Gives it back, into the same tensors."""
+        """Restores this state, into the same tensors."""
         self.network.load_state_dict(state["network"])
         load_optimiser(self.optimiser, state["optimiser"])
         self.clock.copy_(state["clock"])
 
     def take_back(self, before: tuple[dict, Tensor]) -> None:
-        """Undoes a step whose compilation failed half way."""
+        """Undoes a step whose compilation failed."""
         state, loss = before
         self.load_state(state)
         self.loss.copy_(loss)
@@ -304,13 +304,13 @@ class Fit:
             write_whole({path: tensors_to_bytes(state)})
 
     def resume(self) -> None:
-        """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
+        """Restores an interrupted transfer with the same settings, if the run was not trained further since."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return
         state = load_tensors(path)
         if isinstance(state, dict) and "data" not in state:
-            return  # of an earlier version, which did not say of which images
+            return  # of an earlier version, which did not record the images
         refuse_other(state, State, path)
         if (state["identity"], state["encoder"], state["data"]) != (self.identity(), self.encoder, self.data):
             return
@@ -324,7 +324,7 @@ class Fit:
 
 
 class FineTuning(Fit):
-    """The paper's protocol (section 4.1): a copy of the encoder whose first stages stay as they are."""
+    """The paper's protocol (section 4.1): a classifier on a copy of the encoder, whose first stages are frozen."""
 
     schedule, weight_decay = "divided by 10 after each third", WEIGHT_DECAY
 
@@ -363,7 +363,7 @@ class FineTuning(Fit):
 
 
 class LinearProbe(Fit):
-    """A linear classifier on the encoder's features, averaged over cells."""
+    """A linear classifier on the features of the frozen encoder, averaged over cells."""
 
     schedule, weight_decay = "cosine", 0.0
 

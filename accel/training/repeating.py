@@ -1,4 +1,4 @@
-"""A run's first steps taken again: whether they give the same bits here, and if not, what is not as it was."""
+"""Repeats the first steps of a run, checks whether they are bit-identical, and reports differences of the setting."""
 
 import math
 
@@ -12,7 +12,7 @@ from accel.training.record import Record, digest_of, session
 
 
 def differences(known: Record, device: torch.device) -> list[str]:
-    """A sentence for everything about this process that was otherwise where the run began or went on."""
+    """Sentences on all differences between this process and the sessions of the run."""
     here, found = session(device, 0), []
     for before in known["sessions"]:
         from_step = f"from step {before['step']}"
@@ -28,7 +28,7 @@ def differences(known: Record, device: torch.device) -> list[str]:
 
 
 def repeat(known: Record, config: TrainingConfig, dataset: Dataset) -> str | None:
-    """Takes the first steps of a run again, without writing anything; says in what they differ, None if in nothing."""
+    """Repeats the first steps of a run without writing files; returns the difference as text, or None."""
     run = Run(config, dataset)
     if found := difference(known["data"], run.data):
         return f"the data differ: {found}"
