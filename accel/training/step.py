@@ -74,6 +74,7 @@ class Execution:
     reasons: str
 
     def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which a step computes: of products and activations in bfloat16, or of nothing."""
         # Weights change between the passes of an adversarial update, so copies of them must not outlive a use.
         return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False)
 
@@ -213,6 +214,7 @@ class TrainingStep:
         self.clock += 1
 
     def state_dict(self) -> dict:
+        """What `load_state_dict` takes: networks, optimisers, the number of steps, this epoch's sums of losses."""
         return {
             "number": self.number,
             "sums": processes.total(self.ledger.sums),
