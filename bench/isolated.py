@@ -2,9 +2,10 @@
 
 from multiprocessing import get_context
 
-from bench.timing import first_line
+from bench.timing import CUDA, first_line
 
-CONTEXT = get_context("spawn")
+# Without a GPU, from a process that has imported the script once. It cannot pass on a GPU that it has looked for.
+CONTEXT = get_context("spawn" if CUDA else "forkserver")
 
 
 def _answer(connection, function, arguments):

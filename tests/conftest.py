@@ -1,6 +1,13 @@
-"""Without a CUDA device the Triton kernels run in Triton's interpreter, on CPU tensors."""
+"""Without a CUDA device the Triton kernels run in Triton's interpreter, on CPU tensors.
+
+`pytest tests/ -n auto` shares the tests among as many processes as there are cores.
+"""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # beside one for each other core, where more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which PyTorch reads when it is imported
+    os.environ.pop("PYTEST_ADDOPTS", None)  # of the command, not of what tests start
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -13,14 +20,3 @@ settings.register_profile(
     "patchvae", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("patchvae")
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: hasattr(item.module, "begin_early"))  # last, when it may be done
-
-
-def pytest_collection_finish(session):
-    """What takes minutes in processes of its own begins now, beside the other tests."""
-    if not session.config.option.collectonly:
-        for begin in {getattr(item.module, "begin_early", None) for item in session.items} - {None}:
-            begin([item.originalname for item in session.items])

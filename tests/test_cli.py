@@ -278,7 +278,7 @@ def test_a_run_is_repeated_from_its_configuration(capsys, tmp_path, images):
         ("[]", [], "config.json must be a dictionary, got []"),
         ("epochs: 3", [], "config.json is not JSON"),
         ("{}", ["--recipe", "quick"], "--recipe has no effect with --config: all options are in that file"),
-        ("{}", ["--resume"], "--config has no effect with --resume: a run goes on with the options it has"),
+        ("{}", ["--resume"], "--config has no effect with --resume: a resumed run keeps its options"),
         ('{"system": "beta-vae"}', ["--beta-occ", "2"], "--beta-occ has no effect on beta-vae"),
     ],
 )

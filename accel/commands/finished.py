@@ -66,5 +66,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     if known is not None:  # one of an earlier version says nothing of its images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}
         if found := difference(images, digests(dataset, labels=False)):
-            raise ValueError(f"{dataset.name} does not hold the images of the run in {folder}: {found}")
+            raise ValueError(
+                f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}"
+            )
     return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), dataset)

@@ -87,7 +87,7 @@ def run(given: dict) -> None:
             plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
             write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
     except KeyboardInterrupt as stop:
-        stop.args = ("stopped with everything saved; the same command goes on from there",)
+        stop.args = ("stopped, and saved; the same command continues from there",)
         raise
     print(f"\n{text}")
     print(f"{out}: {', '.join([f'{name}.md', f'{name}.json', *_plot(result, out)])}")
@@ -104,7 +104,7 @@ def _plot(result: dict, out: Path) -> list[str]:
         picture = io.BytesIO()
         figures.reproduction_bars(result).savefig(picture, format="png")
     except ImportError as error:
-        print(f"no plot was drawn, since {error}")
+        print(f"no plot was drawn: {error}")
         return []
     write_whole({out / f"{result['table']}.png": picture.getvalue()})
     return [f"{result['table']}.png"]

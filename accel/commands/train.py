@@ -48,7 +48,7 @@ def run(given: dict) -> None:
     resume, recipe, repeated = given.pop("resume"), given.pop("recipe", None), given.pop("config")
     for name, value in (("--recipe", recipe), ("--config", repeated)):
         if resume and value is not None:
-            raise ValueError(f"{name} has no effect with --resume: a run goes on with the options it has")
+            raise ValueError(f"{name} has no effect with --resume: a resumed run keeps its options")
     if repeated is not None and recipe is not None:
         raise ValueError("--recipe has no effect with --config: all options are in that file")
     config = TrainingConfig(**given)
@@ -110,7 +110,7 @@ def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[T
     from accel.training.resources import learned_images
 
     steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
-    opening = f"{whose}: {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
+    opening = f"{whose}: {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
             pace = measure_pace(config, dataset)
@@ -134,6 +134,6 @@ def draw_closing_pictures(training, found) -> list[str]:
     try:
         drawn = list(figures.closing_pictures(training.model, training.dataset, found))
     except ImportError as error:
-        print(f"no pictures were drawn, since {error}")
+        print(f"no figures were drawn: {error}")
         return []
     return figures.write_pictures(training.folder, drawn, all_of_run=False)

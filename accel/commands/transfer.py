@@ -54,7 +54,7 @@ def run(given: dict) -> None:
 
     for protocol in protocols:
         print(describe(transfer(folder, protocol, options, untrained=options.untrained)), flush=True)
-    print(f"{folder / NAME}: recorded")
+    print(f"{folder / NAME}: results recorded")
 
 
 def describe(entry: dict) -> str:
@@ -62,9 +62,9 @@ def describe(entry: dict) -> str:
     text = f"{entry['protocol']} on {entry['data']}: top-1 {entry['last_top1']:.2f} %"
     if entry["epochs"]:
         text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"
-        text += ", which did best on the held-out tenth of the training images"
+        text += " (selected on the held-out tenth of the training images)"
     if "untrained_top1" in entry:
-        text += f"; the untrained encoder {entry['untrained_top1']:.2f} %"
+        text += f"; untrained encoder {entry['untrained_top1']:.2f} %"
     if "top5" in entry:
         text += f"; top-5 {entry['top5']:.2f} %"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())

@@ -27,11 +27,13 @@ def run(given: dict) -> None:
     config = options.applied(TrainingConfig.from_json_file(folder / "config.json"))
     known = record.read(folder)
     if known is None or "first" not in known:
-        raise ValueError(f"{folder} has no {record.NAME} that says what its first steps gave: an earlier version's run")
+        raise ValueError(
+            f"{folder} has no {record.NAME} with the result of its first steps: it was made by an earlier version"
+        )
     found = differences(known, choose_device(config.device))
-    for sentence in found or ["computed on the same machine, with the same versions"]:
+    for sentence in found or ["same machine and same versions"]:
         print(sentence)
     steps = known["first"]["steps"]
     if problem := repeat(known, config, load_dataset(config)):
         raise ValueError(f"{folder} cannot be repeated here: {problem}{f' ({found[0]})' if found else ''}")
-    print(f"{folder}: the data are the same, and the first {steps} steps give the same bits here")
+    print(f"{folder}: the data are the same, and the first {steps} steps give bit-identical results here")

@@ -30,7 +30,7 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
     """
     refuse_unusual(path)
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .npz file, or not all of it: it does not end as a zip archive does")
+        raise ValueError(f"{path} is not a complete .npz file: the end of a zip archive is missing")
     try:
         with zipfile.ZipFile(path) as archive:
             found = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -98,10 +98,10 @@ def _check_keys(path: Path, found: list[str]) -> None:
     for key in found:
         near = nearest(key, (name for name in KEYS if name not in found), LIKENESS)
         if key not in KEYS and near:
-            raise ValueError(f"{path} holds {key}, expected {near} or a name that is less like it")
+            raise ValueError(f"{path} holds {key}, expected {near}, or a name that is less similar to it")
     for split in ("train_", "test_", ""):
         if f"{split}labels" in found and f"{split}images" not in found:
-            raise ValueError(f"{path} holds {split}labels without {split}images, it holds {listing}")
+            raise ValueError(f"{path} holds {split}labels but no {split}images, it holds {listing}")
 
 
 def _size(images: np.ndarray) -> str:

@@ -89,7 +89,7 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
         names = tuple(name.decode() for name in members[archive.meta][archive.class_names])
         train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
     except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold what {archive.name} should hold: {error}") from error
+        raise ValueError(f"{path} does not have the content of {archive.name}: {error}") from error
     train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
     return Dataset(archive.name, train, test, names)
 
@@ -125,7 +125,7 @@ def download(archive: Archive, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if digest.hexdigest() != archive.md5:
-            raise _not_downloaded(archive, path, f"the MD5 checksum of what it sent is not {archive.md5}")
+            raise _not_downloaded(archive, path, f"the MD5 checksum of the download is not {archive.md5}")
         os.replace(part, path)
     except OSError as error:
         if error.errno is None:  # already a sentence

@@ -36,7 +36,7 @@ def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
         count, height, width, channels = images.shape
         code = digest(images)
         if dataset.packed and dataset.packed[split] != code:
-            raise ValueError(f"{dataset.name}: its {split} images are not those that were packed: pack them anew")
+            raise ValueError(f"{dataset.name}: its {split} images differ from those that were packed: pack them again")
         found[f"{split}_images"] = f"{count:,} of {height}x{width} with {channels} channels, sha256 {code}"
         if labels and (own := getattr(dataset, split).labels) is not None:
             found[f"{split}_labels"] = f"{len(own):,} labels, sha256 {digest(own)}"
@@ -51,5 +51,9 @@ def difference(before: dict[str, str], now: dict[str, str]) -> str | None:
         if before.get(name) != now.get(name):
             one, other = ((found.get(name) or "none, ").rsplit(", ", 1)[0] for found in (before, now))
             kind = name.replace("_", " ").replace("train", "training")
-            return f"{kind}: {one}, not {other}" if one != other else f"{kind}: as many and as large, {one}"
+            return (
+                f"{kind}: {one}, not {other}"
+                if one != other
+                else f"{kind}: same number and size, {one}, but other values"
+            )
     return None

@@ -44,7 +44,7 @@ def list_folder(folder: Path) -> Listing:
     class_names = None if train_classes is None else tuple(dict.fromkeys(train_classes))
     unknown = set(test_classes or ()) - set(class_names or ())
     if unknown:
-        raise ValueError(f"{places[1]} has the class folder {min(unknown)}, which {places[0]} has not")
+        raise ValueError(f"{places[1]} has the class folder {min(unknown)}, which {places[0]} does not have")
 
     return Listing(
         str(folder),
@@ -87,7 +87,7 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
     if folders and files:
         raise ValueError(
             f"{folder} holds files ({files[0]}) beside folders ({folders[0]}), "
-            "expected images alone or one folder a class"
+            "expected either images only, or one folder per class"
         )
     if not folders and not files:
         raise ValueError(f"{folder} holds no images")

@@ -87,7 +87,7 @@ class Listing:
                         sizes = [f"{width}×{height}" for height, width, _ in (images.shape[1:], image.shape)]
                         raise ValueError(
                             f"{paths[first]} is {sizes[0]} pixels, but {paths[index]} is {sizes[1]}: "
-                            "give an image size (--image-size) to which all are brought"
+                            "give an image size (--image-size) to which all are resized"
                         )
                     images[index] = image
             except BaseException:

@@ -130,16 +130,16 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     except Exception as error:  # a damaged header fails in too many ways to list
         reason = first_line(error)
         reason = "it holds Python objects" if "Python object" in reason or "pickle" in reason else reason
-        raise ValueError(f"{path} is not a .npy file, or not all of it: {reason}") from None
+        raise ValueError(f"{path} is not a complete .npy file: {reason}") from None
     names = about["names"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(names):
         raise ValueError(
-            f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it speaks of "
+            f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it describes "
             f"{len(names)} images"
         )
     if image_size is not None and images.shape[1:3] != (image_size, image_size):
         raise ValueError(
-            f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them anew with --image-size "
+            f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them again with --image-size "
             f"{image_size}, or leave the size out"
         )
     train = about["train"]
@@ -171,9 +171,11 @@ def _description(path: Path) -> About:
     try:
         values = parse_json(read_file(about, LARGEST_ABOUT), about)
     except FileNotFoundError:
-        raise ValueError(f"{about} is missing, which says what the images in {path} are") from None
+        raise ValueError(f"{about} is missing, the description of the images in {path}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
+        raise ValueError(
+            f"{about} is not of format {FORMAT!r}, expected the description that pack writes beside {path}"
+        )
     refuse_other(values, About, about)
     return cast(About, values)
 
@@ -189,7 +191,7 @@ def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
             if not unchanged:
                 pool.shutdown(cancel_futures=True)
                 raise ValueError(
-                    f"{folder / name} has changed since it was packed into {out}: remove that to pack anew"
+                    f"{folder / name} has changed since it was packed into {out}: remove that file to pack again"
                 )
 
 
@@ -296,7 +298,7 @@ class _Packing:
         elif parse_json(lines[0], self.journal) != self.contents:
             raise ValueError(
                 f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
-                f"and {self.journal.name} to begin anew"
+                f"and {self.journal.name} to start again"
             )
         else:
             whole = (self.partial.stat().st_size - self._end()) // self.image_bytes

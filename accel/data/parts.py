@@ -1,8 +1,8 @@
-"""The generated set `parts`: images of a few part types at random places, with the truth about where they are.
+"""The generated data set `parts`: images of a few part types at random places, with ground truth of their places.
 
 Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the seed's stream,
-and its grain comes from a stream of its own in the same way. All pixels of a chunk of images are computed together,
-stamp by stamp.
+and its grain comes from a separate stream in the same way. All pixels of a chunk of images are computed together,
+one instance after another.
 """
 
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ WORDS_MORE = 72  # and for each type more; a type and its places take 56
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes the set harder than it is by default; every field is one difference, and any may be combined.
+    """Options that make the data set harder; each field is one difference from the default, and all can be combined.
 
-    present: types in an image, 2 to 4.
-    anywhere: centres lie anywhere in a cell, so that a pixel may decide which cell holds a part.
-    alike: all types have one palette and one texture, and only their shape tells them apart.
-    natural: the ground has the spectrum of photographs and is shaded, instead of blending four colours.
-    contrast: 0 to 1; an image's contrast about mid-grey is multiplied by a draw from [1 − contrast, 1].
+    present: number of types per image, 2 to 4.
+    anywhere: centres lie anywhere in a cell, even at its border.
+    alike: all types have the same palette and texture, and differ only in shape.
+    natural: the background has the spectrum of photographs and is shaded, instead of blending four colours.
+    contrast: 0 to 1; an image's contrast about mid-grey is multiplied by a random factor from [1 − contrast, 1].
 
     Raises ValueError for a value outside its range.
     """
@@ -59,12 +59,12 @@ class Difficulty:
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """What the types look like."""
+        """Shape, texture and palette of each type."""
         return ALIKE if self.alike else LOOKS
 
     @property
     def words(self) -> int:
-        """Random numbers an image."""
+        """Number of random numbers per image."""
         return WORDS + WORDS_MORE * (self.present - PRESENT)
 
 
@@ -95,7 +95,7 @@ RUNGS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What n images show, before it is drawn. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
+    """The content of n images before rendering. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
 
     Each image has S = present · REPEATS places for instances of parts and K = CLUTTER for pieces of clutter; a slot may
     be empty.
@@ -390,26 +390,27 @@ def draw_parts(
     grid: int | None = None,
     **differences: Any,
 ) -> ImageSet:
-    """Draws `count` images of the set `parts`: image i of the result depends on (seed, first_image + i) alone, so any
+    """Draws `count` images of the set `parts`. Image i of the result depends only on (seed, first_image + i), so any
     split of the indices over calls gives the same bytes.
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
-    quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
-    middle of a cell of the truth's grid (MIDDLE of its width and height), so that which cell holds a part is never a
-    matter of a pixel. Behind them are a smooth, greyed blend of four corner colours and none to eight pieces of
-    clutter: triangles, blobs and strokes whose form, size, direction and tones are drawn anew, so that none repeats.
+    quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies in the
+    middle of a cell of the ground truth's grid (MIDDLE of its width and height), so it is never ambiguous which cell
+    holds a part. The background is a smooth, greyed blend of four corner colours, with zero to eight pieces of clutter:
+    triangles, blobs and strokes of random form, size, direction and tones, none of which recurs.
     Types, clutter and backgrounds share four palettes of a light and a dark colour, and each palette belongs to two
-    of eight types, which meet in one image of six. Over everything lies a fine grain, as in photographs: without it
-    backgrounds have no gradient energy, and under a weighted loss it costs nothing to paint a part there.
+    of eight types, which occur together in one of six images. A fine grain is added, as in photographs: without it
+    backgrounds would have no gradient energy, and the weighted loss would not penalise a part painted there.
 
-    A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
-    type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
+    Each type has its own shape, texture and palette (`looks.LOOKS`). Variations are drawn once for each image and type,
+    and are the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
     each colour channel moves by U · jitter · 127.5 levels (light and dark together), the radius is multiplied by
     1 + U · jitter / 2, the part is rotated by U · jitter · 90°, and the texture moves by U · jitter of its range.
 
-    The label follows from the set of types shown, whatever their places and numbers: the types stand in a ring, each
-    beats the (num_types - 1) // 2 that follow it, and of the two types shown the label is the one that beats the other.
-    So there are `num_types` equally frequent classes, types are equally frequent, and no single type gives the class.
+    The label depends only on the set of types shown, not on their places or numbers. The types are arranged in a ring,
+    and each beats the (num_types - 1) // 2 types that follow it; of the two types shown, the label is the one that
+    beats the other. So there are `num_types` equally frequent classes, types are equally frequent, and no single type
+    gives the class.
 
     Args:
         image_size: H = W in pixels, a multiple of `grid`.
@@ -417,16 +418,16 @@ def draw_parts(
         first_image: index of the first image, not negative.
         jitter: 0 (no variation) to 1.
         num_types: T, 3 to 12.
-        grid: cells a side of the truth, by default image_size // 8.
-        differences: fields of `Difficulty`, which make the set harder; RUNGS names a ladder of them.
+        grid: number of cells per side of the ground truth, by default image_size // 8.
+        differences: fields of `Difficulty`, which make the set harder; RUNGS lists examples.
 
     Returns:
         ImageSet of images uint8 (count, image_size, image_size, 3), labels int64 (count,) in [0, num_types), truth bool
         (count, num_types, grid, grid): the cells that hold an instance's centre. About 3 % of them are true for T = 8.
 
     Raises:
-        ValueError: an argument outside its range.
-        TypeError: an argument of another name.
+        ValueError: an argument is out of range.
+        TypeError: an argument is unknown.
     """
     difficulty = Difficulty(**differences)
     _refuse_arguments(count, image_size, first_image, jitter, num_types, grid)

@@ -52,7 +52,9 @@ class Published:
         """
         folder = data_dir / self.name
         if missing := [name for name in self.needed if not (folder / name).exists()]:
-            raise FileNotFoundError(f"{folder} lacks {' and '.join(missing)}: {self.download}, to be put into {folder}")
+            raise FileNotFoundError(
+                f"{folder} lacks {' and '.join(missing)}: {self.download}, and put them into {folder}"
+            )
         listing = self.read(folder)
         self._check(folder, listing)
         return listing
@@ -129,7 +131,7 @@ def _places205(folder: Path) -> Listing:
             rows = [line.split() for line in read_text(folder / name).splitlines() if line.strip()]
             splits.append(([file for file, _ in rows], [int(label) for _, label in rows]))
         except ValueError:
-            raise ValueError(f"{folder / name} must hold lines of a file and its label") from None
+            raise ValueError(f"{folder / name} must consist of lines that hold a file name and its label") from None
     files, labels = ([*train, *test] for train, test in zip(*splits, strict=True))
     _refuse_missing(images, files, " and ".join(PLACES_LISTS))
     names = {label: file.split("/", 1)[-1].rpartition("/")[0] for file, label in zip(files, labels, strict=True)}

@@ -28,7 +28,7 @@ class _Array(np.ndarray):
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, content = state
         if not isinstance(kind, _DType) or not isinstance(content, bytes):
-            raise pickle.UnpicklingError("it holds an array that is no plain numbers")
+            raise pickle.UnpicklingError("it holds an array whose elements are not plain numbers")
         if not all(type(extent) is int and extent >= 0 for extent in shape):
             raise pickle.UnpicklingError(f"it holds an array of shape {shape}")
         if math.prod(shape) * kind.dtype.itemsize != len(content):

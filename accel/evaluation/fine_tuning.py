@@ -1,4 +1,4 @@
-"""A classifier trained on a run's encoder: fine-tuned from some layer on, or a linear one on its features."""
+"""Training of classifiers on a run's encoder: fine-tuning with frozen first layers, or a linear probe."""
 
 import contextlib
 import copy
@@ -34,13 +34,13 @@ from accel.training.interrupt import Stopped, StopRequest
 from accel.training.protocols import FREEZES, TransferConfig
 from accel.training.step import Execution, load_optimiser
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
-CACHE = 4 << 30  # bytes that an encoder's features may take in memory
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # not given in the paper; as in the authors' code
+CACHE = 4 << 30  # maximal size of cached features, in bytes
 SAVE_EVERY = 30  # seconds
 
 
 class State(TypedDict):
-    """What the checkpoint of an unfinished transfer holds."""
+    """The content of the checkpoint of an unfinished transfer."""
 
     identity: dict
     data: dict[str, str]
@@ -64,10 +64,10 @@ def checksum(network: nn.Module) -> int:
 class Fit:
     """One classifier, trained by stochastic gradient descent on cross-entropy.
 
-    Images are learned from in the precision that `execution` says, as in the run, and tested in float32.
+    Training uses the precision of `execution`, as in the run; testing uses float32.
 
-    Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
-    memory; what is learned is the same.
+    The features of a frozen encoder, also of mirrored images, are computed once if they fit into memory; the result is
+    the same.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Fit:
         self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
 
     def build(self, model: nn.Module, preset: str) -> nn.Module:
-        """The network whose parameters are learned; says where its inputs come from."""
+        """The network to train; also sets `features` if they are cached."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             channels, classes = model.encoder.conv1.in_channels, self.dataset.num_classes
@@ -149,7 +149,7 @@ class Fit:
         return network
 
     def nothing_moves(self, encoder: nn.Module) -> bool:
-        """Whether an image's features are the same in every epoch, and those of all images fit into memory."""
+        """Whether features are the same in every epoch, and those of all images fit into memory."""
         if self.protocol == "linear":
             return True
         frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
@@ -157,7 +157,7 @@ class Fit:
         return frozen and 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
 
     def extract_all(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Features (n, F) of each set, and of the mirrored training images if they are to be seen."""
+        """Features (n, F) of each set, and of mirrored training images if training mirrors."""
         names = ("train", "validation", "test")
         features = {name: extract(encoder, pool, self.sets[name], self.device) for name in names}
         if self.dataset.flip:
@@ -165,7 +165,7 @@ class Fit:
         return features
 
     def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
-        """Of images, or of their features where those are kept."""
+        """Logits of images, or of their features if those are cached."""
         if self.protocol == "linear":
             return self.network(inputs)
         if self.features is not None:
@@ -190,7 +190,7 @@ class Fit:
         self.optimiser.step()
 
     def batches(self, epoch: int) -> Examples:
-        """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
+        """The training batches of an epoch: the same images and mirrorings with and without cached features."""
         if self.features is None:
             yield from self.image_batches.epoch(epoch)
             return
@@ -218,19 +218,19 @@ class Fit:
             return top_accuracies((self.logits(inputs), labels) for inputs, labels in examples)
 
     def rate_of(self, epoch: int) -> float:
-        """The step size of an epoch."""
+        """The learning rate of an epoch."""
         if self.protocol == "linear":
             return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
 
     def run(self) -> dict:
-        """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        """Trains to the last epoch and evaluates on the test images; returns the entry of transfer.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder):
             return self.finish()
 
     def finish(self) -> dict:
-        """The same, while no other process works in the folder."""
+        """As `run`, with the lock on the folder held."""
         self.resume()
         saved_at = time.monotonic()
         bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
@@ -243,8 +243,8 @@ class Fit:
                     saved_at = time.monotonic()
                 if stop.signal_number is not None:
                     raise Stopped(
-                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} with everything saved; "
-                        f"the same command on {shlex.quote(str(self.run_folder))} continues",
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol}, and saved; the same "
+                        f"command on {shlex.quote(str(self.run_folder))} continues",
                         stop.signal_number,
                     )
         began = time.monotonic()
@@ -260,7 +260,7 @@ class Fit:
         return self.identity() | outcome | {"seconds": self.seconds + time.monotonic() - began}
 
     def train_epoch(self) -> None:
-        """One pass over the training images, and a look at the validation images."""
+        """One pass over the training images, and an evaluation on the validation images."""
         began = time.monotonic()
         self.network.train()
         self.rate.fill_(self.rate_of(self.epoch))
@@ -279,7 +279,7 @@ class Fit:
         self.seconds += time.monotonic() - began
 
     def identity(self) -> dict:
-        """What tells one transfer from another."""
+        """The settings that identify a transfer."""
         return {
             "protocol": self.protocol,
             "data": self.dataset.name,
@@ -289,7 +289,7 @@ class Fit:
         }
 
     def state(self) -> dict:
-        """What a step changes, but the sum of the loss."""
+        """The state that a step changes, except the sum of the loss."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -297,13 +297,13 @@ class Fit:
         }
 
     def load_state(self, state: dict) -> None:
-        """Gives it back, into the same tensors."""
+        """Restores this state, into the same tensors."""
         self.network.load_state_dict(state["network"])
         load_optimiser(self.optimiser, state["optimiser"])
         self.clock.copy_(state["clock"])
 
     def take_back(self, before: tuple[dict, Tensor]) -> None:
-        """Undoes a step whose compilation failed half way."""
+        """Undoes a step whose compilation failed."""
         state, loss = before
         self.load_state(state)
         self.loss.copy_(loss)
@@ -324,13 +324,13 @@ class Fit:
             write_whole({path: tensors_to_bytes(state)})
 
     def resume(self) -> None:
-        """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
+        """Restores an interrupted transfer with the same settings, if the run was not trained further since."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return
         state = load_tensors(path)
         if isinstance(state, dict) and "data" not in state:
-            return  # of an earlier version, which did not say of which images
+            return  # of an earlier version, which did not record the images
         refuse_other(state, State, path)
         if (state["identity"], state["encoder"], state["data"]) != (self.identity(), self.encoder, self.data):
             return
@@ -339,5 +339,5 @@ class Fit:
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
-            raise ValueError(f"{path} does not fit the classifier that it is of: {reason}; remove it") from error
+            raise ValueError(f"{path} does not fit its classifier: {reason}; remove the file to start again") from error
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]

@@ -1,7 +1,7 @@
 """The Inception network whose features define FID (Szegedy et al. 2016, Heusel et al. 2017).
 
-It is Inception-v3 as trained in TensorFlow in 2015, whose average pools leave out the padding and whose last block
-pools by the maximum; names and shapes are those of the state dict that pytorch-fid distributes.
+It is Inception-v3 as trained in TensorFlow in 2015, in which average pooling excludes the padding and the last block
+uses max pooling; names and shapes are those of the state dict that pytorch-fid distributes.
 """
 
 import zipfile
@@ -32,7 +32,7 @@ FLAT, TALL = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding"
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """Over 3 × 3 neighbours inside the image."""
+    """Average over 3 × 3 neighbours inside the image."""
     return functional.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False)
 
 
@@ -47,10 +47,10 @@ def halve(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Branches side by side, each a chain of units by the names that end in _1, _2, …; their outputs one after another.
+    """Parallel branches, each a chain of units with names that end in _1, _2, …; their outputs are concatenated.
 
-    units: name → arguments of Unit without the inputs, in order. A name may fork its chain's end: `_2a` and `_2b` both
-    read what came before. pool: what the branch `branch_pool` reads, or, without such a unit, is.
+    units: {name: arguments of Unit without the inputs}, in order. A chain may fork at its end: `_2a` and `_2b` have the
+    same input. pool: the pooling before the branch `branch_pool`, or the branch itself if there is no such unit.
     """
 
     def __init__(self, inputs: int, units: dict[str, tuple], pool):
@@ -120,7 +120,7 @@ def block_e(inputs: int, pool) -> Block:
 
 
 class Inception(nn.Module):
-    """Images (B, 3, 299, 299) in [−1, 1] → the 2048 numbers of the last average pool."""
+    """Images (B, 3, 299, 299) in [−1, 1] → the 2048 features of the last average pooling."""
 
     IMAGE_SIZE = 299
 
@@ -153,15 +153,15 @@ class Inception(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> "Inception":
-        """The network with the weights of a state dict; those of the classes and of the auxiliary head are not read.
+        """The network with the weights of a state dict; output layer and auxiliary head are ignored.
 
-        Raises FileNotFoundError, or ValueError when the file holds anything else than such a state dict.
+        Raises FileNotFoundError, or ValueError if the file is not such a state dict.
         """
         if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise ValueError(
-                        f"{path} is a TorchScript archive, and to open it would be to run the code in it; expected the "
+                        f"{path} is a TorchScript archive, which would execute code when opened; expected the "
                         "state dict that pytorch-fid distributes"
                     )
         state = load_tensors(path)
@@ -169,7 +169,7 @@ class Inception(nn.Module):
         wanted = network.state_dict()
         if not isinstance(state, dict):
             raise ValueError(f"{path}: expected one dictionary of tensors")
-        # Files of before 2018 do not count batches, which nothing reads.
+        # Files from before 2018 have no counters of batches, which are not used.
         counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
         state = counters | {name: value for name, value in state.items() if name in wanted}
         for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""What a finished run achieved, as a table for the terminal."""
+"""The results of a finished run, as a table for the terminal."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from accel.training.run_folder import read_history
 
 
 def describe_parts(found: Occurrences) -> list[str]:
-    """What can be said of parts without truth, two lines: how many occur and differ, and how much they cover."""
+    """Two lines about parts that need no ground truth: how many occur and differ, and how much they cover."""
     count, alive = len(found.dead), int((~found.dead).sum())
     saturated = f", {found.saturated.sum()} of them nearly everywhere" if found.saturated.any() else ""
     return [
-        f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} differ in where they do.",
-        f"They cover {found.covered:.0%} of the image, {found.an_image.sum():.1f} occurrences an image.",
+        f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} have distinct maps.",
+        f"They cover {found.covered:.0%} of the image area, with {found.an_image.sum():.1f} occurrences per image.",
     ]
 
 
@@ -29,13 +29,13 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
     """
     history = read_history(folder)
     last = history[-1] if history else {}
-    rows = [f"{'nats an image':<28}{'training':>12}{'held out':>12}"] if history else []
+    rows = [f"{'nats per image':<28}{'training':>12}{'held out':>12}"] if history else []
     names = {
         "total": "loss",
         "reconstruction": "reconstruction",
         "kl_appearance": "appearance divergence",
         "kl_occurrence": "occurrence divergence",
-        "error": "wrong, %",
+        "error": "error rate, %",
     }
     for term in (name.removeprefix("train_") for name in last if name.startswith("train_")):
         name = names.get(term, term.replace("_", " "))
@@ -56,7 +56,7 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
         mean, chance = np.nanmean(discovery.average_precision), discovery.chance.mean()
         rows.append(f"{'mean':<40}{mean:12.3f}{chance:12.3f}")
         rows.append(
-            "AP: average precision, over held-out cells, of the part that finds the type best in training images; 1 is "
+            "AP: average precision over held-out cells of the part that finds the type best in training images; 1 is "
             "perfect."
         )
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""What an appearance does: swapped between images, interpolated, and one number at a time (paper, figure 5)."""
+"""Effects of appearances: swaps between images, interpolations, and traversals of dimensions (paper, figure 5)."""
 
 from collections.abc import Sequence
 
@@ -99,10 +99,11 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
     return mosaic(
         tiles,
         labels,
-        headers=["source", "the part there", "target", "the part there", "before", "after", "difference"],
-        title="One part's appearance put into other images",
-        text="The part's appearance in the source replaces its appearance in the target, where it occurs as before; "
-        f"before and after are reconstructions. Difference: light is {largest:.2f} of the range.",
+        headers=["source", "source map", "target", "target map", "before", "after", "difference"],
+        title="Appearance of one part transferred to other images",
+        text="The appearance of the part in the source image replaces its appearance in the target image; its "
+        "occurrences stay the same. Before and after are reconstructions of the target. Difference: from black (none) "
+        f"to white ({largest:.2f} of the pixel range).",
     )
 
 
@@ -128,8 +129,8 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
             tiles.append([surest[first], *as_images(drawn), surest[int(others[0])]])
             labels.append(f"part {part}")
         text = (
-            "The part's appearance in the first image moves in equal steps to that in the last, where it occurs as in "
-            "the first; all else stays."
+            "Reconstructions of the first image in which the appearance of one part moves in equal steps to its "
+            "appearance in the last image; everything else stays the same."
         )
     else:
         batch, posterior = _posteriors(model, images[: 2 * rows])
@@ -139,7 +140,7 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
             with evaluating(model):
                 tiles.append([images[one], *as_images(model.decode(between)), images[one + 1]])
             labels.append(f"pair {one // 2 + 1}")
-        text = "The code of the first image moves in equal steps to that of the last; each is decoded."
+        text = "Decoded codes, in equal steps from the code of the first image to that of the last."
     return mosaic(
         [[enlarge(image) for image in row] for row in tiles],
         labels,
@@ -170,7 +171,7 @@ def traversals(
                 every[:, number] = model.bottleneck.appearance_prior_mean + amounts.to(every)
                 with evaluating(model):
                     tiles.append([image[0], *as_images(vary_appearance(model, batch, part, every))])
-                labels.append(f"part {part}" + (f"\nnumber {number}" if model.part_dim > 1 else ""))
+                labels.append(f"part {part}" + (f"\ndimension {number}" if model.part_dim > 1 else ""))
     else:
         batch, posterior = _posteriors(model, images[:256])
         spread = posterior.code.std(0, correction=0)
@@ -179,12 +180,12 @@ def traversals(
             code[:, number] = amounts.to(code)
             with evaluating(model):
                 tiles.append([images[0], *as_images(model.decode(code))])
-            labels.append(f"number {number}\nvaries by {spread[number]:.2f}")
+            labels.append(f"dimension {number}\ndeviation {spread[number]:.2f}")
     return mosaic(
         [[enlarge(image) for image in row] for row in tiles],
         labels,
         headers=["image", *[f"{value:+g} σ".replace("-", "−") if value else "mean" for value in values]],
-        title="One number at a time" if not found else "What the numbers of an appearance say",
-        text="Reconstructions of the image on the left with one number of its code set to so many standard deviations "
-        "from the prior's mean, all others as they are.",
+        title="Effect of single code dimensions" if not found else "Effect of single appearance dimensions",
+        text="Reconstructions of the image on the left in which one dimension of its code is set to the given number "
+        "of standard deviations from the mean of the prior, and all others stay the same.",
     )

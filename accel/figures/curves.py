@@ -1,4 +1,4 @@
-"""How training went, and figures as bars."""
+"""Training curves, and bar charts of results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 from accel.figures.canvas import COLOURS, GRID, QUIET, charts, points
 
 NAMES = {
-    "total": "loss, nats an image",
-    "reconstruction": "reconstruction error, nats an image",
-    "kl_appearance": "appearance divergence, nats an image",
-    "kl_occurrence": "occurrence divergence, nats an image",
+    "total": "loss, nats per image",
+    "reconstruction": "reconstruction error, nats per image",
+    "kl_appearance": "appearance divergence, nats per image",
+    "kl_occurrence": "occurrence divergence, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
-    "images_per_second": "images a second",
-    "occurrences": "occurrences an image",
-    "effective_parts": "parts in even use",
+    "images_per_second": "images per second",
+    "occurrences": "occurrences per image",
+    "effective_parts": "effective number of parts",
     "average_precision": "average precision of best parts",
-    "localisation_error": "off by, cells",
+    "localisation_error": "localisation error, cells",
     "purity": "purity of parts",
 }
 PREFIXES = {"train_": "training", "held_out_": "held out"}
@@ -40,9 +40,9 @@ def training_curves(history: Sequence[Mapping]):
             series.setdefault(key.removeprefix(prefix), {})[key] = PREFIXES.get(prefix, "")
     figure, axes = charts(
         len(series),
-        title="How training went",
-        text=f"Every quantity that training logs, over {len(history)} epochs: blue on training images, orange on "
-        "held-out ones, green without such a distinction.",
+        title="Training curves",
+        text=f"All logged quantities over {len(history)} epochs. Blue: training images; orange: held-out images; "
+        "green: no such distinction.",
     )
     epochs = [line["epoch"] for line in history]
     for axis, (name, lines) in zip(axes, series.items(), strict=True):
@@ -71,8 +71,8 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
         {name: np.array(values, float) for name, values in average_precision.items()},
         part_names,
         title="How well the true parts were found",
-        text="Average precision over cells of held-out images; each type's part was chosen on training images. Means: "
-        f"{means}; chance {chance:.2f}, the dashed line.",
+        text="Average precision over the cells of held-out images; the part of each type was chosen on training "
+        f"images. Averages: {means}; chance (dashed line): {chance:.2f}.",
         line=chance,
         limit=1.0,
         form="{:.2f}",
@@ -91,11 +91,11 @@ def transfer_bars(results: Sequence[Mapping]):
     return _bars(
         {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},
         names,
-        title="What the features are worth for recognition",
-        text="Top-1 accuracy on test images, in per cent after the last epoch, of classifiers on top of the frozen "
+        title="Recognition accuracy with the run's features",
+        text="Top-1 accuracy in per cent on test images after the last epoch, for classifiers on top of the frozen "
         "layers: "
         + ", ".join(f"{name} ({len(accuracies[name])})" for name in names).replace("\n", " on ")
-        + "; in brackets, over how many runs the mean was taken.",
+        + "; in brackets: number of runs averaged.",
         limit=100.0,
         form="{:.1f}",
     )

@@ -1,4 +1,4 @@
-"""What each learned part responds to: where in images, and what it looks like there."""
+"""Where each learned part occurs in images, and what it looks like there."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,11 @@ from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 OUTLINE = (255, 212, 0)
 WHITE = 255
 FINDS = 3  # times the average precision of chance, from which a part is said to find a type
-EXPLAINED_BITS = "Bits a cell: how much a part's being there says about a cell; 0 if it is everywhere or nowhere."
+EXPLAINED_BITS = (
+    "Bits per cell: information about a cell in whether the part occurs there; 0 if it occurs everywhere or nowhere."
+)
 EXPLAINED_AP = (
-    "AP: average precision with which the part's map ranks cells with the type named before all others; 1 is perfect."
+    "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
 DARKEST = 0.4  # brightness of what is certainly not an occurrence
 
@@ -39,7 +41,7 @@ def parts(
     at hand. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images.images, columns)
-    order, labels = found.order, [f"{bits:.3f} bits a cell" for bits in found.information]
+    order, labels = found.order, [f"{bits:.3f} bits per cell" for bits in found.information]
     if images.truth is not None:
         precision = np.nan_to_num(part_average_precision(occurrence_maps(model, images.images), images.truth))
         order = np.argsort(-precision.max(axis=1), kind="stable")
@@ -56,8 +58,9 @@ def parts(
         tiles,
         [f"part {part}\n{_state(found, part) or labels[part]}" for part in best],
         title="Where each part occurs",
-        text="A part a row, and the images where it is surest, surest first. Bright is where the part occurs, outlined "
-        "where its probability is above one half. " + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
+        text="Each row shows one part in the images where it is most probable, in descending order. Bright cells: the "
+        "part is likely; outlined cells: its probability is above one half. "
+        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
     )
 
 
@@ -98,15 +101,15 @@ def gallery(
         tiles.append([enlarge(patch) for patch in patches])
         if images.labels is not None:
             captions.append([class_names[k] if class_names else f"class {k}" for k in images.labels[chosen]])
-    labels = [f"part {part}\n{found.an_image[part]:.2f} an image" for part in shown]
+    labels = [f"part {part}\n{found.an_image[part]:.2f} per image" for part in shown]
     return mosaic(
         tiles,
         labels,
         captions=captions,
         title="What each part looks like",
-        text=f"A part a row, and patches of {side} × {side} pixels about its surest occurrences in {len(images):,} "
-        "images, at most one an image, surest first."
-        + (" Underneath, the class of the image, which no model was told." if captions else ""),
+        text=f"Each row shows one part: patches of {side} × {side} pixels around its most probable occurrences in "
+        f"{len(images):,} images, at most one per image, in descending order."
+        + (" Below each patch: the class of the image, which was not used in training." if captions else ""),
     )
 
 
@@ -117,14 +120,14 @@ def part_statistics(found: Occurrences):
         2,
         columns=2,
         size=(440, 330),
-        title="How often parts occur, and together",
-        text=f"Left, expected occurrences an image: {found.an_image.sum():.1f} in all, spread over parts as evenly as "
-        f"{2 ** found.entropy():.1f} equally frequent ones would be; {found.dead.sum()} of {count} parts occur "
-        f"nowhere, {found.saturated.sum()} nearly everywhere. Right, overlap of two parts' maps: black none, white the "
-        "same cells.",
+        title="How often parts occur, alone and together",
+        text=f"Left: expected occurrences of each part per image, {found.an_image.sum():.1f} in total, with an "
+        f"effective number of {2 ** found.entropy():.1f} parts; {found.dead.sum()} of {count} parts occur nowhere, "
+        f"{found.saturated.sum()} nearly everywhere. Right: overlap of the maps of two parts, from black (no common "
+        "cell) to white (identical).",
     )
     often.bar(range(count), found.an_image, color="#0072b2")
-    often.set_title("occurrences an image", fontsize=points(12), loc="left")
+    often.set_title("occurrences per image", fontsize=points(12), loc="left")
     often.set_xlabel("part", fontsize=points(11))
     often.xaxis.get_major_locator().set_params(integer=True)
     shared.imshow(heat(found.overlap - np.eye(count) * found.overlap), interpolation="nearest", aspect="auto")

@@ -1,4 +1,4 @@
-"""What a model makes of images, where the weighted loss looks, and what the model draws by itself."""
+"""Reconstructions, weights of the reconstruction loss, and samples."""
 
 import numpy as np
 import torch
@@ -32,14 +32,14 @@ def reconstructions(model: nn.Module, images: np.ndarray):
     labels = [
         "input",
         f"reconstruction\nmean PSNR {quality:.1f} dB",
-        f"difference\nlight {largest:.2f} of the range",
+        f"difference\nwhite: {largest:.2f} of range",
     ]
     rows = [images, as_images(output), heat(difference / largest)]
     return mosaic(
         [[enlarge(image) for image in row] for row in rows],
         labels,
-        title="What is left of images after the bottleneck",
-        text="Held-out images, what the model makes of the mean of their codes, and where the two differ.",
+        title="Reconstructions",
+        text="Held-out images, their reconstructions from the mean of the code, and the difference between the two.",
     )
 
 
@@ -59,10 +59,10 @@ def weight_masks(images: np.ndarray):
     rows = [images, heat(share), weighted]
     return mosaic(
         [[enlarge(image) for image in row] for row in rows],
-        ["image", f"weight\ndark 0, light {weights.max():.1f}", "image in the\nlight of its weights"],
-        title="Where the weighted loss looks",
-        text="Errors count by the energy of the image's gradient in patches of 8 × 8 pixels: textured foreground more, "
-        "smooth background less. A weight of 1 is what every pixel has without weighting.",
+        ["image", f"weight\nblack 0, white {weights.max():.1f}", "image with its weights\nas brightness"],
+        title="Weights of the reconstruction loss",
+        text="How strongly each patch of 8 × 8 pixels is weighted in the loss, in proportion to its gradient energy: "
+        "textured foreground more than smooth background. Without weighting, every pixel has weight 1.",
     )
 
 
@@ -112,7 +112,11 @@ def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 
     return mosaic(
         tiles,
         labels,
-        title="What the model draws by itself",
-        text="Decoded codes, drawn from the prior and from the posteriors of images taken at random."
-        + (" By the prior parts occur anywhere, by the posteriors as in images." if model.has_parts else ""),
+        title="Samples",
+        text="Images decoded from codes that are sampled from the prior, and from the posteriors of random images."
+        + (
+            " Under the prior, parts occur at random places; under the posteriors, as they do in images."
+            if model.has_parts
+            else ""
+        ),
     )

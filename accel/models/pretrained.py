@@ -1,4 +1,4 @@
-"""Models as folders: config.json says what to build, weights.pt or model.safetensors holds the tensors."""
+"""Saving and loading models as folders: config.json has the arguments of the constructor, weights.pt the tensors."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ from accel.common.spelling import nearest
 
 from .storage import load_safetensors, load_tensors, safetensors_to_bytes, tensors_to_bytes
 
-FORMAT = 1  # raised when a reader of this version could misunderstand what is written
+FORMAT = 1  # to be increased if a reader of this version could misunderstand new files
 CONFIG, WEIGHTS, SAFETENSORS = "config.json", "weights.pt", "model.safetensors"
 PACKAGED = Path(__file__).parent / "weights"  # a folder for each model that comes with the package
 
@@ -25,18 +25,18 @@ def packaged() -> list[str]:
 
 
 class Pretrained(nn.Module):
-    """A module that is saved with the arguments that build it; a constructor leaves those in `config`."""
+    """A module that is saved together with the arguments of its constructor, which are in `config`."""
 
     config: dict[str, object]
     former_names: ClassVar[dict[str, str]] = {}  # of weights in older files: a name's beginning, and what it is now
 
     def save_pretrained(self, folder: str | Path, *, safetensors: bool = False) -> None:
-        """Writes config.json and weights.pt into `folder` (made if need be), each whole or not at all.
+        """Writes config.json and weights.pt into `folder`, which is created if needed, all of them atomically.
 
-        safetensors: whether to write model.safetensors beside them, for other programs; one of an earlier model goes.
+        safetensors: also write model.safetensors, for other programs. Otherwise, that of an earlier model is removed.
 
-        Raises OSError, for example when the disk is full; a model saved there before is then still whole. Raises
-        ImportError with the command that installs the package safetensors if it is wanted and missing.
+        Raises OSError, for example if the disk is full; a model that was saved there before is then still intact.
+        Raises ImportError with the command that installs the package safetensors if it is requested but missing.
         """
         folder = Path(folder)
         description = {"format": FORMAT, "system": type(self).__name__, "arguments": self.config}
@@ -54,15 +54,15 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The model that `save_pretrained` wrote, or that of a run's folder, in evaluation mode.
+        """Loads a model from a folder that `save_pretrained` or a training run wrote; returns it in evaluation mode.
 
-        folder: its weights are read from weights.pt or, where there is none, from model.safetensors. A name that is no
-        folder is one of the models that come with the package: "parts", which found the types of the set `parts`
-        (accel/models/weights/parts/README.md).
+        folder: the weights are read from weights.pt or, if there is none, from model.safetensors. If there is no such
+        folder, the name of a model that comes with the package: "parts", which was trained on the generated data set
+        `parts` (accel/models/weights/parts/README.md).
 
-        Nothing in the files is executed. Raises FileNotFoundError when a file is missing, ValueError when one is
-        damaged, belongs to another system or format, or when weights and configuration do not fit, and ImportError with
-        the command that installs the package safetensors when it is needed and missing.
+        No code in the files is executed. Raises FileNotFoundError if a file is missing; ValueError if a file is
+        damaged, belongs to another system or format, or if weights and configuration do not fit; and ImportError with
+        the command that installs the package safetensors if it is needed but missing.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -89,7 +89,9 @@ class Pretrained(nn.Module):
         if not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
-            raise ValueError(f"{path}: written in format {description.get('format')}, this version reads {FORMAT}")
+            raise ValueError(
+                f"{path}: written in format {description.get('format')}, this version reads format {FORMAT}"
+            )
         if description.get("system") != cls.__name__:
             raise ValueError(f"{path}: holds a {description.get('system')}, not a {cls.__name__}")
         known = list(inspect.signature(cls).parameters)
@@ -107,11 +109,11 @@ class Pretrained(nn.Module):
 
     @classmethod
     def _restore(cls, arguments: dict[str, object], described: Path, weights: object, stored: Path) -> Self:
-        """The model built of `arguments`, read from the file `described`, and `weights`, read from `stored`."""
+        """A model with these arguments (from the file `described`) and weights (from the file `stored`)."""
         try:
             with torch.device("meta"):  # no memory, and no draw from the global random generator
                 model = cls(**arguments)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # of sizes beyond all memory, too
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # also for sizes that are too large
             raise ValueError(f"{described}: {in_one_line(error)}") from error
         if not isinstance(weights, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -134,7 +136,7 @@ class Pretrained(nn.Module):
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """Itself where its numbers lie one after another, or else a copy: an optimiser's kernel takes that for granted."""
+    """The tensor, copied if it is not contiguous, since the kernels of optimisers require that."""
     formats = [torch.contiguous_format] + [torch.channels_last] * (tensor.ndim == 4)
     return tensor if any(tensor.is_contiguous(memory_format=one) for one in formats) else tensor.contiguous()
 

@@ -1,4 +1,4 @@
-"""Files of tensors, read without executing anything that they hold."""
+"""Files of tensors, which are read without executing code from them."""
 
 import io
 import pickle
@@ -15,9 +15,9 @@ from accel.common.files import read_file, refuse_unusual
 
 
 def tensors_to_bytes(value: object) -> bytes:
-    """What torch.save writes of tensors in plain containers.
+    """The bytes of a torch.save file of tensors in plain containers.
 
-    In memory, because torch.save on a file reports a full disk as a RuntimeError of its own.
+    Made in memory, because torch.save to a file reports a full disk as an unspecific RuntimeError.
     """
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -56,10 +56,10 @@ def _safetensors() -> ModuleType:
 def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
     """Reads onto the CPU what torch.save wrote: tensors, plain containers, strings, numbers and `classes`.
 
-    Nothing is taken into memory that is larger than the file.
+    Never takes more memory than the size of the file.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or holds anything else: a tensor that is not one
-    block of numbers on the disk, such as one that is sparse, without storage, or larger than what is stored, too.
+    Raises FileNotFoundError, or ValueError if the file is damaged or holds anything else, including tensors that are
+    sparse, have no storage, or are larger than their storage.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -71,7 +71,7 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("its contents are compressed, which torch.save never does")
                 if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                    raise ValueError("it is an archive of something else")
+                    raise ValueError("it is an archive that torch.save did not write")
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
@@ -84,7 +84,7 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
 
 
 def _refuse_unusual_tensors(value: object) -> None:
-    """Raises ValueError for a tensor, in containers too, that is not a strided view into memory of its own size."""
+    """Raises ValueError for a tensor, in containers too, that is not a plain strided tensor within its storage."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             raise ValueError("it holds a tensor that is not plain numbers")

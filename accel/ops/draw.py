@@ -30,7 +30,7 @@ def check_draw(function: str, draw: Draw) -> None:
                 f"{function}: temperature must be a number or a 0-d tensor, got shape {tuple(temperature.shape)}"
             )
         if temperature.requires_grad:
-            raise ValueError(f"{function}: temperature gets no gradient, expected temperature.detach()")
+            raise ValueError(f"{function}: temperature must not require a gradient, pass temperature.detach()")
         # A GPU would have to be waited for, and in compiled code and for a shape's sake there is no number to look at.
         if type(temperature) is Tensor and temperature.device.type == "cpu" and not torch.compiler.is_compiling():
             check_draw(function, draw._replace(temperature=temperature.item()))

@@ -58,7 +58,7 @@ def differentiate(operator, save, backward):
 
         @staticmethod
         def backward(ctx, *_):
-            raise RuntimeError(f"{name}: its fused kernels have no second derivative; backend='torch' has")
+            raise RuntimeError(f"{name}: the fused kernels have no second derivative; use backend='torch'")
 
     class Differentiable(torch.autograd.Function):
         @staticmethod

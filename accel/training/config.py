@@ -1,4 +1,4 @@
-"""Everything that a training run depends on, in one dataclass."""
+"""The configuration of a training run as one dataclass."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ from accel.training.catalogue import SYSTEMS
 ENCODERS = ("paper", "release", "resnet18", "small", "fine")
 DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
-LARGEST = 1 << 16  # of what multiplies a network's size
+LARGEST = 1 << 16  # upper bound of options that multiply a network's size
 
-# The main job: finds the built-in parts within three minutes on two CPU cores.
+# The default run: finds the parts of the generated data set within three minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
     "encoder": "fine",
@@ -39,13 +39,13 @@ PARTS_RECIPE = {
     "epochs": 8,
 }
 
-# The same for systems that have no parts, and no use for a finer grid.
+# The same for systems without parts, which do not use a finer grid.
 OTHER_PARTS_RECIPE = {
     name: PARTS_RECIPE[name]
     for name in ("train_images", "num_parts", "part_dim", "beta_app", "learning_rate", "batch_size", "epochs")
 } | {"encoder": "small"}
 
-# What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
+# Options that may change when a run is resumed: locations, execution, number of epochs and of checkpoints.
 CHANGEABLE = (
     "data",
     "data_dir",
@@ -66,9 +66,9 @@ CHANGEABLE = (
 class TrainingConfig(BottleneckOptions):
     """The options of a training run; None stands for the default, which depends on the data set in some cases.
 
-    The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE where data is "parts". Once made,
-    every field holds the value in force: `dataclasses.asdict` is complete, and `dataclasses.replace` keeps
-    what is not named. Raises ValueError that names the option if a value is of the wrong type or range.
+    The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE for data "parts". After construction, every
+    field has its final value: `dataclasses.asdict` is complete, and `dataclasses.replace` changes only the given
+    fields. Raises ValueError, which names the option, for a value of wrong type or out of range.
     """
 
     data: str = option(
@@ -218,7 +218,7 @@ class TrainingConfig(BottleneckOptions):
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str | None:
-        """Which of RECIPES holds for the data and the system, or None."""
+        """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
             return None
         row = SYSTEMS.get(self.system)
@@ -236,12 +236,12 @@ class TrainingConfig(BottleneckOptions):
         return SYSTEMS[self.system].weighted
 
     def to_json(self) -> str:
-        """What config.json holds: every option with the value in force."""
+        """The content of config.json: every option with its value."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
-        """Reads what `to_json` wrote; OSError, or ValueError that names the file if it is something else."""
+        """Reads a file that `to_json` wrote; OSError, or ValueError, which names the file, for any other content."""
         values = read_json(path, dict)
         if "arguments" in values:  # as `save_pretrained` writes it
             raise ValueError(f"{path} describes a model, expected the config.json of a run")

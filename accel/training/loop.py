@@ -1,8 +1,8 @@
-"""A training run: epochs of steps, each followed by a held-out measurement, in a folder that can be resumed.
+"""The training loop: epochs of steps, each followed by an evaluation on held-out images, with resumable checkpoints.
 
-Weights, order of the images, flips and draws are functions of (seed, epoch, step), and the rest of the state
-is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not: on a CPU with
-as many threads, on a GPU with --deterministic, without which its libraries choose algorithms by the clock.
+Initial weights, order of the images, flips and noise are functions of (seed, epoch, step), and the rest of the state
+is in the checkpoint. So a run that was stopped anywhere and resumed gives the same bits as an uninterrupted one: on a
+CPU with the same number of threads, on a GPU with --deterministic (otherwise its libraries choose algorithms by speed).
 """
 
 import contextlib
@@ -46,14 +46,14 @@ Observer = Callable[[nn.Module, Dataset, int], dict[str, float]]
 
 
 def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> Path:
-    """Trains as configured, or goes on with the run in the folder, and returns the run folder.
+    """Trains a new run, or continues the run in its folder (resume=True); returns the run folder.
 
-    The folder holds config.json, metrics.jsonl (one line an epoch), checkpoint.pt and model/ (for `load_run`).
-    dataset: instead of the one that config.data names; of a torch Dataset or DataLoader, `accel.data.from_torch`.
+    The folder holds config.json, metrics.jsonl (one line per epoch), checkpoint.pt and model/ (for `load_run`).
+    dataset: used instead of config.data; make one from a torch Dataset or DataLoader with `accel.data.from_torch`.
 
-    Raises ValueError or OSError with a sentence for options, data or files that do not fit, FileExistsError if
-    the folder holds a run that is not resumed, FloatingPointError if the loss is not finite (the last
-    checkpoint is kept), and Stopped, a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
+    Raises ValueError or OSError for invalid options, data or files, FileExistsError if the folder holds a run and
+    resume is False, FloatingPointError if the loss is not finite (the last checkpoint is kept), and Stopped, a
+    KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
     """
     run = open_run(config, dataset, resume=resume)
     run.fit()
@@ -71,7 +71,9 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
             state = checkpoint.read(folder)
             refuse_other_options(config, TrainingConfig.from_dict(state["config"], str(folder / checkpoint.NAME)))
             if config.epochs < state["epoch"]:
-                raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
+                raise ValueError(
+                    f"the run in {folder} has already done {state['epoch']} epochs, --epochs must be at least as many"
+                )
         else:
             refuse_existing(folder)
         if config.tensorboard:
@@ -167,12 +169,16 @@ class Run:
         """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
         path = self.folder / checkpoint.NAME
         if found := difference(state["data"], self.data):
-            raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}: {found}")
+            raise ValueError(
+                f"{path}: the run was trained on images that differ from those of {self.dataset.name}: {found}"
+            )
         try:
             self.step.load_state_dict(cast(dict[str, Any], state["training"]))
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
-            raise ValueError(f"{path} does not fit the model of its own configuration: {reason}") from error
+            raise ValueError(
+                f"the state in {path} does not fit the model that its own configuration describes: {reason}"
+            ) from error
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.history, self.resumed = state["history"], True
         terms = {f"{images}_{term}" for images in ("train", "held_out") for term in self.system.terms}
@@ -182,8 +188,8 @@ class Run:
         done = self.epoch * len(self.batches) + self.batch
         if self.step.number != done or not 0 <= self.batch < len(self.batches) or len(self.history) != self.epoch:
             raise ValueError(
-                f"{path} contradicts itself: step {self.step.number}, {self.epoch} epochs of {len(self.batches)} and "
-                f"{self.batch} steps, {len(self.history)} lines of history"
+                f"{path} is inconsistent: it has step {self.step.number}, but {self.epoch} epochs of "
+                f"{len(self.batches)} steps plus {self.batch}, and {len(self.history)} lines of history"
             )
 
     def save(self) -> None:
@@ -219,11 +225,13 @@ class Run:
         """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
         step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
         if step < 0:
-            return FloatingPointError(f"{term} is not finite before the first step: an option's number is too large")
+            return FloatingPointError(
+                f"{term} is not finite before the first step: the value of an option is too large"
+            )
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
             f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
-            "--learning-rate may go further"
+            "--learning-rate may not diverge"
         )
 
     def describe(self) -> str:
@@ -262,7 +270,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            raise FileExistsError(f"{self.folder} is no folder: choose another --out") from None
+            raise FileExistsError(f"{self.folder} is not a folder: choose another --out") from None
         if not self.resumed:
             hold(self.folder, self.holding)
             refuse_existing(self.folder)
@@ -322,7 +330,7 @@ class Run:
     def time_left(self) -> str:
         """Of the whole run, by the pace of this epoch, for its bar."""
         steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
-        return f"{duration(self.seconds / self.batch * steps)} left in all"
+        return f"{duration(self.seconds / self.batch * steps)} left in total"
 
     def record_first(self) -> None:
         """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
@@ -343,9 +351,9 @@ class Run:
             size = self.config.batch_size
             raise MemoryError(
                 f"not enough memory on {self.device} for a step of {size} images"
-                f"{f' (it asked for {asked[1]} more)' if asked else ''}: activations take about half with --batch-size "
-                f"{max(1, size // 2)}, in a new run; {self.folder / checkpoint.NAME} holds the state from which "
-                "--resume goes on where there is more memory"
+                f"{f' ({asked[1]} more were needed)' if asked else ''}: a new run with --batch-size "
+                f"{max(1, size // 2)} needs about half as much for activations; on a machine with more memory, "
+                f"--resume continues from {self.folder / checkpoint.NAME}"
             ) from error
 
     def agree(self, stop: StopRequest) -> tuple[bool, int]:
@@ -362,9 +370,8 @@ class Run:
             raise SystemExit(128 + signal_number)
         if signal_number:
             raise Stopped(
-                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} with everything "
-                "saved; continue with: "
-                f"python -m accel train --resume --out {shlex.quote(str(self.folder))}",
+                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)}, and saved; "
+                f"continue with: python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 signal_number,
             )
 

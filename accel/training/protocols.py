@@ -1,4 +1,4 @@
-"""How recognition is measured on what a run has learned, and the options of each way."""
+"""The protocols of transfer, and their options."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ PROBES = ("knn", "linear")
 class TransferConfig(Options):
     """The options of a transfer; None stands for the default.
 
-    The defaults are the paper's for what is fine-tuned (section 4.1), and for the probes those that libraries of
-    self-supervised learning report. Raises ValueError that names the option if a value is of the wrong type or range.
+    The defaults are the paper's for fine-tuning (section 4.1), and the usual ones of self-supervised learning for the
+    probes. Raises ValueError, which names the option, for a value of wrong type or out of range.
     """
 
     data: str | None = option(None, "data", "labelled images, as for train --data", absent="the run's own")
@@ -61,7 +61,7 @@ class TransferConfig(Options):
 
 
 def without_effect(protocol: str) -> set[str]:
-    """The options of a transfer that a protocol has no use for."""
+    """The options that have no effect on a protocol."""
     options = set()
     if protocol == "knn":
         options |= {"epochs", "batch_size", "learning_rate", "seed"}

@@ -1,4 +1,4 @@
-"""What a run computes on: the images that its configuration names, and the device."""
+"""The data set and the device of a run."""
 
 import sys
 
@@ -12,7 +12,7 @@ from accel.training.config import TrainingConfig
 
 
 def load_dataset(config: TrainingConfig) -> Dataset:
-    """The images that the configuration names, after naming the files left out; see `accel.data.load` for errors."""
+    """Loads the data set of a configuration and prints files that were left out; raises as `accel.data.load`."""
     with processes.first_goes_first():
         dataset = load(
             config.data,
@@ -32,7 +32,7 @@ def learned_images(config: TrainingConfig, dataset: Dataset) -> ImageSet:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of an option's value, of several processes each its own; ValueError if there is no such GPU."""
+    """The device for the value of --device, separate for each process; ValueError if there is no such GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = processes.local_device(torch.device(name))

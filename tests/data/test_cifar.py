@@ -152,7 +152,7 @@ def test_downloads_once(tmp_path, capsys):
     [
         ({"cut": 100}, r"the connection broke off after \d+ of \d+ bytes"),
         ({"cut": 10**9}, r"the connection broke off after 0 of \d+ bytes"),
-        ({"wrong": True}, "the MD5 checksum of what it sent is not"),
+        ({"wrong": True}, "the MD5 checksum of the download is not"),
         ({"status": 404}, "Not Found"),
         ({"status": 500}, "Internal Server Error"),
     ],
@@ -215,7 +215,7 @@ def test_another_file_in_its_place_is_refused_and_kept(tmp_path):
 def test_unexpected_batches_are_one_sentence(tmp_path, content):
     archive, file, _ = stand_in(cifar.CIFAR10, **{cifar.CIFAR10.test[0]: content})
     (tmp_path / archive.file_name).write_bytes(file)
-    with pytest.raises(ValueError, match="does not hold what cifar10 should hold") as caught:
+    with pytest.raises(ValueError, match="does not have the content of cifar10") as caught:
         cifar.read_cifar(archive, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -254,7 +254,7 @@ def test_a_malicious_archive_is_refused_and_not_run(tmp_path):
     attack = pickle.dumps(Call(os.system, f"touch {target}"))
     archive, content, _ = stand_in(cifar.CIFAR10, **{cifar.CIFAR10.train[2]: attack})
     (tmp_path / archive.file_name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"does not hold what cifar10 should hold: .* it names posix\.system"):
+    with pytest.raises(ValueError, match=r"does not have the content of cifar10: .* it names posix\.system"):
         cifar.read_cifar(archive, tmp_path)
     assert not target.exists()
 

@@ -267,7 +267,7 @@ def build(tmp_path, *names):
         (["train/a.png", "test/a.png", "notes.txt"], r"holds test/, train/, notes\.txt, expected"),
         (["train/a.png", "test/a/b.png"], "expected both or neither"),
         (["train/a/b.png", "test/b.png"], "expected both or neither"),
-        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train has not"),
+        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train does not have"),
         (["train/a/b.png", "test/"], "test holds no images"),
         (["a.png"], "holds one image, expected at least two"),
     ],

@@ -275,16 +275,16 @@ def test_damaged_files_are_refused(folder, tmp_path):
         with pytest.raises(ValueError, match=match):
             load(out, **options)
 
-    refused(r"set\.npy holds images of 8×8: pack them anew with --image-size 9", image_size=9)
+    refused(r"set\.npy holds images of 8×8: pack them again with --image-size 9", image_size=9)
     out.write_bytes(array[:-1])
-    refused(r"set\.npy is not a \.npy file, or not all of it")
+    refused(r"set\.npy is not a complete \.npy file")
     out.write_bytes(b"")
-    refused(r"set\.npy is not a \.npy file, or not all of it")
+    refused(r"set\.npy is not a complete \.npy file")
     np.save(out, np.zeros((3, 8, 8, 3), np.uint8))
-    refused(r"set\.npy holds uint8 \(3, 8, 8, 3\), but set\.json beside it speaks of 30 images")
+    refused(r"set\.npy holds uint8 \(3, 8, 8, 3\), but set\.json beside it describes 30 images")
     out.write_bytes(array)
     about.write_text("{}")
-    refused(r"set\.json does not say 'patchvae packed 1'")
+    refused(r"set\.json is not of format 'patchvae packed 1'")
     about.write_text('{"format": "patchvae packed 1"}')
     refused(r"set\.json lacks contents, names, train, labels, class_names, supervised, crc32, bad")
     about.write_text(text[:-9])
@@ -294,6 +294,6 @@ def test_damaged_files_are_refused(folder, tmp_path):
 
 
 def test_not_a_folder(capsys, tmp_path):
-    for source, sentence in (("nowhere", "no such data: nowhere"), ("cifar10", "cifar10 needs no packing")):
+    for source, sentence in (("nowhere", "no such data: nowhere"), ("cifar10", "cifar10 cannot be packed")):
         assert cli.main(["pack", source, str(tmp_path / "set.npy")]) == 2
         assert capsys.readouterr().err.startswith(f"patchvae: {sentence}")

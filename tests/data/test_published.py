@@ -101,7 +101,7 @@ def test_what_is_not_there_is_to_be_downloaded(tmp_path, name):
     sentence = str(caught.value)
     assert all(needed in sentence for needed in PUBLISHED[name].needed)
     assert "http" in sentence
-    assert sentence.endswith(f"to be put into {tmp_path / name}")
+    assert sentence.endswith(f"and put them into {tmp_path / name}")
     assert "\n" not in sentence
 
 
@@ -132,7 +132,9 @@ def test_other_numbers_of_classes_and_lists_of_other_kinds_are_refused(data_dir,
     with pytest.raises(ValueError, match="imagenet has training images of 3 classes, expected 4"):
         load("imagenet", data_dir=data_dir)
     (data_dir / "places205" / PLACES_LISTS[1]).write_text("a/abbey/1.jpg\n")
-    with pytest.raises(ValueError, match=r"val_places205\.csv must hold lines of a file and its label"):
+    with pytest.raises(
+        ValueError, match=r"val_places205\.csv must consist of lines that hold a file name and its label"
+    ):
         load("places205", data_dir=data_dir)
 
 

@@ -98,7 +98,7 @@ def test_part_is_chosen_on_training_images_and_measured_on_held_out(monkeypatch)
     assert found.part.tolist() == [2]
     assert found.average_precision[0] < 0.5
     assert found.chance[0] == truth[1].mean()
-    with pytest.raises(ValueError, match="photos does not say where parts are"):
+    with pytest.raises(ValueError, match="photos has no ground truth of parts"):
         discovery.discover(None, Dataset("photos", ImageSet(images[0]), ImageSet(images[1])))
 
 

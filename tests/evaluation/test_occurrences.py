@@ -144,12 +144,12 @@ def test_equal_and_dead_parts_do_not_count_as_different():
     images = cells.repeat(8, axis=1).repeat(8, axis=2)
     found = find_occurrences(Reads(), images)
     assert found.distinct() == 2
-    assert describe_parts(found)[0] == "3 of 3 parts occur in held-out images; 2 differ in where they do."
+    assert describe_parts(found)[0] == "3 of 3 parts occur in held-out images; 2 have distinct maps."
     images[..., 2] = 0
     found = find_occurrences(Reads(), images)
     assert found.distinct() == 1
     first, second = describe_parts(found)
-    assert first == "2 of 3 parts occur in held-out images; 1 differ in where they do."
-    assert second.startswith(f"They cover {(cells[..., 0] > 0).mean():.0%} of the image, ")
+    assert first == "2 of 3 parts occur in held-out images; 1 have distinct maps."
+    assert second.startswith(f"They cover {(cells[..., 0] > 0).mean():.0%} of the image area, ")
     images[..., 2] = 255
     assert ", 1 of them nearly everywhere;" in describe_parts(find_occurrences(Reads(), images))[0]

@@ -118,9 +118,12 @@ def test_the_ablations_vary_one_option(tmp_path, name, option, values):
     ("arguments", "sentence"),
     [
         (["tabel1"], "no such table: tabel1 (nearest: table1)"),
-        (["table1", "--systems", "patchvae,vae"], "table1 has no row 'vae', expected some of beta-vae, "),
-        (["table6", "--systems", "bigan"], "table6 varies an option of PatchVAE, which 'bigan' has not"),
-        (["table3", "--weights", "w.pth"], "no row of table3 that is wanted starts from weights"),
+        (["table1", "--systems", "patchvae,vae"], "table1 has no row 'vae', expected one or more of beta-vae, "),
+        (["table6", "--systems", "bigan"], "table6 varies an option of PatchVAE that 'bigan' does not have"),
+        (
+            ["table3", "--weights", "w.pth"],
+            "--weights has no effect: none of the chosen rows of table3 starts from weights",
+        ),
         (["table1", "--data", "nowhere", "--epochs", "1", "--seeds", "1"], "no such data: nowhere"),
     ],
 )
@@ -236,7 +239,7 @@ def test_what_was_interrupted_goes_on(tmp_path, options, capsys, monkeypatch):
     arguments = ["reproduce", "table1", *options, *SYSTEMS, "--seeds", "1"]
     monkeypatch.setattr(transfer, "transfer", interrupted)
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command continues from there" in capsys.readouterr().err
     monkeypatch.setattr(transfer, "transfer", original)
     trained = []
     train_epoch = Run.train_epoch

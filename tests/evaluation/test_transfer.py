@@ -311,7 +311,7 @@ def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
         assert f"{protocol} on {tmp_path / 'coloured.npz'}: top-1 " in out
     assert "learning rate 0.01" in out
     assert "; top-5 " in out
-    assert out.count("; the untrained encoder ") == len(FREEZES)
+    assert out.count("; untrained encoder ") == len(FREEZES)
     entries = json.loads((run / "transfer.json").read_text())["results"]
     assert [entry["protocol"] for entry in entries] == list(FREEZES)
     assert cli.main([*words, "--freeze", "conv1", "--no-untrained"]) == 0

@@ -62,4 +62,4 @@ def test_the_kernels_give_the_same(model, monkeypatch):
 
 def test_command(capsys):
     example.main(steps=2)
-    assert capsys.readouterr().out.count("nats an image") == 3
+    assert capsys.readouterr().out.count("nats per image") == 3

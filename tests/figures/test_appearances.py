@@ -105,7 +105,7 @@ def test_interpolation_begins_and_ends_at_the_two_reconstructions(images):
 
 def test_traversals_have_a_row_for_each_number_and_a_column_for_each_value(images):
     words = words_of(traversals(Oracle(), images, values=(-1, 0, 1)))
-    assert words[:4] == [f"part {part}\nnumber {number}" for part in (words_part(words)) for number in (0, 1)]
+    assert words[:4] == [f"part {part}\ndimension {number}" for part in (words_part(words)) for number in (0, 1)]
     assert [word for word in words if "σ" in word or word == "mean"] == ["−1 σ", "mean", "+1 σ"]
     assert len([w for w in words_of(traversals(Oracle(), images, rows=3)) if w.startswith("part")]) == 3
 

@@ -134,7 +134,7 @@ def test_tables_hold_the_numbers_and_can_be_sorted_by_key():
     scrolled = [element for element in page.all("div") if element.get("class") == "scroll"]
     assert all(element["tabindex"] == "0" and element["aria-label"] for element in scrolled)
     words = " ".join(cell["text"] for cell in page.all("td"))
-    assert "Inception, weights.pth, 2048 numbers" in words
+    assert "Inception, weights.pth, 2048 dimensions" in words
     assert "to 299×299" in words
 
 
@@ -160,13 +160,13 @@ def test_the_words_of_its_tables_are_explained():
     page = Page(html_report([run_record("one")]))
     words = " ".join(one["text"] for one in page.all("dt"))
     assert len(page.all("dt")) == len(page.all("dd")) > 10
-    for word in ("PSNR", "average precision", "dead", "bits a cell", "purity", "k-means", "knn", "nats"):
+    for word in ("PSNR", "average precision", "dead", "bits per cell", "purity", "k-means", "knn", "nats"):
         assert word in words
 
 
 def test_what_is_not_there_leaves_its_section_out():
     bare = RunRecord("bare", {"system": "beta-vae"})
-    assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration", "Words"]
+    assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration", "Glossary"]
     page = Page(html_report([bare, run_record("full")]))
     assert "–" in [cell["text"] for cell in page.all("td")]
 

@@ -406,7 +406,7 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
 
 def test_a_categorical_prior_leaves_room_for_none():
     with pytest.raises(
-        ValueError, match=r"occurrence_prior must be below 1/N = 0.25 where 4 parts share a categorical cell, got 0.25"
+        ValueError, match=r"occurrence_prior must be below 1/N = 0.25 for categorical occurrences of 4 parts, got 0.25"
     ):
         PatchVAE(num_parts=4, occurrence="categorical", occurrence_prior=0.25)
     with pytest.raises(ValueError, match="occurrence must be one of bernoulli, categorical, got 'one'"):

@@ -114,7 +114,7 @@ def test_missing_files_are_named(saved, tmp_path):
         (lambda d: d["arguments"].update(encoder="release"), r"'encoder\.layer1.* \(and \d+ more\) is missing"),
         (lambda d: d["arguments"].update(image_size="big"), "image_size must be a positive integer, got 'big'"),
         (lambda d: d.update(system="BetaVAE"), "config.json: holds a BetaVAE, not a PatchVAE"),
-        (lambda d: d.update(format=99), "config.json: written in format 99, this version reads 1"),
+        (lambda d: d.update(format=99), "config.json: written in format 99, this version reads format 1"),
         (lambda d: d.pop("arguments"), "config.json: not the configuration of a model"),
     ],
     ids=["unknown", "value", "shape", "missing", "type", "system", "format", "foreign"],

@@ -69,7 +69,7 @@ def test_a_run_that_goes_well_says_nothing(psnr, kl, active, errors, speeds):
     [
         ({"occurrence_prior": 1e-4}, "no part occurs anywhere with a probability above one half"),
         ({"occurrence_prior": 0.999}, "3 of 3 parts occur nearly everywhere"),
-        ({"learning_rate": 1e-7, "occurrence_prior": 0.6}, "one colour for all images has"),
+        ({"learning_rate": 1e-7, "occurrence_prior": 0.6}, "hardly more than the mean colour of all images"),
     ],
 )
 def test_what_is_wrong_with_parts_is_said_once_with_an_option(tmp_path, capsys, soon, options, sentence):
@@ -96,13 +96,13 @@ def silence(*heads):
     [
         (
             ("occurrence_head", "appearance_mean_head", "appearance_log_variance_head"),
-            "both divergences are near 0 nats, so reconstructions do not depend on the image: smaller --beta-app and "
-            "--beta-occ let more through",
+            "both divergences are near 0 nats, so reconstructions do not depend on the image: use a smaller --beta-app "
+            "and --beta-occ",
         ),
         (
             ("appearance_mean_head", "appearance_log_variance_head"),
-            "the appearance divergence is near 0 nats, so codes do not say how anything looks: a smaller --beta-app "
-            "lets more through",
+            "the appearance divergence is near 0 nats, so codes contain no information about appearance: use a smaller "
+            "--beta-app",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
     run.fit(jump)
     (sentence,) = warnings(capsys)
     assert sentence.startswith("the reconstruction error has risen from ")
-    assert sentence.endswith("a smaller --learning-rate, 3e-05, say")
+    assert sentence.endswith("try a smaller --learning-rate, for example 3e-05")
 
 
 def test_an_interruption_does_not_say_things_twice(tmp_path, capsys, soon):
@@ -155,7 +155,7 @@ def test_a_busy_machine_is_noticed():
     config = TrainingConfig(threads=2)
     assert advice.after_epoch(config, lines[:2], 9, 10.0) == []
     (sentence,) = advice.after_epoch(config, lines, 9, 10.0)
-    assert sentence.startswith("300 images a second instead of 1,000")
+    assert sentence.startswith("300 images per second instead of 1,000")
     assert sentence.endswith("--resume --threads 1")
     assert advice.after_epoch(dataclasses.replace(config, threads=1), lines, 9, 10.0) == []
 
@@ -165,16 +165,16 @@ def test_too_few_steps_and_a_temperature_that_stays(tmp_path, capsys):
     dataset = tiny_dataset()
     few, stays = advice.before_training(config, dataset, 20)
     assert few == (
-        "800 steps of size 0.0001 are planned, too few for much to be learned: give a larger --learning-rate, or "
-        "--epochs 250 or more"
+        "800 steps with learning rate 0.0001 are too few to learn much: use a larger --learning-rate, or at least "
+        "--epochs 250"
     )
-    assert stays.startswith("the temperature will fall by only 2% within the 800 steps")
+    assert stays.startswith("the temperature will decrease by only 2% over the 800 steps")
     enough = dataclasses.replace(config, epochs=250, temperature_rate=0.003)
     assert advice.before_training(enough, dataset, 20) == []
     rate = float(stays.split("--temperature-rate ")[1].split()[0])
     assert not any("temperature" in words for words in
                    advice.before_training(dataclasses.replace(config, temperature_rate=rate), dataset, 20))  # fmt: skip
-    assert said(capsys, tmp_path / "run")[0].startswith("12 steps of size 0.001 are planned")
+    assert said(capsys, tmp_path / "run")[0].startswith("12 steps with learning rate 0.001 are too few")
 
 
 def test_the_papers_run_on_its_own_data_and_the_main_job_say_nothing():
@@ -192,10 +192,10 @@ def test_copies_are_counted(copies, shared):
     assert len(sentences) == (copies > 0) + (shared > 0)
     if copies:
         assert sentences[0].startswith(
-            f"{copies} of 40 training images are copies of others, one of them {copies + 1} times"
+            f"{copies} of 40 training images are copies of others (one image occurs {copies + 1} times)"
         )
     if shared:
-        assert sentences[-1].startswith(f"{shared} of 8 held-out images are training images too")
+        assert sentences[-1].startswith(f"{shared} of 8 held-out images are also training images")
     assert all("--data photographs" in words for words in sentences)
 
 
@@ -209,7 +209,7 @@ def test_one_class_folder_names_the_folder_below(tmp_path):
             image_module.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     (sentence,) = advice.about_images(load(tmp_path))
     assert sentence.startswith("all images are in one class folder, photos")
-    assert sentence.endswith(f"give --data {tmp_path / 'photos'}")
+    assert sentence.endswith(f"use --data {tmp_path / 'photos'}")
     assert advice.about_images(load(tmp_path / "photos")) == []
 
 

@@ -80,7 +80,7 @@ def test_failed_capture_is_said_once_and_loses_no_step(monkeypatch, capsys):
     assert [total for total, _ in cuda.done] == list(range(7))
     assert cuda.current is cuda.outside
     err = capsys.readouterr().err
-    assert err == "patchvae: warning: training goes on without a CUDA graph: CUDA error: not permitted\n"
+    assert err == "patchvae: warning: training continues without a CUDA graph: CUDA error: not permitted\n"
 
 
 def test_replaced_tensors_are_captured_anew(monkeypatch):

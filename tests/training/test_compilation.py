@@ -51,7 +51,7 @@ def test_a_failed_compilation_is_said_once_and_changes_no_step(monkeypatch, caps
         plain(images)
         broken(images)
     assert not broken.compiled
-    assert capsys.readouterr().err == ("patchvae: warning: training goes on uncompiled: Breaks: no compiler here\n")
+    assert capsys.readouterr().err == ("patchvae: warning: training continues uncompiled: Breaks: no compiler here\n")
     assert (broken.number, broken.clock.item()) == (3, 3)
     assert broken.ledger.means() == plain.ledger.means()
     for one, other in zip(plain.system.networks.state_dict().values(), broken.system.networks.state_dict().values(),

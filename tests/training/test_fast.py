@@ -120,7 +120,7 @@ def test_choice_on_a_cpu_and_its_reasons(options, expected):
     execution = choose_execution(TrainingConfig(**options), torch.device("cpu"))
     assert (execution.precision, execution.compile, execution.graph) == expected
     assert re.fullmatch(
-        r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no graph without a GPU, "
+        r"\w+ \([^()]+\), (not )?compiled \([^()]+\), no CUDA graph, "
         r"bottleneck and weighted loss in plain PyTorch \(the fused kernels need a GPU\)",
         execution.reasons,
     )
@@ -140,7 +140,7 @@ def test_choice_on_a_gpu(monkeypatch, capability, options, expected, kernels):
     monkeypatch.setattr(backend_module, "HAS_TRITON", True)
     execution = choose_execution(TrainingConfig(**options), torch.device("cuda"))
     assert (execution.precision, execution.compile, execution.graph) == expected
-    assert "one CUDA graph a step" in execution.reasons
+    assert "one CUDA graph per step" in execution.reasons
     assert f"bottleneck and weighted loss in {kernels}" in execution.reasons
 
 

@@ -212,7 +212,7 @@ def test_resume_extends_a_finished_run(whole_run, tmp_path):
     train(longer, tiny_dataset(), resume=True)
     assert_same_run(whole_run, config.folder)
     assert json.loads((config.folder / "config.json").read_text())["epochs"] == 3
-    with pytest.raises(ValueError, match="has done 3 epochs, --epochs must be no fewer"):
+    with pytest.raises(ValueError, match="has already done 3 epochs, --epochs must be at least as many"):
         train(config, tiny_dataset(), resume=True)
 
 
@@ -227,8 +227,8 @@ def test_resume_refuses_options_that_would_learn_something_else(whole_run):
     config = tiny_config(whole_run, epochs=3, learning_rate=0.5, beta_occ=7.0)
     with pytest.raises(ValueError, match=r"--beta-occ 7\.0 instead of 1\.0, --learning-rate 0\.5 instead of 0\.001"):
         train(config, tiny_dataset(), resume=True)
-    size, images = r"24 of 16x16 with 3 channels", "trained on other images than those of tiny"
-    with pytest.raises(ValueError, match=f"{images}: training images: as many and as large, {size}$"):
+    size, images = r"24 of 16x16 with 3 channels", "trained on images that differ from those of tiny"
+    with pytest.raises(ValueError, match=f"{images}: training images: same number and size, {size}, but other values$"):
         train(tiny_config(whole_run, epochs=3), tiny_dataset(seed=1), resume=True)
     fewer = dataclasses.replace(tiny_dataset(), train=tiny_dataset().train.chosen(np.arange(20)))
     with pytest.raises(ValueError, match=f"{images}: training images: {size}, not 20 of 16x16 with 3 channels$"):

@@ -154,7 +154,7 @@ def test_stopped_run_of_two_processes_goes_on_with_one(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert err.count("with everything saved; continue with") == 1, err
+    assert err.count("and saved; continue with") == 1, err
     assert [line.split()[:1] for line in out.splitlines()].count(["epoch"]) == 1  # one process prints the table
     assert "2 processes on cpu" in out
 

@@ -146,9 +146,9 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     words = ["train", "--data", str(tmp_path / "squares.npz"), "--device", "cpu", "--batch-size", "6", "--threads", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "quick")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("recipe quick (the paper's is for a GPU): 2 epochs, 8 steps of 6 images, about ")
+    assert out.startswith("recipe quick (the paper's recipe needs a GPU): 2 epochs, 8 steps of 6 images each, about ")
     assert "\nthreads: 1 of 1\n" in out
-    assert "8 steps of size" in err
+    assert "8 steps with learning rate" in err
     config = TrainingConfig.from_json_file(tmp_path / "quick" / "config.json")
     assert (config.batch_size, config.learning_rate) == (6, recipes.QUICK["learning_rate"])
     assert len(read_history(tmp_path / "quick")) == 2
@@ -161,5 +161,5 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--recipe", "quick", "--out", str(tmp_path / "quick")]) == 2
     assert capsys.readouterr().err == (
-        "patchvae: --recipe has no effect with --resume: a run goes on with the options it has\n"
+        "patchvae: --recipe has no effect with --resume: a resumed run keeps its options\n"
     )

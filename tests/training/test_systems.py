@@ -181,7 +181,7 @@ def test_every_system_trains_stops_and_goes_on(tmp_path, system, monkeypatch):
 def test_supervised_needs_labels(tmp_path):
     data = tiny_dataset()
     data = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
-    with pytest.raises(ValueError, match="tiny has no labels, which --system supervised learns from"):
+    with pytest.raises(ValueError, match="tiny has no labels, which --system supervised needs"):
         loop.open_run(tiny_config(tmp_path, system="supervised"), data)
 
 
