@@ -1,0 +1,52 @@
+"""The lines of metrics.jsonl as event files, for TensorBoard where it is installed."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = "tensorboard"  # in a run's
+IMAGES = ("train", "held_out")  # a chart's name begins with these, so that TensorBoard groups them
+
+
+def summary_writer() -> Any:
+    """The class that writes event files; ImportError with the command that installs it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("tensorboard is missing: pip install 'patchvae[tensorboard]'") from error
+    return SummaryWriter
+
+
+def tag(name: str) -> str:
+    """The name of a quantity's chart: train_total → train/total, temperature as it is."""
+    group = next((images for images in IMAGES if name.startswith(f"{images}_")), None)
+    return name if group is None else f"{group}/{name.removeprefix(f'{group}_')}"
+
+
+class EventFiles:
+    """Event files of a run, in `folder`/tensorboard: written anew where a run begins or goes on, then a line an epoch.
+
+    What was written for steps that a run lost when it was killed goes with the old files, so no point is there twice.
+    Raises ImportError with the command that installs tensorboard, or OSError.
+    """
+
+    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]]):
+        writer = summary_writer()
+        for old in (folder / FOLDER).glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = writer(str(folder / FOLDER))
+        for line in history:
+            self.add(line)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Adds the numbers of a line of metrics.jsonl at its step; what is true, false or not finite is left out."""
+        for name, value in line.items():
+            if name not in ("epoch", "step") and isinstance(value, (int, float)) and not isinstance(value, bool):
+                self.writer.add_scalar(tag(name), value, line["step"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Ends the file; what could not be written any more, on a full disk, is in metrics.jsonl."""
+        with contextlib.suppress(OSError):
+            self.writer.close()
