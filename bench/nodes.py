@@ -61,7 +61,7 @@ def traced(configuration):
     from triton.runtime.jit import JITFunction
 
     graphs, launches = [], Counter()
-    compile, launch = torch.compile, JITFunction.run
+    compile = torch.compile
 
     def keep(backward):
         def compiler(graph, inputs):
@@ -72,9 +72,8 @@ def traced(configuration):
 
     backend = aot_autograd(fw_compiler=keep(False), bw_compiler=keep(True), decompositions=select_decomp_table())
 
-    def counted(self, *args, **kwargs):
+    def counted(self, *args, **kwargs):  # and not even compiled
         launches[self.fn.__name__] += 1
-        return launch(self, *args, **kwargs)
 
     with mock.patch.object(torch, "compile", lambda function, **_: compile(function, backend=backend, dynamic=False)):
         step = steps.our_step(configuration, precision="bfloat16", compile=True)

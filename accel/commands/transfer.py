@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accel.commands.finished import add_run_arguments, refuse_other_folder
 from accel.common.options import flag, option
-from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
+from accel.training.protocols import FREEZES, PROBES, WITHOUT_EFFECT, TransferConfig
 
 HELP = "train classifiers on a run's encoder and measure their accuracy"
 
@@ -45,7 +45,7 @@ def run(given: dict) -> None:
     options = TransferOptions(**given)
     protocols = [name for name in (options.freeze, options.probe) if name] or list(FREEZES)
     for name in given:
-        if all(name in without_effect(protocol) for protocol in protocols):
+        if all(name in WITHOUT_EFFECT[protocol] for protocol in protocols):
             raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
     refuse_other_folder(folder)
 
