@@ -22,7 +22,7 @@ ROOMS = {
     "accel.commands": {"accel.figures"},
     "reference": set(),
 }
-EXTRAS = {"PIL", "matplotlib", "tqdm"}
+EXTRAS = {"PIL", "matplotlib", "tqdm", "safetensors"}
 PACKAGES = {
     COMMON: {"tqdm"},
     "accel.kernels": {"torch", "triton"},

@@ -78,5 +78,5 @@ def test_installed_outside_of_the_clone_it_trains(installed, tmp_path):
     assert run(target / "bin" / "patchvae", "--version") == f"patchvae {accel.__version__}"
     options = "--encoder small --num-parts 3 --part-dim 2 --device cpu --epochs 1 --batch-size 8 --out run"
     run(target / "bin" / "patchvae", "train", "--data", "squares.npz", *options.split())
-    load = "from accel import PatchVAE; print(PatchVAE.from_pretrained('run').num_parts)"
-    assert run(sys.executable, "-c", load) == "3"
+    load = "from accel import PatchVAE; print(*(PatchVAE.from_pretrained(name).num_parts for name in ('run', 'parts')))"
+    assert run(sys.executable, "-c", load) == "3 20"

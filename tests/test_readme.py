@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from accel.training import train
 from tests.models.test_release import release_checkpoint
+from tests.training.tiny import tiny_config, tiny_dataset
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -62,6 +64,18 @@ def test_a_comment_s_shapes_are_those_of_what_it_describes(executed):
     assert described
     for name, axes in described:
         assert tuple(getattr(posterior, name).shape) == tuple(sizes[axis] for axis in axes.split(", "))
+
+
+def test_the_line_of_pandas_reads_a_run_s_log(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    (line,) = re.findall(r"`(pd\.read_json\(.*\))`", README.read_text())
+    path = Path(re.search(r'"(.*)"', line)[1])
+    monkeypatch.chdir(tmp_path)
+    folder = train(tiny_config(path.parent), tiny_dataset())
+    assert folder / "metrics.jsonl" == path
+    log = eval(line, {"pd": pandas})
+    assert list(log["epoch"]) == [1, 2]
+    assert log["train_total"].dtype.kind == "f"
 
 
 @pytest.mark.parametrize("bad", ["undefined_name", "from accel import Nothing", "import accel; accel.elbo()"])

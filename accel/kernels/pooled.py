@@ -174,6 +174,8 @@ def tiles(parts: int, cells: int):
 
 
 def launch(kernel, logits: Tensor, statistics: Tensor | None, kernel_size: int, *others: Tensor):
+    """Runs a kernel over all images and tiles of parts: logits (B, N, h, w), the cells' statistics of categorical
+    occurrences or None, and the kernel's other tensors, maps after the first."""
     images, parts, height, width = logits.shape
     blocks, warps, part_blocks = tiles(parts, height * width)
     map_layouts = layouts(logits, *others[1:])

@@ -1,5 +1,6 @@
 """The report is one file with complete tables and figures, and tables can be sorted in a browser."""
 
+import base64
 import re
 import shutil
 import struct
@@ -10,10 +11,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from accel.figures.report import Picture, RunRecord, html_report
+from accel.figures.canvas import DARK_PAGE
+from accel.figures.report import STYLE, Picture, RunRecord, html_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
 
 def png(width, height):
@@ -78,7 +80,8 @@ class Page(HTMLParser):
 def test_everything_is_in_the_one_file():
     text = html_report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
     page = Page(text)
-    sources = [value for element in page.elements for key in ("src", "href") if (value := element.get(key))]
+    names = ("src", "srcset", "href")
+    sources = [value for element in page.elements for name in names if (value := element.get(name))]
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"https?:|url\(|@import|fetch\(", text)
@@ -94,6 +97,28 @@ def test_pictures_stand_side_by_side_with_their_words():
     assert two["alt"].startswith("Where each part occurs, two")
     assert (one["width"], one["height"]) == ("40", "30")
     assert len([title for title in page.all("h3") if title["text"] == "Where each part occurs"]) == 1
+
+
+def test_a_picture_for_a_dark_page_is_shown_on_one():
+    light, dark = png(40, 30), png(41, 31)
+    pictures = [Picture("a.png", "A", "See a.", light, dark), Picture("b.png", "B", "See b.", light)]
+    page = Page(html_report([run_record("one", pictures=pictures)]))
+    (source,) = page.all("source")
+    assert source["media"] == "(prefers-color-scheme: dark)"
+    assert source["srcset"] == f"data:image/png;base64,{base64.b64encode(dark).decode()}"
+    assert [image["src"] for image in page.all("img")] == [
+        f"data:image/png;base64,{base64.b64encode(light).decode()}"
+    ] * 2
+    boxes = [box["class"] for box in page.all("div") if box.get("class", "").startswith("scroll") and "text" in box]
+    assert boxes.count("scroll themed") == 1  # the other picture keeps its white ground
+    assert f"--page: {DARK_PAGE}" in STYLE
+
+
+def test_a_heading_within_a_picture_is_not_shown_beside_the_report_s_own():
+    pictures = [Picture("a.png", "A", "See a.", png(40, 30), heading=10), Picture("b.png", "B", "See b.", png(40, 30))]
+    page = Page(html_report([run_record("one", pictures=pictures)]))
+    (box,) = [box for box in page.all("div") if box.get("class") == "cropped"]
+    assert box["style"] == "max-width: 40px; --above: -25.000%"
 
 
 def test_tables_hold_the_numbers_and_can_be_sorted_by_key():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel import cli
-from accel.commands.train import fitted
+from accel.commands.train import with_recipe, with_threads
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
 from accel.training import TrainingConfig, recipes
@@ -125,7 +125,9 @@ def test_the_log_counts_the_steps_of_the_images_that_are_learned_from():
     given = {"data": "photographs", "batch_size": 10, "epochs": 2}
     for system, steps in (("supervised", 6), ("patchvae", 20)):
         named = given | {"system": system}
-        _, opening = fitted(TrainingConfig(**named), named, "paper", dataset, torch.device("cuda"))
+        gpu = torch.device("cuda")
+        config, whose = with_recipe(TrainingConfig(**named), named, "paper", dataset, gpu)
+        _, opening = with_threads(config, whose, dataset, gpu)
         assert f" 2 epochs, {steps} steps of 10 images" in opening
 
 
