@@ -1,11 +1,11 @@
-"""The models that come with the package, each with its card: trained, measured and written by one command.
+"""Trains and measures the models that come with the package, and writes them with their model cards.
 
     python bench/pretrained.py                      # trains the default run, about four minutes on one core
     python bench/pretrained.py --run RUN            # or takes a run that was trained with the command of the card
 
-It writes accel/models/weights/parts: config.json and weights.pt, figures.json (the run's options, versions, last epoch
-and measures, the digest of the weights, and what they find on a few held-out images), and README.md, the card, which is
-made of figures.json alone. tests/models/test_weights.py holds all four together.
+It writes accel/models/weights/parts: config.json and weights.pt; figures.json (options, versions, last epoch and
+measures of the run, the digest of the weights, and average precisions on a few held-out images); and README.md, the
+card, which is made from figures.json only. tests/models/test_weights.py checks that all four agree.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from accel.training.run_folder import read_history
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "accel" / "models" / "weights" / "parts"
 COMMAND = "python -m accel train --threads 1 --device cpu"
-CHECKED = 300  # held-out images on which the test repeats the average precision
+CHECKED = 300  # number of held-out images on which the test repeats the average precision
 PLACES = ("out", "data_dir")  # options that say where things were on one machine
 
 
@@ -46,12 +46,12 @@ def logits_and_truth(model, images) -> tuple[np.ndarray, np.ndarray]:
 
 
 def average_precision(logits: np.ndarray, truth: np.ndarray, part: list[int]) -> list[float]:
-    """Of each type's part (T,)."""
+    """Average precision of the part of each type, (T,)."""
     return [float(part_average_precision(logits[:, [one]], truth[:, [kind]])[0, 0]) for kind, one in enumerate(part)]
 
 
 def figures_of(run: Path) -> dict:
-    """What figures.json holds of a finished run."""
+    """The content of figures.json for a finished run."""
     opened = open_finished_run(run, FinishedRunOptions(device="cpu"))
     measures = measure_run(opened, MeasureOptions(device="cpu"))
     session = record.read(run)["sessions"][0]
@@ -79,7 +79,7 @@ def table(header: list[str], rows: list[list[object]]) -> str:
 
 
 def card(figures: dict) -> str:
-    """The card, from figures.json alone."""
+    """The card, made from figures.json only."""
     training, session, measures = (figures[name] for name in ("training", "session", "measures"))
     versions, last = session["versions"], figures["last_epoch"]
     defaults = {one.name: one.metadata["default"] for one in dataclasses.fields(TrainingConfig)}
@@ -104,10 +104,10 @@ def card(figures: dict) -> str:
         f"**Model.** {training['system']}, {figures['parameters'] / 1e6:.2f} million weights, {training['num_parts']} "
         "parts, images of 32 × 32 pixels in three channels.",
         f"**Data.** The generated set `parts`, drawn by `accel.data.draw_parts`: {training['train_images']:,} images "
-        f"to train on and {measures['parts']['images']:,} held out. Each shows two of eight types of glyph among "
-        "clutter. Training used neither labels nor the truth.",
+        f"for training and {measures['parts']['images']:,} held out. Each shows two of eight types of glyphs among "
+        "clutter. Training used neither labels nor ground truth.",
         f"**Command.** `{COMMAND}`: {training['epochs']} epochs, {last['step']:,} steps, seed {training['seed']}. "
-        "Another seed, or sums in another order, finds other parts; the repository's README says how far means differ.",
+        "Other seeds, or sums in another order, give other parts; the repository's README shows how much means differ.",
         f"**Recipe.** Options that differ from the paper's: {', '.join(own)}.",
         f"**Computed** at commit `{versions['git']}` on {session['device']}, threads: {session['threads']}, Python "
         f"{versions['python']}, torch {versions['torch']}, NumPy {versions['numpy']}. SHA-256 of the weights, names "
@@ -119,7 +119,7 @@ def card(figures: dict) -> str:
         types=table(["true part type", "part", "average precision", "k-means on cells", "untrained", "chance"], types),
         quality=f"PSNR {quality['psnr']:.2f} dB, SSIM {quality['ssim']:.3f}",
         terms=terms,
-        parts=table(["part", "state", "occurrences an image", "mostly on", "share"], parts),
+        parts=table(["part", "state", "occurrences per image", "main type", "share"], parts),
         surest=SUREST,
     )
 
@@ -128,42 +128,42 @@ WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 LOSS = ("held_out_total", "held_out_reconstruction", "held_out_kl_appearance", "held_out_kl_occurrence")
 CARD = string.Template("""# The model `parts`
 
-`PatchVAE.from_pretrained("parts")` loads it from the package, without a network. `python bench/pretrained.py` wrote it;
-every number below is in `figures.json`.
+`PatchVAE.from_pretrained("parts")` loads it from the package, without network access. `python bench/pretrained.py` made
+it; all numbers below are in `figures.json`.
 
 $facts
 
-## What it finds
+## Results
 
-Average precision over the cells of the held-out images, of the part that was chosen for each type on training images:
+Average precision over the cells of held-out images, for the part that was chosen for each type on training images:
 
 $types
 
-Reconstructions of held-out images: $quality. Terms of the loss, held out, in nats an image:
-$terms.
+Reconstructions of held-out images: $quality. Terms of the loss on held-out images, in nats per
+image: $terms.
 
-## What its parts show
+## Parts
 
-For each part, its expected occurrences an image, and the type on which most of its $surest surest occurrences lie, with
-their share. A live part that is on no type models the background or clutter. A dead part has a probability above one
-half in no cell.
+For each part, the table shows its expected occurrences per image, and the type on which most of its $surest most
+probable occurrences lie, with their share. A live part without a type models the background or clutter. The probability
+of a dead part is not above one half in any cell.
 
 $parts
 
 ## Limits
 
-It knows the set `parts` and nothing else: its parts mean nothing in photographs, at other sizes, or for types that
-differ by shape alone. A type with a low average precision is shared by several parts, or missed. Use it to try the
-library, to see what a trained model returns, and in tests; for your own images, train a model on them.
+The model was trained on the data set `parts` only: its parts are meaningless in photographs, at other sizes, or for
+types that differ only in shape. A type with a low average precision is shared by several parts, or not found. Use the
+model to try the library, to see the output of a trained model, and in tests; for your own images, train your own model.
 
 ## Licence
 
-MIT, as the code. The code drew the images.
+MIT, like the code, which also generated the images.
 """)
 
 
 def write(run: Path, folder: Path) -> None:
-    """Writes the model of a run with its figures and its card."""
+    """Writes the model of a run with its figures and card."""
     figures = figures_of(run)
     model = open_finished_run(run, FinishedRunOptions(device="cpu")).model
     model.save_pretrained(folder)
@@ -173,7 +173,7 @@ def write(run: Path, folder: Path) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="a finished run of that command, instead of training one")
+    parser.add_argument("--run", type=Path, help="finished run of the card's command to use, instead of training one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = given.run

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="repeat a run: take every option that is not named from its config.json; --out names another folder",
+        help="repeat a run: take all options that are not given from its config.json; needs another --out",
     )
     parser.add_argument(
         "--resume",

@@ -166,8 +166,8 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
 
 @contextlib.contextmanager
 def darkened(figure) -> Iterator[None]:
-    """Within this context a figure that has been drawn is that of a dark page: its ground, lines and letters change,
-    its images and bars do not."""
+    """A context in which a figure has the colours of a dark page: background, lines and text change, images and bars do
+    not."""
     from matplotlib.colors import to_hex
     from matplotlib.lines import Line2D
     from matplotlib.spines import Spine

@@ -144,7 +144,7 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
 
 
 def save(run: Path, figure, name: str) -> None:
-    """Writes a Figure into the run's folder `figures`, with its title and text; raises OSError with a sentence."""
+    """Writes a Figure into the run's folder `figures`, with its title and text; raises OSError that names the file."""
     path = run / FOLDER / name
     title, text = figure.get_label().split("\n", 1)
     figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})

@@ -212,7 +212,7 @@ class TrainingConfig(BottleneckOptions):
         60.0, "run", "seconds between checkpoints; one is also saved at the end of each epoch", check=at_least(0)
     )
     tensorboard: bool = option(
-        False, "run", "write the lines of metrics.jsonl for TensorBoard, too, into the run folder's tensorboard/"
+        False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
     )
 
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
