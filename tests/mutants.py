@@ -155,8 +155,8 @@ def main():
         prog="python -m tests.mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files or folders to mutate (default: all rooms)")
-    parser.add_argument("--count", type=int, default=200, help="mutants in the sample (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="which sample (default: 0)")
+    parser.add_argument("--count", type=int, default=200, help="number of mutants (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (default: 0)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutants", metavar="FOLDER")
     options = parser.parse_args()
     out = options.out.resolve()

@@ -26,7 +26,7 @@ class FigureOptions(FinishedRunOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, FigureOptions)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share that look at a finished run: where its images are, and its model."""
+"""Shared code of commands that read a finished run: its options, images and model."""
 
 import argparse
 import dataclasses
@@ -39,19 +39,19 @@ class FinishedRun(NamedTuple):
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Adds the run folder and the options of what is done with it."""
+    """Adds the argument RUN and the options of a command."""
     parser.add_argument("run", metavar="RUN", help="folder of a run that was trained with train")
     add_options(parser, options)
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raises FileNotFoundError unless the folder is a run's."""
+    """Raises FileNotFoundError unless the folder is that of a run."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
 
 
 def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
-    """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
+    """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
     from accel.data.digests import difference, digests
     from accel.training import record
     from accel.training.resources import choose_device, load_dataset
@@ -63,7 +63,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     model, config = load_run(folder)
     config = options.applied(config)
     dataset, known = load_dataset(config), record.read(folder)
-    if known is not None:  # one of an earlier version says nothing of its images
+    if known is not None:  # runs of earlier versions have no record of their images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}
         if found := difference(images, digests(dataset, labels=False)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`measure`: how good a run's reconstructions are, and its parts."""
+"""`measure`: quality of a run's reconstructions and parts."""
 
 import argparse
 import dataclasses
@@ -31,7 +31,7 @@ class MeasureOptions(FinishedRunOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, MeasureOptions)
 
 
@@ -50,7 +50,7 @@ def run(given: dict) -> None:
 
 
 def measure_run(opened: FinishedRun, options: MeasureOptions) -> dict:
-    """Measures an opened run and writes its measures.json; returns what that holds."""
+    """Measures an opened run, writes its measures.json and returns the content."""
     from accel.evaluation import frechet, measures
     from accel.training.checkpoint import writing
 

@@ -22,14 +22,14 @@ class PackOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     parser.add_argument("source", metavar="FOLDER", help="folder of images, or indoor67, places205 or imagenet")
     parser.add_argument("out", metavar="OUT.npy", help="file to write; its description is written to OUT.json")
     add_options(parser, PackOptions)
 
 
 def run(given: dict) -> None:
-    """Packs, or goes on with what was interrupted, and lists the files that were left out."""
+    """Packs, or continues after an interruption, and lists the files that were left out."""
     source, out = given.pop("source"), Path(given.pop("out"))
     options = PackOptions(**given)
 

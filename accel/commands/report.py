@@ -1,4 +1,4 @@
-"""`report`: runs side by side, in one HTML file."""
+"""`report`: one or more runs in one HTML file."""
 
 import argparse
 import dataclasses
@@ -28,13 +28,13 @@ class ReportOptions(FinishedRunOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs that were trained with train")
     add_options(parser, ReportOptions)
 
 
 def run(given: dict) -> None:
-    """Measures and draws what is missing or older than the model, then writes the report."""
+    """Makes measures and figures that are missing or older than the model, then writes the report."""
     folders = [Path(name) for name in given.pop("runs")]
     options = ReportOptions(**given)
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
@@ -64,14 +64,14 @@ def run(given: dict) -> None:
 
 
 def older(made: Path, *sources: Path) -> bool:
-    """Whether a file is missing, or older than one that it was made of."""
+    """Whether a file is missing, or older than one of its sources."""
     if not made.is_file():
         return True
     return any(source.is_file() and source.stat().st_mtime > made.stat().st_mtime for source in sources)
 
 
 def run_record(folder: Path, name: str):
-    """What a run's folder holds, for the report."""
+    """The content of a run's folder, for the report."""
     from accel.evaluation import transfer_records
     from accel.evaluation.measures import Measures
     from accel.figures.pictures import FOLDER, INDEX, Drawn, read_picture

@@ -1,4 +1,4 @@
-"""`reproduce`: a table of the paper, on this machine, with the paper's figures beside it."""
+"""`reproduce`: reproduces a table of the paper, with the paper's figures for comparison."""
 
 import argparse
 import dataclasses
@@ -42,7 +42,7 @@ class ReproduceOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict) -> None:
-    """Trains and transfers whatever is missing, then prints the table and writes it as Markdown, JSON and a plot."""
+    """Performs missing training and transfers, then prints the table and writes it as Markdown, JSON and a plot."""
     name, dry_run = given.pop("table"), given.pop("dry_run")
     if name not in TABLES:
         raise ValueError(f"no such table: {name} (nearest: {nearest(name, TABLES)})")
@@ -76,10 +76,10 @@ def run(given: dict) -> None:
         print(f"{len(jobs)} runs, about {duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
-    # What is wrong with the data is said once, and what is to be downloaded is downloaded once.
+    # Errors of the data are reported once, and files are downloaded once.
     performing.dataset_of(jobs[0].config)
     out.mkdir(parents=True, exist_ok=True)
-    say = functools.partial(print, file=sys.stdout, flush=True)  # where it leads now; runs write into their own logs
+    say = functools.partial(print, file=sys.stdout, flush=True)  # the present stream: runs redirect theirs to log files
     try:
         for failures in performing.perform_all(jobs, devices, say):
             result = {"command": words, **collect(table, jobs, failures)}
@@ -87,7 +87,7 @@ def run(given: dict) -> None:
             plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
             write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
     except KeyboardInterrupt as stop:
-        stop.args = ("stopped, and saved; the same command continues from there",)
+        stop.args = ("stopped and saved; the same command continues from there",)
         raise
     print(f"\n{text}")
     print(f"{out}: {', '.join([f'{name}.md', f'{name}.json', *_plot(result, out)])}")
@@ -97,7 +97,7 @@ def run(given: dict) -> None:
 
 
 def _plot(result: dict, out: Path) -> list[str]:
-    """Writes the table as bars and returns the file's name; says so if matplotlib is missing."""
+    """Writes the table as a bar chart and returns its file name, or prints that matplotlib is missing."""
     from accel import figures
 
     try:

@@ -15,7 +15,7 @@ HELP = "learn parts from images"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Options):
-    """Where the options that the user does not name come from."""
+    """The option --recipe."""
 
     recipe: str = option(
         "auto",
@@ -27,7 +27,7 @@ class RecipeOptions(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict) -> None:
-    """Trains, then prints what was achieved and draws pictures into the run folder."""
+    """Trains, then prints a summary and draws figures into the run folder."""
     began = time.monotonic()
     resume, recipe, repeated = given.pop("resume"), given.pop("recipe", None), given.pop("config")
     for name, value in (("--recipe", recipe), ("--config", repeated)):
@@ -71,7 +71,7 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     device = choose_device(config.device)
     with processes.joined(device):
-        dataset, opening = None, ""  # a resumed run loads them itself, once it is known that it may go on
+        dataset, opening = None, ""  # a resumed run loads the data itself, after checking that it can be resumed
         if not resume:
             dataset = load_dataset(config)
             whose = f"options of {repeated}"
@@ -93,8 +93,10 @@ def run(given: dict) -> None:
 
 
 def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """The options of a new run on these images, with what the recipe says where the user has named none, and which
-    recipe that is, for the log."""
+    """Returns (options of a new run on these images, the recipe's name for the log).
+
+    The recipe sets options that the user has not given.
+    """
     from accel.training.recipes import choose_options
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
@@ -102,8 +104,10 @@ def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, devic
 
 
 def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """The options, on a CPU with the number of threads that is fastest now, and what the log begins with: whose
-    options they are, how long the run is, and why so many threads."""
+    """Returns (options, lines for the log); on a CPU, a measurement sets the number of threads.
+
+    whose: where the options come from, as the log's first words.
+    """
     from accel.data.batches import steps_an_epoch
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
@@ -115,7 +119,7 @@ def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[T
         try:
             pace = measure_pace(config, dataset)
         except (MemoryError, RuntimeError):
-            return config, opening + "\n"  # the run meets what is wrong with its steps, and says it
+            return config, opening + "\n"  # the run will fail in the same way, and report it
         config = dataclasses.replace(config, threads=pace.threads)
         opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
         opening += f"\nthreads: {pace.reason}"
@@ -123,7 +127,7 @@ def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[T
 
 
 def draw_closing_pictures(training, found) -> list[str]:
-    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing.
+    """Writes the closing figures into the run's folder and returns their names, or prints that matplotlib is missing.
 
     found: what `find_occurrences` found in the held-out images, or None for a model without parts.
     """

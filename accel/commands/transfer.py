@@ -1,4 +1,4 @@
-"""`transfer`: measure how well a run's encoder recognises."""
+"""`transfer`: measure the recognition accuracy of a run's encoder."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accel.commands.finished import add_run_arguments, refuse_other_folder
 from accel.common.options import flag, option
-from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
+from accel.training.protocols import FREEZES, PROBES, WITHOUT_EFFECT, TransferConfig
 
 HELP = "train classifiers on a run's encoder and measure their accuracy"
 
@@ -35,17 +35,17 @@ class TransferOptions(TransferConfig):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, TransferOptions)
 
 
 def run(given: dict) -> None:
-    """Prints what each protocol gives, and where it is recorded."""
+    """Prints the result of each protocol, and the file that records it."""
     folder = Path(given.pop("run"))
     options = TransferOptions(**given)
     protocols = [name for name in (options.freeze, options.probe) if name] or list(FREEZES)
     for name in given:
-        if all(name in without_effect(protocol) for protocol in protocols):
+        if all(name in WITHOUT_EFFECT[protocol] for protocol in protocols):
             raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
     refuse_other_folder(folder)
 
@@ -58,7 +58,7 @@ def run(given: dict) -> None:
 
 
 def describe(entry: dict) -> str:
-    """A result for the terminal, with everything that it depends on."""
+    """A result as text for the terminal, with its settings."""
     text = f"{entry['protocol']} on {entry['data']}: top-1 {entry['last_top1']:.2f} %"
     if entry["epochs"]:
         text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"

@@ -1,4 +1,4 @@
-"""`verify`: can a run's result be computed again, here and now?"""
+"""`verify`: checks whether a run can be repeated here."""
 
 import argparse
 from pathlib import Path
@@ -10,12 +10,12 @@ HELP = "check whether a run can be repeated here: compare data and versions, rep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, MovedImages)
 
 
 def run(given: dict) -> None:
-    """Prints what is the same and what differs; ValueError if the first steps give other bits here."""
+    """Prints differences; ValueError if the first steps are not bit-identical here."""
     folder = Path(given.pop("run"))
     options = MovedImages(**given)
     refuse_other_folder(folder)

@@ -1,4 +1,4 @@
-"""Images in NumPy's .npz files, and what arrays of images and labels must look like."""
+"""Images in NumPy's .npz files, and checks of arrays of images and labels."""
 
 import math
 import zipfile
@@ -16,7 +16,7 @@ from accel.data.resize import fit_array
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names", "images", "labels")
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-LIKENESS = 0.85  # to one of them, from which another name counts as misspelt
+LIKENESS = 0.85  # similarity to a known name from which another name counts as misspelt
 
 
 def read_npz(path: Path, image_size: int | None = None) -> Dataset:
@@ -24,9 +24,9 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 
     The file holds `train_images` or `images`: uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3). It may hold `train_labels`
     (`labels`), integers from 0, (n,) or (n, 1); `test_images`, `test_labels`; and `class_names`, strings. Other arrays
-    are left alone, unless their name looks like one of these misspelt. Nothing is unpickled.
+    are ignored, unless their name looks like a misspelling of one of these. Nothing is unpickled.
 
-    Raises ValueError for a file that is no whole .npz, or whose arrays are not as above.
+    Raises ValueError for a file that is not a complete .npz file, or whose arrays are not as above.
     """
     refuse_unusual(path)
     if not zipfile.is_zipfile(path):
@@ -61,7 +61,7 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 
 
 def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
-    """Bytes of an array by its header, which is all that is read of it; ValueError unless all of them are there."""
+    """The size of an array in bytes, from its header only; ValueError unless all bytes are present."""
     try:
         member = _member(archive, key)
         with archive.open(member) as content:

@@ -1,4 +1,4 @@
-"""What tells one data set from another: digests of every image and every label."""
+"""Digests of all images and labels, which identify a data set."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ CHUNK = 1 << 24  # bytes that a thread hashes at once
 
 
 def digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and bytes, in hexadecimal; of chunks' digests, so that all cores share it."""
+    """SHA-256 of an array's dtype, shape and bytes, in hexadecimal; computed from digests of chunks, in parallel."""
     rows = max(1, CHUNK // max(1, array[:1].nbytes))
     whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
 
@@ -25,10 +25,10 @@ def digest(array: np.ndarray) -> str:
 
 
 def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
-    """What a run remembers of its images, training and test, and of their labels where it learns from them.
+    """Descriptions of training and test images for the record of a run, and of their labels if it uses them.
 
-    Each says how many there are and how large, and ends in the digest. Raises ValueError where a packed array is no
-    longer what was packed.
+    Each has number and size, and ends with the digest. Raises ValueError if a packed array has changed since it was
+    packed.
     """
     found = {}
     for split in ("train", "test"):
@@ -46,7 +46,7 @@ def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
 
 
 def difference(before: dict[str, str], now: dict[str, str]) -> str | None:
-    """In what two data sets differ, by their digests, in words; None if they are the same."""
+    """The first difference between the digests of two data sets, as text; None if they are the same."""
     for name in before | now:
         if before.get(name) != now.get(name):
             one, other = ((found.get(name) or "none, ").rsplit(", ", 1)[0] for found in (before, now))

@@ -1,4 +1,4 @@
-"""Images in folders: which files they are, and what they are called."""
+"""Lists of the image files in a folder, with their classes."""
 
 import os
 import re
@@ -10,19 +10,19 @@ import numpy as np
 from accel.data.listing import Listing
 
 TRAIN, HELD_OUT = "train", ("test", "val")  # folders of splits, in any case
-DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers and archives, ignored like hidden files
+DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # created by file managers and archivers, ignored like hidden files
 
 
 def list_folder(folder: Path) -> Listing:
     """The images of a folder; nothing is held out if the folder has no test images.
 
-    The folder holds either images (without labels), or one folder a class, of images at any depth, or `train/` with
-    `test/` or `val/` (in any case), each laid out in one of these ways. Files and classes are taken in natural order
-    (img2 before img10); labels count the classes of the training images. Once decoded, images are RGB: upright as EXIF
-    says, grey repeated, transparency laid over white, 16 bits brought to 8, the first of several frames. Hidden files
+    The folder contains either images (without labels), or one folder per class with images at any depth, or `train/`
+    with `test/` or `val/` (upper or lower case), each laid out in one of these ways. Files and classes are in natural
+    order (img2 before img10); labels are indices of the classes of the training images. Decoded images are RGB: rotated
+    by EXIF, grey repeated, transparency over white, 16 bits reduced to 8, the first of several frames. Hidden files
     and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored.
 
-    Raises ValueError that names a file or folder which is not where it should be.
+    Raises ValueError, which names a file or folder that does not fit this layout.
     """
     names, files = _entries(folder)
     splits = {name.lower(): name for name in names}
@@ -65,7 +65,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """The names of folders and of files in a folder, in natural order, without those that are ignored."""
     folders: list[str] = []
     files: list[str] = []
-    with os.scandir(folder) as entries:  # which knows, for most files without asking the disk, what they are
+    with os.scandir(folder) as entries:  # which knows the type of most files without reading the disk
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in DEPOSITS:
                 (folders if entry.is_dir() else files).append(entry.name)

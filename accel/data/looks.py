@@ -1,11 +1,12 @@
-"""The part types of the generated set `parts`: the shape, the texture and the palette of each.
+"""The part types of the generated data set `parts`: shapes, textures and palettes.
 
-Coordinates (u, v) are the part's own, v downward, in units of its radius. A shape is a function that is negative
-inside, zero on the outline, and measures about the distance to it. A texture gives the tone, 0 for the dark and 1
+Coordinates (u, v) are relative to the part, v downward, in units of its radius. A shape is an approximate signed
+distance function: negative inside, zero on the outline. A texture gives the tone, 0 for the dark and 1
 for the light colour of the palette; `sharpness` is the radius in pixels, so that an edge between tones is one pixel
 wide at any size, and `phase` in [-1, 1] moves the texture inside the shape.
 
-Only +, -, *, /, comparisons, floor and square roots are used: IEEE arithmetic rounds these alike on every machine.
+Only +, -, *, /, comparisons, floor and square roots are used: IEEE arithmetic gives the same results for these on every
+machine.
 """
 
 from collections.abc import Callable
@@ -28,12 +29,12 @@ PALETTES = np.array(
 
 
 def edge(distance: Array, sharpness: Array) -> Array:
-    """1 where the distance is positive, 0 where it is negative, and a ramp one pixel wide between."""
+    """1 for positive and 0 for negative distances, with a ramp of one pixel in between."""
     return np.clip(0.5 + distance * sharpness, 0, 1)
 
 
 def _wave(x: Array, period: float) -> Array:
-    """Triangle wave: signed distance to the nearest of the edges that lie half a period apart, positive about x = 0."""
+    """Triangle wave: signed distance to the nearest edge, which are half a period apart; positive around x = 0."""
     x = x / np.float32(period)
     return (np.abs(x - np.floor(x) - np.float32(0.5)) - np.float32(0.25)) * np.float32(period)
 
@@ -144,7 +145,7 @@ def target(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
 
 @dataclass(frozen=True)
 class Look:
-    """One part type: its name, its row of `PALETTES`, its shape and its texture."""
+    """A part type: name, row of `PALETTES`, shape and texture."""
 
     name: str
     palette: int
@@ -152,10 +153,11 @@ class Look:
     texture: Callable[[Array, Array, Array, Array], Array]
 
 
-# Types that share a palette differ in shape and texture, and of the first eight one is mostly light and one mostly
-# dark: cells as wide as a part see little more of it than its mean colour, which must differ from a grey background.
-# However many types are taken, those of one palette meet in some images (`parts` shows each type with its neighbours in
-# the ring): types that never meet are to a model one part, whose one appearance an image says which it is.
+# Types with the same palette differ in shape and texture. Of the first eight, one is mostly light and one mostly dark:
+# cells as wide as a part show little more than its mean colour, which must differ from a grey background. For any
+# number of types, those with the same palette occur together in some images (`parts` shows each type with its
+# neighbours in the ring): a model may represent types that never occur together by one part, with the type in its
+# appearance.
 LOOKS = (
     Look("striped disc", 0, disc, stripes),
     Look("dotted plus", 0, plus, dot),
@@ -171,5 +173,5 @@ LOOKS = (
     Look("spotted half-disc", 3, half_disc, spots),
 )
 
-# The same shapes in one palette and one texture: nothing but its shape tells a type.
+# The same shapes in one palette and one texture: types differ only in shape.
 ALIKE = tuple(replace(look, name=look.shape.__name__.replace("_", "-"), palette=0, texture=gradient) for look in LOOKS)

@@ -15,21 +15,21 @@ from accel.data.images import ImageSet
 from accel.data.looks import ALIKE, LOOKS, PALETTES, Look, edge
 from accel.data.words import CONTRAST_STREAM, GRAIN_STREAM, PARTS_STREAM, random_words, uniforms
 
-PRESENT = 2  # types in an image, unless a difficulty says otherwise
-REPEATS = 3  # an image shows each of its types one to this many times
-CLUTTER = 8  # an image shows none to this many pieces of clutter
+PRESENT = 2  # default number of types per image
+REPEATS = 3  # largest number of instances of a type in an image; the smallest is 1
+CLUTTER = 8  # largest number of pieces of clutter in an image; the smallest is 0
 CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.135  # of a part, in image sides
-MARGIN = 0.09  # of the image's border without centres, in image sides
-MIDDLE = 0.5  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
-SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
-SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
+MARGIN = 0.09  # width of the border without centres, in image sides
+MIDDLE = 0.5  # central fraction of a cell's width that may hold centres, so that the cell of a part is unambiguous
+SPACING = 0.29  # smallest distance between centres, if a candidate satisfies it, in image sides
+SHAPE_REACH = 1.45  # largest extent of a shape from its centre, in radii
 PIECE_REACH = 1.7  # the same for a piece of clutter
 GRAIN = 6.0  # standard deviation of each pixel's own brightness, in levels
 CHUNK = 512  # images rendered together; changes the speed only
 
-WORDS = 208  # random numbers an image of two types, a multiple of 4 (one Philox block)
-WORDS_MORE = 72  # and for each type more; a type and its places take 56
+WORDS = 208  # random numbers per image with two types, a multiple of 4 (one Philox block)
+WORDS_MORE = 72  # additional random numbers for each further type; a type and its places need 56
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Difficulty:
 
 TODAY = Difficulty()
 
-# The ladder, as keywords of `draw_parts`: the set as it is, one difference at a time, and all that fit one image size.
+# The ladder, as keywords of `draw_parts`: the default set, one difference at a time, and all that fit one image size.
 RUNGS = {
     "today's set": {},
     "centres anywhere": {"anywhere": True},
@@ -163,8 +163,8 @@ def _direction(turns: np.ndarray) -> np.ndarray:
 
 
 def _places(draws: _Draws, needed: np.ndarray, grid: int, middle: float) -> np.ndarray:
-    """Centres of the instances (n, S, 2), one after another: the first candidate that keeps its distance from all
-    instances before it, else the candidate that keeps most."""
+    """Centres of the instances (n, S, 2), one after another: the first candidate with the required distance from all
+    previous instances, else the candidate with the largest distance."""
     slots = needed.shape[1]
     candidates = (np.float32(MARGIN) + draws(slots, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)) * np.float32(grid)
     middles = np.floor(candidates) + np.float32(0.5)
@@ -183,7 +183,7 @@ def _places(draws: _Draws, needed: np.ndarray, grid: int, middle: float) -> np.n
 def _label_and_types(draws: _Draws, num_types: int, present: int) -> tuple[np.ndarray, np.ndarray]:
     """The class (n,) and the types (n, present): a pair in random order, one of which beats the other, and others.
 
-    Of a pair the class is the type that beats the other; of more types the sum of their numbers modulo num_types.
+    For a pair, the class is the type that beats the other; for more types, the sum of their numbers modulo num_types.
     """
     label = draws.integer(num_types, 1)
     beaten = (label + 1 + draws.integer((num_types - 1) // 2, 1)) % num_types
@@ -206,7 +206,7 @@ def scene(
     grid: int,
     difficulty: Difficulty = TODAY,
 ) -> Scene:
-    """Decides what `count` images show; see `draw_parts`."""
+    """The random content of `count` images; see `draw_parts`."""
     draws, present = _Draws(seed, first_image, count, difficulty.words), difficulty.present
     label, types = _label_and_types(draws, num_types, present)
     repeats = 1 + draws.integer(REPEATS, present)
@@ -249,9 +249,9 @@ def scene(
 
 
 class _Canvas:
-    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that no stamp leaves.
+    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that contains all stamps.
 
-    The ground is a blend of the colours of the corners, or the images (n, H, W, 3) that are given for it.
+    The background is a blend of the colours of the corners, or the given images (n, H, W, 3).
     """
 
     def __init__(self, corners: np.ndarray, image_size: int, border: int, ground: np.ndarray | None):
@@ -302,7 +302,7 @@ class _Canvas:
 def render(s: Scene, image_size: int, looks: tuple[Look, ...] = LOOKS, ground: np.ndarray | None = None) -> np.ndarray:
     """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts.
 
-    ground: the background (n, image_size, image_size, 3), 0 to 255, in place of a blend of the scene's corners.
+    ground: the background (n, image_size, image_size, 3), 0 to 255, instead of a blend of the scene's corners.
     """
     reach = {"part": s.part_radius.max() * SHAPE_REACH, "piece": s.piece_radius.max() * PIECE_REACH}
     half = {name: int(np.ceil(longest * image_size)) + 1 for name, longest in reach.items()}
@@ -332,9 +332,9 @@ def render(s: Scene, image_size: int, looks: tuple[Look, ...] = LOOKS, ground: n
 
 
 def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) with every pixel brighter or darker by a draw of deviation GRAIN.
+    """Images uint8 (n, H, W, 3) with noise of standard deviation GRAIN added to the brightness of every pixel.
 
-    The draw is the sum of two random bytes less its mean, scaled: a triangular distribution.
+    The noise is the sum of two random bytes, centred and scaled: a triangular distribution.
     """
     count, height, width, _ = images.shape
     blocks = -(-(height * width) // 16)  # a block's 32 bytes are 16 pixels
@@ -347,7 +347,7 @@ def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
 
 
 def lower_contrast(images: np.ndarray, seed: int, first_image: int, contrast: float) -> np.ndarray:
-    """Images uint8 (n, H, W, 3), each with its contrast about mid-grey times a draw from [1 − contrast, 1]."""
+    """Images uint8 (n, H, W, 3), each with its contrast multiplied by a random factor from [1 − contrast, 1]."""
     kept = 1 - _Draws(seed, first_image, len(images), 4, CONTRAST_STREAM)(1, 1, 1) * np.float32(contrast)
     return np.rint(np.float32(128) + (images - np.float32(128)) * kept).astype(np.uint8)
 

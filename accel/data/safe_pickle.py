@@ -1,4 +1,4 @@
-"""Reading pickles of plain data without running anything that a file names."""
+"""Reads pickles of plain data without executing code from the file."""
 
 import math
 import pickle
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class _DType:
-    """In place of numpy.dtype, which would take any state from the file: the name of numbers, and their byte order."""
+    """Replaces numpy.dtype, which would accept any state: the name of a number type, and its byte order."""
 
     def __init__(self, name: Any, *_: Any):
         text = name.decode("ascii") if isinstance(name, bytes) else name
@@ -23,7 +23,7 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """An array whose contents are compared with its shape before NumPy is shown either."""
+    """An array whose content is checked against its shape before it is passed to NumPy."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, content = state
@@ -41,16 +41,16 @@ def _reconstruct(*_: Any) -> _Array:
     return np.empty(0, np.uint8).view(_Array)
 
 
-# All that a pickle may call, and what is called instead. NumPy moved the function in version 2.
+# The names that a pickle may use, and their replacements. NumPy moved the function in version 2.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): "numpy.ndarray",  # an argument of the function, and nothing to call
+    ("numpy", "ndarray"): "numpy.ndarray",  # an argument of the function, which is never called
     ("numpy", "dtype"): _DType,
 }
 
 
-class _Unpickler(pickle._Unpickler):  # in Python, where no number in a file decides how much memory is taken
+class _Unpickler(pickle._Unpickler):  # in pure Python, where numbers in a file do not determine memory allocations
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -59,11 +59,11 @@ class _Unpickler(pickle._Unpickler):  # in Python, where no number in a file dec
 
 
 def safe_unpickle(file: IO[bytes]) -> Any:
-    """What a pickle of Python 2 or 3 (up to protocol 4) holds: lists, tuples, dictionaries, numbers, strings, arrays.
+    """Loads a pickle of Python 2 or 3 (up to protocol 4) of lists, tuples, dictionaries, numbers, strings, arrays.
 
-    Strings of Python 2 become bytes. Arrays are of numbers. Nothing is imported and nothing else is called.
+    Strings of Python 2 become bytes. Arrays must hold numbers. Nothing is imported and no other function is called.
 
-    Raises ValueError for a pickle that names anything else, or that is damaged.
+    Raises ValueError for a pickle with any other content, or a damaged one.
     """
     try:
         return _Unpickler(file, encoding="bytes").load()

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of images: Gaussians of features, and the networks that give features."""
+"""The Fréchet distance of two sets of images: Gaussians of features, and networks for the features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from accel.models import Classifier
 
 
 class Moments:
-    """Mean and covariance of vectors that come in batches, in float64 on the vectors' device.
+    """Mean and covariance of vectors in batches, in float64 on the vectors' device.
 
-    A batch's own moments are merged with those of all before (Chan et al. 1983), so nothing is lost to subtracting two
-    large numbers, and the covariance divides by n − 1.
+    Moments of a batch are merged with those of all earlier ones (Chan et al. 1983), which avoids cancellation; the
+    covariance divides by n − 1.
     """
 
     def __init__(self):
@@ -24,7 +24,7 @@ class Moments:
         self.mean = self.scatter = 0.0  # (M,) and (M, M), Σ (x − mean)(x − mean)ᵀ
 
     def add(self, vectors: Tensor) -> None:
-        """Takes vectors (B, M) of any floating dtype."""
+        """Adds vectors (B, M) of any floating dtype."""
         vectors = vectors.double()
         count, mean = len(vectors), vectors.mean(0)
         centred = vectors - mean

@@ -37,7 +37,7 @@ class Table:
     """A table of the paper.
 
     Attributes:
-        name: "table1" and so on. caption: what it shows.
+        name: "table1" and so on. caption: its caption.
         columns: {title: (protocol of transfer, key of the accuracy after the last epoch, key of the accuracy after the
             selected epoch)}.
         rows: rows in the paper's order.

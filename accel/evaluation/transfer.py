@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from accel.data import Dataset, load
-from accel.evaluation.fine_tuning import Fit
+from accel.evaluation.fine_tuning import FITS
 from accel.evaluation.probes import vote
 from accel.evaluation.transfer_records import record
 from accel.training.config import TrainingConfig
@@ -53,7 +53,7 @@ def transfer(
     def measure(model: nn.Module, folder: Path) -> dict:
         if protocol == "knn":
             return vote(model.encoder.to(device), config, dataset)
-        return Fit(model, folder, protocol, config, dataset, device, choose_execution(run, device)).run()
+        return FITS[protocol](model, folder, protocol, config, dataset, device, choose_execution(run, device)).run()
 
     entry = measure(model, folder)
     if untrained:

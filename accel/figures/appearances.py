@@ -16,10 +16,10 @@ from accel.training.held_out import evaluating, in_order
 
 @torch.no_grad()
 def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int) -> tuple[Tensor, Tensor]:
-    """Reconstructions of targets as they are, and with the appearance that `part` has in the source.
+    """Reconstructions of targets, and reconstructions with the appearance of `part` in the source.
 
-    source: (1, C, H, W); targets: (B, C, H, W), uint8 or in [−1, 1]. Where parts occur stays as it is. Returns two
-    tensors (B, C, H, W) in [−1, 1].
+    source: (1, C, H, W); targets: (B, C, H, W), uint8 or in [−1, 1]. Occurrences do not change. Returns two tensors
+    (B, C, H, W) in [−1, 1].
     """
     new, posterior = model.encode(source).appearance_mean, model.encode(targets)
     appearance = posterior.appearance_mean.clone()
@@ -31,7 +31,7 @@ def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int
 
 @torch.no_grad()
 def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Tensor) -> Tensor:
-    """An image's reconstruction with each of several appearances of one part in place of its own.
+    """Reconstructions of an image with each of several appearances of one part.
 
     image: (1, C, H, W), uint8 or in [−1, 1]; appearances: (K, D). Returns (K, C, H, W) in [−1, 1].
     """
@@ -44,19 +44,19 @@ def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Ten
 
 
 def most_different(vectors: np.ndarray) -> tuple[int, np.ndarray]:
-    """Of vectors (K, M), the one of the two farthest apart that comes first, and all of them by distance from it."""
+    """Of vectors (K, M), the first of the two most distant, and the order of all by distance from it, descending."""
     squared = ((vectors[:, None] - vectors) ** 2).sum(-1)
     first = int(np.unravel_index(squared.argmax(), squared.shape)[0])
     return first, np.argsort(-squared[first], kind="stable")
 
 
 def _live(found: Occurrences) -> list[int]:
-    """Parts that occur, most telling first; the first of all if none does."""
+    """Parts that occur, by descending information; the first of all parts if none occurs."""
     return [int(part) for part in found.order if not found.dead[part]] or [int(found.order[0])]
 
 
 def _where_it_occurs(found: Occurrences, part: int) -> np.ndarray:
-    """Indices of the images where a part is surest, and occurs, if there are two of them."""
+    """Indices of the images where a part is most probable; only those where it occurs, if there are at least two."""
     images = found.image[part]
     occurs = images[found.probability[part] > OCCURS]
     return occurs if len(occurs) > 1 else images
@@ -69,11 +69,11 @@ def _posteriors(model: nn.Module, images: np.ndarray):
 
 
 def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int = 2, found: Occurrences | None = None):
-    """A Figure as the paper's figure 5: a part's appearance in a source image, put into target images.
+    """A Figure like the paper's figure 5: a part's appearance in a source image, transferred to target images.
 
-    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts the source and its targets
-    are, of the images where the part is surest and occurs, those that differ most in its appearance. found: what
-    `find_occurrences` found in the images, if it is at hand. Raises ImportError if matplotlib is missing.
+    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts, source and targets are the
+    images with the most different appearances, among those where the part is most probable and occurs. found: the
+    result of `find_occurrences` on the images, if available. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images)
     tiles, labels, changes = [], [], []
@@ -108,11 +108,11 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
 
 
 def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps: int = 8, found=None):
-    """A Figure of reconstructions on the way from one appearance to another, a part a row.
+    """A Figure of reconstructions that interpolate between two appearances, one row per part.
 
-    Of the images where a part is surest, the two whose appearances differ most; the first is reconstructed with the
-    part's appearance moved to that in the second. For a model without parts, as BetaVAE: from the code of one image to
-    that of another. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
+    Each row takes the two most different appearances among the images where the part is most probable; the first image
+    is reconstructed with appearances between the two. For models without parts, like BetaVAE, it interpolates between
+    the codes of two images. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
     if model.has_parts:
@@ -153,11 +153,11 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
 def traversals(
     model: nn.Module, images: np.ndarray, *, rows: int = 12, values: Sequence[float] = range(-3, 4), found=None
 ):
-    """A Figure with a row for each number of an appearance, moved through the prior's range while all else stays.
+    """A Figure with a row for each dimension of an appearance, which varies over the range of the prior.
 
-    The most telling parts come first, each in the image where it is surest. For a model without parts, as BetaVAE: the
-    numbers of the code that vary most over images, in the first image. values: in the prior's deviations from its mean.
-    images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
+    Parts are sorted by information, each in the image where it is most probable. For models without parts, like
+    BetaVAE, it shows the code dimensions with the largest deviation, in the first image. values: in standard deviations
+    of the prior from its mean. images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
     amounts = torch.tensor([float(value) for value in values])

@@ -25,11 +25,11 @@ PREFIXES = {"train_": "training", "held_out_": "held out"}
 
 
 def training_curves(history: Sequence[Mapping]):
-    """A Figure with a chart for each quantity that training has logged, over epochs.
+    """A Figure with a chart for each logged quantity, over epochs.
 
-    history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; any other number but those
-    that count (epoch, step, seconds) has one of its own, and what is true or false has none. None, for what was not
-    finite, is a gap, and so is an epoch that has no such number. Raises ImportError if matplotlib is missing.
+    history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; other numbers, except epoch,
+    step and seconds, have their own charts; booleans have none. Missing values, and None for values that were not
+    finite, are gaps. Raises ImportError if matplotlib is missing.
     """
     series: dict[str, dict[str, str]] = {}
     for line in history:
@@ -61,9 +61,9 @@ def training_curves(history: Sequence[Mapping]):
 
 
 def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: float, part_names: Sequence[str]):
-    """A Figure of how well each true type is found, by each of several means.
+    """A Figure of the average precision of each true type, for each of several methods.
 
-    average_precision: for each means by name, one number a type. part_names: of the types. Raises ImportError if
+    average_precision: {method: one number per type}. part_names: names of the types. Raises ImportError if
     matplotlib is missing.
     """
     means = ", ".join(f"{name} {np.nanmean(values):.2f}" for name, values in average_precision.items())
@@ -80,9 +80,10 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
 
 
 def transfer_bars(results: Sequence[Mapping]):
-    """A Figure of the accuracies that transfer reached: the results of transfer.json, a bar for each protocol.
+    """A Figure of the accuracies of transfers, from the results of transfer.json, with a bar for each protocol.
 
-    Of several results of one protocol and data the mean is shown. Raises ImportError if matplotlib is missing.
+    For several results of one protocol and data set, the bar is their mean. Raises ImportError if matplotlib is
+    missing.
     """
     accuracies: dict[str, list[float]] = {}
     for result in results:
@@ -102,10 +103,10 @@ def transfer_bars(results: Sequence[Mapping]):
 
 
 def reproduction_bars(result: Mapping):
-    """A Figure of a table of accuracies, as `evaluation.collecting.collect` gives it: a group of bars for each row.
+    """A Figure of a table of accuracies from `evaluation.collecting.collect`, with a group of bars for each row.
 
-    A bar is the mean over seeds after the last epoch, its whisker the standard deviation, and a black mark the paper's
-    figure. Raises ImportError if matplotlib is missing.
+    Bars are means over seeds after the last epoch, whiskers are standard deviations, black marks the paper's figures.
+    Raises ImportError if matplotlib is missing.
     """
     rows, columns = result["rows"], list(result["rows"][0]["cells"])
     cells = {column: [row["cells"][column] for row in rows] for column in columns}
@@ -134,7 +135,7 @@ def reproduction_bars(result: Mapping):
         axis.errorbar(means[column], at, xerr=deviations[column], fmt="none", ecolor="#333333", linewidth=1, capsize=2)
         axis.vlines(papers[column], at - 0.45 * height, at + 0.45 * height, color="black", linewidth=2)
     for text, mean in zip(axis.texts, np.concatenate(list(means.values())), strict=True):
-        if mean > limit / 10:  # within the bar, where neither whisker nor mark is
+        if mean > limit / 10:  # inside the bar, where there is no whisker or mark
             text.set(x=limit / 100, color="white")
     return figure
 

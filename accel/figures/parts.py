@@ -11,14 +11,14 @@ from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 
 OUTLINE = (255, 212, 0)
 WHITE = 255
-FINDS = 3  # times the average precision of chance, from which a part is said to find a type
+FINDS = 3  # multiple of chance from which the average precision counts as finding a type
 EXPLAINED_BITS = (
     "Bits per cell: information about a cell in whether the part occurs there; 0 if it occurs everywhere or nowhere."
 )
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
-DARKEST = 0.4  # brightness of what is certainly not an occurrence
+DARKEST = 0.4  # brightness of cells with probability 0
 
 
 def parts(
@@ -30,15 +30,14 @@ def parts(
     columns: int = 10,
     found: Occurrences | None = None,
 ):
-    """A Figure with a row for each learned part: the images where it is surest, dark where it does not occur.
+    """A Figure with a row for each learned part: the images where it is most probable, dark where it does not occur.
 
-    Where the part occurs with a probability above one half is outlined. Rows are ordered by how much a
-    part says: by the average precision of the true type that it finds best where images.truth is known, and
-    otherwise by its information about cells, H(mean p) − mean H(p) (a part that is on or off everywhere has
-    none). At most `rows` parts are shown.
+    Cells where its probability is above one half are outlined. Rows are sorted by the average precision of the true
+    type that a part finds best if images.truth is known, and otherwise by its information about cells, H(mean p) − mean
+    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown.
 
-    part_names: of the true types, axis 1 of images.truth. found: what `find_occurrences` found in the images, if it is
-    at hand. Raises ImportError if matplotlib is missing.
+    part_names: names of the true types, axis 1 of images.truth. found: the result of `find_occurrences` on the images,
+    if available. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images.images, columns)
     order, labels = found.order, [f"{bits:.3f} bits per cell" for bits in found.information]
@@ -65,7 +64,7 @@ def parts(
 
 
 def _finding(precision: np.ndarray, chance: np.ndarray, names: Sequence[str]) -> str:
-    """The type that a part finds best, by its average precision for each type; none if that is near chance."""
+    """The type with the highest average precision for a part, as text; no type if that is near chance."""
     best = precision.argmax()
     found = precision[best] >= FINDS * chance[best]
     return f"{names[best] if found else 'no type'}, AP {precision[best]:.2f}"
@@ -85,12 +84,12 @@ def gallery(
     rows: int = 16,
     columns: int = 12,
 ):
-    """A Figure with a row for each part: patches cropped about its surest occurrences, as in the paper's figure 4.
+    """A Figure with a row for each part: patches around its most probable occurrences, as in the paper's figure 4.
 
-    found: what `find_occurrences` found in `images`: at most one an image, sorted by probability. side: of the patches
-    in pixels. scale: pixels a cell. Where images have labels, the classes (class_names or numbers) stand underneath;
-    no model has seen them. Rows are ordered by how much a part says about cells; at most `rows` are shown, and no part
-    that occurs nowhere while there are others. Raises ImportError if matplotlib is missing.
+    found: the result of `find_occurrences` on `images`: at most one occurrence per image, sorted by probability. side:
+    of the patches in pixels. scale: pixels per side of a cell. If images have labels, their classes (class_names or
+    numbers) are shown below the patches. Rows are sorted by information about cells; at most `rows` are shown, and
+    parts that occur nowhere are left out, unless all do. Raises ImportError if matplotlib is missing.
     """
     shown = [part for part in found.order if not found.dead[part]][:rows] or list(found.order[:1])
     tiles, captions = [], []
@@ -114,7 +113,7 @@ def gallery(
 
 
 def part_statistics(found: Occurrences):
-    """A Figure of how often each part occurs, and of how much any two parts occur in the same cells."""
+    """A Figure of the frequency of each part, and of the overlap of each two parts."""
     count = len(found.an_image)
     figure, (often, shared) = charts(
         2,
@@ -140,7 +139,7 @@ def part_statistics(found: Occurrences):
 
 
 def overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
-    """The image, enlarged, darkened where the part does not occur, with outlines around where it does."""
+    """The enlarged image, darkened where the part does not occur, with outlines around the cells where it does."""
     tile = enlarge(image)
     height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)

@@ -19,8 +19,8 @@ def as_images(output: Tensor) -> np.ndarray:
 def reconstructions(model: nn.Module, images: np.ndarray):
     """A Figure with a column for each image: input, deterministic reconstruction and their difference.
 
-    images: uint8 (n, H, W, C), as many as there shall be columns. The difference is the mean over channels; all columns
-    share its scale. Raises ImportError if matplotlib is missing.
+    images: uint8 (n, H, W, C), one per column. The difference is the mean over channels, with the same scale in all
+    columns. Raises ImportError if matplotlib is missing.
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
@@ -46,8 +46,8 @@ def reconstructions(model: nn.Module, images: np.ndarray):
 def weight_masks(images: np.ndarray):
     """A Figure with a column for each image: the image, and the weights of its pixels in the weighted loss.
 
-    images: uint8 (n, H, W, C). Shown is the mean over channels of the gradient-energy weights (paper, section 3.4),
-    where 1 is what every pixel has in the unweighted loss; all columns share its scale. No model takes part.
+    images: uint8 (n, H, W, C). It shows the mean over channels of the gradient-energy weights (paper, section 3.4),
+    which would be 1 in the unweighted loss, with the same scale in all columns. It does not depend on a model.
     Raises ImportError if matplotlib is missing.
     """
     (batch,) = in_order(images, len(images), torch.device("cpu"))
@@ -68,10 +68,10 @@ def weight_masks(images: np.ndarray):
 
 @torch.no_grad()
 def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
-    """Images decoded from draws of the aggregated posterior, the mean of the posteriors of all images: (B, C, H, W).
+    """Images (B, C, H, W) from samples of the aggregated posterior, the mean of the posteriors of all images.
 
-    One draw from each of uint8 `images` (B, C, H, W), taken from a set at random. A part occurs or it does not: no
-    relaxation. Where an encoder gives a code without a variance, as Bigan's, the code is decoded as it is.
+    Takes one sample for each of uint8 `images` (B, C, H, W), a random subset of a data set. Occurrences are discrete,
+    not relaxed. For encoders without a variance, like Bigan's, the code itself is decoded.
     """
     posterior, noise, count = model.encode(images), Noise(seed), len(images)
     if model.has_parts:
@@ -94,10 +94,10 @@ def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:
 
 
 def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 3):
-    """A Figure of images drawn from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
+    """A Figure of samples from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
 
-    n is the number of images of each kind, in `rows` rows. A sample of the prior has each part in each cell with the
-    prior's probability (PatchVAE). Raises ImportError if matplotlib is missing.
+    It shows n samples of each kind, in `rows` rows. In samples from the prior of a PatchVAE, each part occurs in each
+    cell with the prior's probability. Raises ImportError if matplotlib is missing.
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)

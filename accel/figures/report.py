@@ -1,4 +1,4 @@
-"""Runs as one HTML file that needs nothing else: tables, pictures as data URIs, a style and a script of its own."""
+"""A self-contained HTML report of runs: tables, figures as data URIs, style sheet and script."""
 
 import base64
 import struct
@@ -13,9 +13,9 @@ from accel.evaluation.measures import PART_TITLES, TITLES
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file's bytes, and what one sees in it."""
+    """The bytes of a PNG file, with title and description."""
 
-    file: str  # its name, by which pictures of several runs are put side by side
+    file: str  # file name, by which figures of several runs are matched
     title: str
     text: str
     png: bytes
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder holds, as far as a report shows it; what is not there is empty."""
+    """The content of a run folder that a report shows; missing items are empty."""
 
     name: str
     config: Mapping[str, Any]
@@ -36,13 +36,13 @@ class RunRecord:
 
 
 def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
-    """The HTML text of a report on runs side by side; `made`, for its end, says by what and when.
+    """The HTML text of a report on one or more runs; `made` is the footer: command, version and date.
 
-    The same arguments give the same text.
+    The output depends only on the arguments.
     """
     sections = [
-        ("summary", "Summary", _summary(runs)),
         ("pictures", "Pictures", _pictures(runs)),
+        ("summary", "Summary", _summary(runs)),
         ("parts", "Parts", _parts(runs)),
         ("measures", "Measures", _measures(runs)),
         ("transfer", "Transfer", _transfer(runs)),
@@ -64,7 +64,7 @@ def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
 
 
 def _words(value: Any) -> str:
-    """A value for people: numbers with about four digits, – for what there is none of."""
+    """A value as text: numbers with about four digits, – for missing values."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -83,7 +83,7 @@ def _cell(value: Any) -> str:
 
 
 def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], marked: Iterable[bool] = ()) -> str:
-    """A table that can be sorted by each column; the first cell of a row is its header. marked: rows to point out."""
+    """A table that can be sorted by each column; first cells are row headers. marked: rows to highlight."""
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(title)}</button></th>' for title in header
     )
@@ -100,14 +100,14 @@ def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], m
     )
 
 
-# What each section holds; nothing where there is nothing to show.
+# The content of each section; empty if there is nothing to show.
 
 
 def _reconstructions(run: RunRecord) -> dict[str, Mapping]:
     return {one["name"]: one for one in (run.measures or {}).get("reconstructions", ())}
 
 
-# Columns of what finds parts, with their keys in measures.json, and the baselines beside the model.
+# Columns for part discovery, with their keys in measures.json, and the baselines.
 DISCOVERY = {"average precision of best parts": "average_precision", "purity of parts": "purity"}
 BASELINES = {"k_means": "k-means on cells", "untrained": "untrained encoder"}
 
@@ -121,7 +121,7 @@ def _title(name: str) -> str:
 
 
 def _names(lists: Iterable[Iterable[str]]) -> list[str]:
-    """Every name once, in the order of first appearance."""
+    """All names without duplicates, in the order of first appearance."""
     return list(dict.fromkeys(name for names in lists for name in names))
 
 

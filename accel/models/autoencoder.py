@@ -156,7 +156,7 @@ class Autoencoder(Backbone):
             return self.decode(posterior.code, **self.setting(posterior))
 
     def setting(self, posterior: Any) -> dict[str, Tensor]:
-        """{argument: tensor (B, …)} of `decode` beside the code, from a posterior; empty for most models."""
+        """{argument: tensor (B, …)} for `decode` in addition to the code, from a posterior; empty for most models."""
         return {}
 
 

@@ -219,7 +219,7 @@ class PatchVAE(Autoencoder):
         return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
 
     def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
-        """The arguments of `decode` beside the code, from a posterior: places (B, N, h·k, w·k) and ground
+        """The arguments of `decode` in addition to the code, from a posterior: places (B, N, h·k, w·k) and ground
         (B, channels, points, points), each only if the model has it.
         """
         had = {"places": self.places > 1, "ground": self.ground > 0}

@@ -21,7 +21,7 @@ GROUND_STREAM = 4
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW_WORD = 0xFFFFFFFF
-_BLOCKS_A_THREAD = 2**15  # that a CPU draws at once: a quarter of a MiB a word, so that a round stays in the cache
+_BLOCKS_A_THREAD = 2**15  # blocks that a CPU thread draws at once: ¼ MiB per word, so that a round fits into the cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device: Dev
         return torch.stack([word.to(torch.int32) for word in four], dim=2)
 
     if image.device.type != "cpu" or torch.compiler.is_compiling():
-        return words(image)  # a GPU wants few launches, and a compiler makes few passes by itself
+        return words(image)  # a GPU needs few launches, and a compiler reduces the passes itself
     rows = max(1, _BLOCKS_A_THREAD * torch.get_num_threads() // max(1, blocks))
     return torch.cat([words(some) for some in image.split(rows)])
 

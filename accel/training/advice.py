@@ -99,7 +99,7 @@ def after_epoch(config: TrainingConfig, history: Sequence[Line], steps: int, con
     """Warnings for the last line that no earlier line gave. steps: of the whole run; constant: `constant_psnr`."""
     said: set[str] = set()
     new: list[str] = []
-    lowest, recent, fastest = math.inf, deque[float](maxlen=2), 0.0  # errors and images a second so far
+    lowest, recent, fastest = math.inf, deque[float](maxlen=2), 0.0  # errors and images per second so far
     for line in history:
         if (error := line.get("train_reconstruction")) is not None:
             recent.append(error)

@@ -48,7 +48,7 @@ class Compiled:
                 raise
             except (
                 Exception
-            ) as error:  # compilers fail in too many ways to list; what is no failure of theirs comes again
+            ) as error:  # compilers raise errors of many types; other errors occur again without compilation
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
                 warning = f"patchvae: warning: training continues uncompiled: {type(error).__name__}: {reason}"

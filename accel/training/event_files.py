@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl as event files, for TensorBoard where it is installed."""
+"""The lines of metrics.jsonl as event files for TensorBoard, if it is installed."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ def tag(name: str) -> str:
 
 
 class EventFiles:
-    """Event files of a run, in `folder`/tensorboard: written anew where a run begins or goes on, then a line an epoch.
+    """Event files of a run, in `folder`/tensorboard: rewritten when a run starts or resumes, then extended every epoch.
 
-    What was written for steps that a run lost when it was killed goes with the old files, so no point is there twice.
+    Rewriting removes points of steps that a killed run has lost, so that a resumed run has each point once.
     Raises ImportError with the command that installs tensorboard, or OSError.
     """
 
@@ -40,13 +40,13 @@ class EventFiles:
             self.add(line)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Adds the numbers of a line of metrics.jsonl at its step; what is true, false or not finite is left out."""
+        """Adds the numbers of a line of metrics.jsonl at its step, except those that were not finite."""
         for name, value in line.items():
             if name not in ("epoch", "step") and isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.writer.add_scalar(tag(name), value, line["step"])
         self.writer.flush()
 
     def close(self) -> None:
-        """Ends the file; what could not be written any more, on a full disk, is in metrics.jsonl."""
+        """Closes the file. If the disk is full, the numbers are still in metrics.jsonl."""
         with contextlib.suppress(OSError):
             self.writer.close()

@@ -38,10 +38,10 @@ from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
-CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
+CHECK_EVERY = 100  # steps between checks of the loss on a GPU, each of which waits for it
 
-# What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
-# resumed run logs what it would have logged.
+# A function for additional numbers in the log, of the model, the data set and the number of the epoch, from 1. It must
+# depend only on these, so that a resumed run logs the same numbers.
 Observer = Callable[[nn.Module, Dataset, int], dict[str, float]]
 
 
@@ -61,7 +61,7 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
 
 
 def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> "Run":
-    """The run that `train` trains, before its next step."""
+    """Opens a new or resumed run, ready for its next step."""
     folder = config.folder
     state = None
     with contextlib.ExitStack() as holding:
@@ -82,13 +82,13 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
         _ = run.data  # damaged data are noticed before anything is written
         if state is not None:
             run.restore(state)
-        processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
+        processes.wait_for_all()  # until all processes have checked for an existing run, before the first writes one
         run.holding = holding.pop_all()
     return run
 
 
 def hold(folder: Path, holding: contextlib.ExitStack) -> None:
-    """Keeps other processes out of the run's folder until `holding` is closed; the first process does it for all."""
+    """Locks the run's folder until `holding` is closed; the first of several processes does so for all."""
     if processes.rank() == 0:
         holding.enter_context(held(folder))
 
@@ -100,9 +100,9 @@ def refuse_existing(folder: Path) -> None:
 
 
 class Run:
-    """A run in memory: the model, its training step, and how far it is.
+    """A run in memory: the model, its training step, and its progress.
 
-    Several processes hold the same run and take every decision together; the first alone prints and writes.
+    Several processes have the same run and make all decisions together; only the first prints and writes files.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset):
@@ -131,12 +131,12 @@ class Run:
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.agree_every = self.check_every if processes.count() > 1 else 1
         self.epoch = self.batch = 0
-        self.seconds = 0.0  # spent in this epoch, before an interruption too
+        self.seconds = 0.0  # time spent in this epoch, including that before an interruption
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
-        self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
-        self.events: event_files.EventFiles | None = None  # once the folder is there
+        self.holding = contextlib.ExitStack()  # lock on the folder, from its creation to the end of the run
+        self.events: event_files.EventFiles | None = None  # for TensorBoard, once the folder exists
 
     @functools.cached_property
     def data(self) -> dict[str, str]:
@@ -145,16 +145,16 @@ class Run:
 
     @functools.cached_property
     def constant(self) -> float:
-        """The PSNR of one colour in place of every image."""
+        """The PSNR of one colour as the reconstruction of every image."""
         return advice.constant_psnr(self.dataset)
 
     @property
     def model(self) -> Backbone:
-        """The network that is saved, measured and pictured."""
+        """The network that is saved and evaluated."""
         return cast(Backbone, self.system.model)
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds and `restore` takes up."""
+        """The state of the run for a checkpoint and `restore`."""
         return {
             "config": dataclasses.asdict(self.config),
             "data": self.data,
@@ -166,7 +166,7 @@ class Run:
         }
 
     def restore(self, state: checkpoint.State) -> None:
-        """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
+        """Restores the state of a checkpoint; ValueError if it belongs to other images or another model."""
         path = self.folder / checkpoint.NAME
         if found := difference(state["data"], self.data):
             raise ValueError(
@@ -204,7 +204,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     def write_record(self) -> None:
-        """Adds this session to record.json, with what is known of the first steps."""
+        """Adds this session to record.json, which keeps the result of the first steps."""
         if self.writes:
             known = record.read(self.folder) if self.resumed else None
             self.record = known or {"data": self.data, "sessions": []}
@@ -212,17 +212,17 @@ class Run:
             record.write(self.folder, self.record)
 
     def write_texts(self) -> None:
-        """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
+        """Writes config.json and metrics.jsonl in agreement with the checkpoint."""
         if self.writes:
             run_folder.write_texts(self.folder, self.config, self.history)
 
     def write_model(self) -> None:
-        """model/, for `load_run` and from_pretrained."""
+        """Writes model/, for `load_run` and from_pretrained."""
         if self.writes:
             run_folder.write_model(self.folder, self.model)
 
     def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
-        """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
+        """The error for a run that has diverged, which names a term of the loss and the last checkpoint."""
         step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
         if step < 0:
             return FloatingPointError(
@@ -235,7 +235,7 @@ class Run:
         )
 
     def describe(self) -> str:
-        """What is trained on what, and how; a line each."""
+        """A description of model, data and execution, in two lines."""
         train, test = self.train_set, self.dataset.test
         height, width = train.images.shape[1:3]
         where = self.device if processes.count() == 1 else f"{processes.count()} processes on {self.device.type}"
@@ -252,8 +252,11 @@ class Run:
         )
 
     def fit(self, observe: Observer | None = None, opening: str = "") -> None:
-        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl. opening: what
-        is printed first, once the folder has been written to."""
+        """Trains to the last epoch.
+
+        observe: returns further numbers for an epoch's line of metrics.jsonl. opening: text to print first, after the
+        folder was created.
+        """
         with self.holding:
             self.begin()
             if self.epoch < self.config.epochs and self.writes:
@@ -266,7 +269,7 @@ class Run:
             self.write_model()
 
     def begin(self) -> None:
-        """Makes the folder of a new run, and writes down where the run begins."""
+        """Creates the folder of a new run, and writes its initial state."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -285,7 +288,7 @@ class Run:
             self.holding.callback(self.events.close)
 
     def introduce(self, opening: str) -> None:
-        """Says what is about to be trained, and what is wrong with that."""
+        """Prints a description of the run, and warnings about its options."""
         model, terms = self.model, self.system.terms
         columns = terminal.explanation(terms, model.has_decoder, model.has_parts)
         terminal.say(opening + self.describe(), columns)
@@ -294,12 +297,12 @@ class Run:
         terminal.say(terminal.header(terms))
 
     def warn(self, sentences: list[str]) -> None:
-        """Each on a line of its own, where errors go."""
+        """Prints warnings to standard error, one per line."""
         for sentence in sentences:
             terminal.say(f"patchvae: warning: {sentence}", error=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
-        """The rest of the epoch's steps."""
+        """Takes the remaining steps of the epoch."""
         if self.config.decay:
             rate = learning_rate(self.epoch, self.config.epochs, self.config.learning_rate, self.config.decay)
             for optimiser in self.system.optimisers.values():
@@ -328,12 +331,12 @@ class Run:
         self.seconds = time.monotonic() - began
 
     def time_left(self) -> str:
-        """Of the whole run, by the pace of this epoch, for its bar."""
+        """Remaining time of the whole run at the speed of this epoch, as text for the progress bar."""
         steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
         return f"{duration(self.seconds / self.batch * steps)} left in total"
 
     def record_first(self) -> None:
-        """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
+        """Records the result of the first steps in record.json; `verify` repeats them."""
         loss, weights = self.step.ledger.means()["total"], record.digest_of(self.system.networks)
         if self.writes:
             finite = loss if math.isfinite(loss) else None
@@ -341,7 +344,7 @@ class Run:
             record.write(self.folder, self.record)
 
     def take_step(self, batch: Batch) -> None:
-        """The next step; MemoryError says what to lower where there is too little memory for it."""
+        """Takes the next step; MemoryError with advice if there is not enough memory."""
         try:
             self.step(*batch)
         except (MemoryError, RuntimeError) as error:
@@ -357,7 +360,7 @@ class Run:
             ) from error
 
     def agree(self, stop: StopRequest) -> tuple[bool, int]:
-        """(Is it time to save?, the signal by which any process was asked to stop, or 0), the same in all of them."""
+        """(whether to save now, the signal to stop that any process got, or 0), the same in all processes."""
         due = time.monotonic() - self.saved_at >= self.config.checkpoint_every
         said = [due, stop.signal_number or 0]
         if processes.count() > 1:
@@ -365,18 +368,18 @@ class Run:
         return bool(said[0]), said[1]
 
     def answer(self, signal_number: int) -> None:
-        """Stops if somebody asked for it, the state being saved."""
+        """Stops if requested, after the state was saved."""
         if signal_number and not self.writes:
             raise SystemExit(128 + signal_number)
         if signal_number:
             raise Stopped(
-                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)}, and saved; "
+                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} and saved; "
                 f"continue with: python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 signal_number,
             )
 
     def finish_epoch(self, observe: Observer | None) -> None:
-        """Measures, reports and saves a finished epoch."""
+        """Evaluates, logs and saves a finished epoch."""
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
         held_out = self.held_out.measure(number)
@@ -411,7 +414,7 @@ class Run:
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 
     def renew_parts(self) -> None:
-        """Splits much used parts in the first half of the run, and retires duplicates in the second, if wanted."""
+        """With --renew, splits overused parts in the first half of the run, and retires duplicates in the second."""
         if not self.config.renew or self.epoch >= self.config.epochs:
             return
         model, images = cast(PatchVAE, self.model), self.train_set.images

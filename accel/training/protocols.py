@@ -60,13 +60,10 @@ class TransferConfig(Options):
     device: str = device_option()
 
 
-def without_effect(protocol: str) -> set[str]:
-    """The options that have no effect on a protocol."""
-    options = set()
-    if protocol == "knn":
-        options |= {"epochs", "batch_size", "learning_rate", "seed"}
-    else:
-        options |= {"neighbours", "knn_temperature"}
-    if protocol in PROBES:
-        options |= {"frozen_bn_stats"}
-    return options
+_OF_NEIGHBOURS = {"neighbours", "knn_temperature"}
+# The options that have no effect, by protocol.
+WITHOUT_EFFECT = {
+    **dict.fromkeys(FREEZES, _OF_NEIGHBOURS),
+    "knn": {"epochs", "batch_size", "learning_rate", "seed", "frozen_bn_stats"},
+    "linear": _OF_NEIGHBOURS | {"frozen_bn_stats"},
+}

@@ -13,7 +13,7 @@ import torch
 from accel import cli
 from accel.data import Dataset, ImageSet
 from accel.evaluation import fine_tuning
-from accel.evaluation.fine_tuning import Fit
+from accel.evaluation.fine_tuning import FITS, Fit
 from accel.evaluation.probes import knn
 from accel.evaluation.splits import split
 from accel.evaluation.transfer import transfer
@@ -155,7 +155,7 @@ def test_step_sizes_fall_by_ten_after_each_third(run):
     def rates(protocol, **options):
         model, trained_with = load_run(run)
         cpu, options = torch.device("cpu"), TransferConfig(device="cpu", **options)
-        fit = Fit(model, run, protocol, options, coloured(), cpu, choose_execution(trained_with, cpu))
+        fit = FITS[protocol](model, run, protocol, options, coloured(), cpu, choose_execution(trained_with, cpu))
         return [fit.rate_of(epoch) for epoch in range(fit.epochs)]
 
     paper = rates("conv5")
@@ -336,7 +336,7 @@ def test_a_compiled_transfer_learns_what_an_uncompiled_one_does(run, monkeypatch
     fits = []
     for compiled in (False, True):
         execution = dataclasses.replace(choose_execution(trained_with, cpu), compile=compiled)
-        fit = Fit(copy.deepcopy(model), run, protocol, options, coloured(), cpu, execution)
+        fit = FITS[protocol](copy.deepcopy(model), run, protocol, options, coloured(), cpu, execution)
         fit.train_epoch()
         fits.append(fit)
     assert isinstance(fits[1].step, Compiled)

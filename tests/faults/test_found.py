@@ -583,7 +583,7 @@ def test_a_terminal_that_knows_ascii_alone(tmp_path, seen):
         (("--data", "LOOP"), "no such data"),
         (("--out", "LOOP"), "loop is not a folder"),
         (("--out", "LOOP/run"), "symbolic links"),
-        (("--out", "FILE"), "is no folder"),
+        (("--out", "FILE"), "is not a folder"),
     ],
 )  # fmt: skip
 def test_options_that_ended_in_tracebacks(tmp_path, capsys, words, sentence, seen):

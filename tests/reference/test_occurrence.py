@@ -211,5 +211,5 @@ def test_what_the_specification_does_not_know_is_refused(options, sentence):
 
 def test_features_are_pooled_before_projection_under_the_linear_rule_alone():
     features, logits, weight = np.zeros((1, 2, 2, 2)), np.zeros((1, 1, 2, 2)), np.zeros((2, 2, 1, 1))
-    with pytest.raises(ValueError, match="under the geometric rule alone"):
+    with pytest.raises(ValueError, match=r"must be .geometric."):
         reference.pooled_patch_bottleneck(features, logits, weight, np.zeros(2), sample=False, variance="arithmetic")

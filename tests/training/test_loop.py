@@ -301,7 +301,7 @@ def test_full_disk_keeps_what_was_written(whole_run, tmp_path, file):
     partial = config.folder / f"{file}.partial"
     partial.symlink_to("/dev/full")  # every write to it finds no space left on the device
     longer = dataclasses.replace(config, epochs=3)
-    expected = rf"could not write .*/{file.split('/')[0]} \(No space left on device\); the last checkpoint is whole"
+    expected = rf"could not write .*/{file.split('/')[0]} \(No space left on device\); the last checkpoint is intact"
     with pytest.raises(OSError, match=expected):
         train(longer, tiny_dataset(), resume=True)
     assert not partial.is_symlink()
@@ -384,9 +384,9 @@ def test_the_bar_says_what_is_left_of_the_whole_run(tmp_path, monkeypatch):
     run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
     run.fit()
     assert (totals, len(notes)) == ([STEPS, STEPS], 2 * STEPS)
-    assert notes[-1] == "0 s left in all"
+    assert notes[-1] == "0 s left in total"
     run.epoch, run.batch, run.seconds = 0, 2, 100.0  # 50 s a step, of which four are left
-    assert run.time_left() == "3 min left in all"
+    assert run.time_left() == "3 min left in total"
 
 
 def test_files_left_out_are_listed_in_the_folder(tmp_path, capsys):
