@@ -1,11 +1,11 @@
-"""Mutation testing: would a test notice if an operator, a number or a condition of the code were another?
+"""Mutation testing: does a test fail if an operator, a number or a condition of the code changes?
 
     python -m tests.mutants [--count 200] [--seed 0] [--out runs/mutants] [PATH …]
 
-cosmic-ray makes the mutants. A random sample of them, one at each of --count places, is run against the tests of its
-own room alone. PATH …, files or folders, draws the sample from these. What is mutated is a copy of the code in --out,
-never the code itself. A command that was interrupted goes on when started again, with the copy that it has. It ends
-with a table of the rooms; survivors.diff holds the mutants that no test noticed.
+cosmic-ray makes the mutants. A random sample, one at each of --count places, is run against the tests of its own folder
+only. PATH … restricts the sample to files or folders. Mutations apply to a copy of the code in --out, never to the code
+itself. An interrupted command continues with its copy when it is started again. It ends with a table of the folders;
+survivors.diff contains the mutants that no test noticed.
 """
 
 import argparse

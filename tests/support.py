@@ -1,4 +1,4 @@
-"""What the tests of several rooms share: one comparer, the strategies, and views with foreign strides."""
+"""Shared code of tests: comparison, Hypothesis strategies, and views with unusual strides."""
 
 import numpy as np
 import torch

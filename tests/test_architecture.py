@@ -1,4 +1,4 @@
-"""Imports point down the house, and never in a circle: design's table of rooms, read from the source."""
+"""Imports follow the layers of the packages, without cycles, as read from the source."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""Every public name says what it takes, gives and raises; the API pages build, and no link in any page is dead."""
+"""Every public name documents arguments, results and errors; the API pages build without dead links."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works where there is no clone."""
+"""The wheel has the right content, and works outside of a clone."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The README's Python is what a reader can paste."""
+"""The README's Python snippets can be executed as they are."""
 
 import re
 from pathlib import Path

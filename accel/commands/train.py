@@ -93,7 +93,7 @@ def run(given: dict) -> None:
 
 
 def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """Returns (options of a new run on these images, the recipe's name for the log).
+    """Returns (options of a new run on these images, the recipe's name and reason for the log).
 
     The recipe sets options that the user has not given.
     """

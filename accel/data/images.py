@@ -17,8 +17,7 @@ class ImageSet(ShowsShapes):
     Attributes:
         images: uint8 (n, H, W, C), C = 1 or 3, values 0 to 255.
         labels: int64 (n,), classes counted from 0, or None. Unsupervised training never uses them.
-        truth: bool (n, T, h, w), or None: whether an instance of part type t has its centre in a cell of the model's
-        grid.
+        truth: bool (n, T, h, w), or None: whether a cell of the model's grid holds the centre of an instance of type t.
     """
 
     images: np.ndarray

@@ -17,7 +17,7 @@ LETTER = 0.6  # width of an average letter in font sizes
 TITLE_SIZE, TEXT_SIZE = 15, 12  # of fonts, in pixels
 LINE = 1.45  # from one line of text to the next, in font sizes
 INK, QUIET, FRAME, GRID = "#1a1a1a", "#555555", "#bbbbbb", "#e5e5e5"
-# The colours of lines and letters on a dark page, and of that page, which is the report's.
+# The colours of lines and letters on a dark page, and the colour of that page, the report's.
 DARK = {INK: "#ececec", QUIET: "#b4b9bf", FRAME: "#5d646c", GRID: "#33383e", "#000000": "#ececec", "#333333": "#d0d0d0"}
 DARK_PAGE = "#16181b"
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.

@@ -12,6 +12,7 @@ NAMES = {
     "reconstruction": "reconstruction error, nats per image",
     "kl_appearance": "appearance divergence, nats per image",
     "kl_occurrence": "occurrence divergence, nats per image",
+    "kl_ground": "background divergence, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images per second",

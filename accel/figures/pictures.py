@@ -118,8 +118,8 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
     """Writes figures as NAME.png into the run's folder `figures`; returns the file names within the run.
 
     all_of_run: whether these are all figures of the run; then index.json lists them in order, with descriptions, and
-    each is also written as NAME-dark.png, for dark pages. Otherwise an older index is removed, because its figures show
-    an earlier state. Raises OSError that names the file.
+    each is also written as NAME-dark.png for the report on a dark page. Otherwise an older index is removed, because
+    its figures show an earlier state. Raises OSError that names the file.
     """
     folder = run / FOLDER
     with writing(folder, run):

@@ -136,7 +136,7 @@ class Run:
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
         self.holding = contextlib.ExitStack()  # lock on the folder, from its creation to the end of the run
-        self.events: event_files.EventFiles | None = None  # for TensorBoard, once the folder exists
+        self.events: event_files.EventFiles | None = None  # from the creation of the folder, with --tensorboard
 
     @functools.cached_property
     def data(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What surrounds a timing in a CUDA graph, on a stand-in for CUDA that is as strict about streams as CUDA is."""
+"""Timing in CUDA graphs, with a mock of CUDA that is as strict about streams as CUDA."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""The experiments on recipes and on busy machines: a row for each run, and none twice."""
+"""The experiments on recipes and on busy machines give one row per run, and repeat none."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A plan of stages goes on after whatever happens in one, keeps to its time, and reports all of it."""
+"""Stages continue after any failure of one, keep to their time limits, and are all reported."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The declaration of the bottleneck: equal to the specification's, one line of text, and in every signature."""
+"""The declaration of the bottleneck agrees with the specification, is one line of text, and is in every signature."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""The check of values that were read: what has the type passes, what has not is named with its place."""
+"""The type check of values from files: valid values pass, and errors name the place of invalid ones."""
 
 from typing import Any, NotRequired, TypedDict
 

@@ -1,4 +1,4 @@
-"""The nearest name: a typing error is understood, and nothing is proposed that is not like the word."""
+"""The nearest name corrects typing errors, and dissimilar names are not proposed."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""Order and flips are functions of (seed, epoch), and batches hold what the images hold."""
+"""Order and flips are functions of (seed, epoch), and batches contain the images."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""CIFAR: archives as Python 2 wrote them, downloads from a server on loopback, and pickles that mean harm."""
+"""CIFAR: archives as written by Python 2, downloads from a local server, and malicious pickles."""
 
 import contextlib
 import dataclasses

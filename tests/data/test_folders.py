@@ -1,4 +1,4 @@
-"""Folders of images: layouts, formats, and one sentence for each thing that is out of place."""
+"""Folders of images: layouts, formats, and one sentence for each error."""
 
 import io
 import re

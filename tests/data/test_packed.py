@@ -1,4 +1,4 @@
-"""Packing: the same images as the folder's, the same bytes after any interruption, and nothing left out in silence."""
+"""Packing gives the images of the folder, and the same bytes after any interruption; left-out files are reported."""
 
 import json
 import os

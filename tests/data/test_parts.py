@@ -1,4 +1,4 @@
-"""The generated set: reproducible, true to its truth, and not to be told apart by colour."""
+"""The generated data set is reproducible, agrees with its ground truth, and colours do not give away the types."""
 
 import dataclasses
 import hashlib

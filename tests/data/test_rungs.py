@@ -1,4 +1,4 @@
-"""The rungs of the ladder: each changes what it names and nothing else, and all can be drawn in any pieces."""
+"""Each rung of the ladder changes only what it names, and all can be drawn in any split."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What `load` makes of names and paths."""
+"""`load` for names and paths."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""PyTorch's data sets and loaders as images to train on."""
+"""PyTorch's data sets and loaders as training data."""
 
 import numpy as np
 import pytest

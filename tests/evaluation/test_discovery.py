@@ -1,4 +1,4 @@
-"""Average precision against its definition, the choice of parts, where and how purely they lie, and clustering."""
+"""Average precision against its definition, the choice of parts, localisation, purity, and clustering."""
 
 import numpy as np
 import pytest

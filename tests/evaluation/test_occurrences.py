@@ -1,4 +1,4 @@
-"""The one-pass scan against the whole maps, cropped patches, and what moves a cell."""
+"""The one-pass statistics against complete maps, cropped patches, and the receptive field."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Tables of the paper from one command: which runs they need, what is done of them, and what is written."""
+"""Tables of the paper from one command: required runs, missing steps, and written files."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The transfer protocol: what is frozen stays to the bit, what is chosen is not chosen on the test set."""
+"""The transfer protocol: frozen layers do not change by a bit, and nothing is selected on the test set."""
 
 import copy
 import dataclasses

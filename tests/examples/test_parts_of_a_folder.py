@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, shows outputs without being run, and stays small."""
+"""The notebook runs from top to bottom, has stored outputs, and is small."""
 
 import ast
 import base64

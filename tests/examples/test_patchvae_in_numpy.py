@@ -1,4 +1,4 @@
-"""The page in NumPy is the model that accel.ops and autograd make, and it finds what was drawn."""
+"""The NumPy example agrees with accel.ops and autograd, and finds the drawn glyphs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A model without weights: what it finds and draws is in the pixels, so that every picture can be checked by hand."""
+"""A model without weights, whose parts are colours of pixels, so that every figure can be checked by hand."""
 
 from types import SimpleNamespace
 

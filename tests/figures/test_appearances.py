@@ -1,4 +1,4 @@
-"""What happens to an image when one appearance changes, on a model whose decoder can be read."""
+"""Effects of changing one appearance, with a model whose decoder is known."""
 
 import numpy as np
 import pytest

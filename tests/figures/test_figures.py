@@ -1,4 +1,4 @@
-"""Pictures show what they say: tiles in order, brightness by occurrence, outlines where a part is likely."""
+"""Figures are correct: tiles in order, brightness by occurrence, outlines where a part is likely."""
 
 import io
 import json

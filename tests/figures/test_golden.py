@@ -1,7 +1,7 @@
-"""The data that pictures are drawn from, against a file: a change of what they show is then a decision.
+"""The data behind the figures against a stored file, so that changes are deliberate.
 
-`golden.json` holds what this code gave when it was written, on generated images and a model without weights, whose
-parts are the three colours. Run this file as a program (`python -m tests.figures.test_golden`) to write it anew.
+`golden.json` has the results of an earlier version, on generated images and a model without weights, whose parts are
+the three colours. Run this file as a program (`python -m tests.figures.test_golden`) to update it.
 """
 
 import json

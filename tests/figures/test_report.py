@@ -1,4 +1,4 @@
-"""The report as its reader has it: one file, whole tables and pictures, and a browser that sorts without complaint."""
+"""The report is one file with complete tables and figures, and tables can be sorted in a browser."""
 
 import base64
 import re

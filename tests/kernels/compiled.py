@@ -1,9 +1,9 @@
-"""Compile every kernel as the launchers would launch it, for GPUs that are not there, and read what it needs.
+"""Compiles every kernel as the launchers would launch it, for GPUs that are not present, and reads its resources.
 
     python -m tests.kernels.compiled                every case for every target, a table
 
-Triton asks its driver for the target and the launchers for arguments; here the driver answers as told, the tensors have
-no memory, and the launch stops after compilation.
+Triton asks its driver for the target and the launchers for arguments; here the driver returns the given target, tensors
+have no memory, and the launch stops after compilation.
 """
 
 import argparse

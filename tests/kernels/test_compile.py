@@ -1,4 +1,4 @@
-"""Every kernel compiles for every supported architecture, and keeps to its registers.
+"""Every kernel compiles for every supported architecture, without spilling registers.
 
 Each case compiles for one of them in every change, and for the others with `-m "long or not long"`.
 """

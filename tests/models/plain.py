@@ -1,4 +1,4 @@
-"""The networks written once more, from a dictionary of weights and nothing but functional calls."""
+"""A second implementation of the networks, from a dictionary of weights, with functional calls only."""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""The classifier of the transfer protocol, and weights of torchvision's ResNet-18 in an encoder of ours."""
+"""The classifier of the transfer protocol, and weights of torchvision's ResNet-18 in our encoders."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Encoders: torchvision's names, the paper's grid, and the same function written plainly."""
+"""Encoders: torchvision's names, the paper's grid, and agreement with a plain implementation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""PatchVAE: one function whatever the head, deterministic unless asked, equivariant in its parts."""
+"""PatchVAE gives the same result for each head, is deterministic by default, and equivariant in its parts."""
 
 import dataclasses
 import math

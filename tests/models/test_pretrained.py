@@ -1,4 +1,4 @@
-"""Models on disk: the same bits back, whole or not at all, and a sentence for everything that is not a model."""
+"""Models on disk: identical after loading, written atomically, and one sentence for each invalid file."""
 
 import inspect
 import json

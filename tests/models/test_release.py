@@ -1,4 +1,4 @@
-"""PatchVAE.from_release, on checkpoints that the test writes in the release's names."""
+"""PatchVAE.from_release, on checkpoints that the test writes with the release's names."""
 
 from argparse import Namespace
 from fractions import Fraction

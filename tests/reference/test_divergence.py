@@ -1,4 +1,4 @@
-"""The divergences against other people's formulas and against integration, their gradients against differences."""
+"""The divergences against independent formulas and numerical integration, their gradients against differences."""
 
 import functools
 

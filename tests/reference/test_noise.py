@@ -1,4 +1,4 @@
-"""The draws: the published generator, the 23-bit grid, addresses, and the distributions that they must follow."""
+"""Random numbers: the published generator, the 23-bit grid, addresses, and distributions."""
 
 import math
 

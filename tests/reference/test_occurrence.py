@@ -1,4 +1,4 @@
-"""The two distributions of occurrences: their samples' law, their limits, and each gradient against differences."""
+"""The two distributions of occurrences: the law of samples, limits, and each gradient against differences."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a run says about itself, each by making it happen in a run of seconds."""
+"""The warnings of a run, each provoked in a run of seconds."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What surrounds a CUDA graph, on a stand-in for CUDA; test_fast.py has the graph itself, on a GPU."""
+"""Use of a CUDA graph, with a mock of CUDA; test_fast.py tests the graph itself, on a GPU."""
 
 import contextlib
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A step goes on uncompiled where the compiler fails, taken once all the same; gradients keep their precision."""
+"""A step continues uncompiled if the compiler fails, and is taken exactly once; gradients keep their precision."""
 
 import pytest
 import torch

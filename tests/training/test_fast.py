@@ -1,4 +1,4 @@
-"""Fast equals slow: lower precision, compilation and CUDA graphs follow plain float32."""
+"""Lower precision, compilation and CUDA graphs agree with plain float32 execution."""
 
 import copy
 import functools

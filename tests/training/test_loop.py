@@ -1,4 +1,4 @@
-"""Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
+"""Runs: their files, how they stop, and that a resumed run equals an uninterrupted one."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The number of threads: the fastest of those measured, within the limit, and nothing of the run is touched."""
+"""The number of threads is the fastest one within the limit, and measuring does not change the run."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Several processes with a share of each batch learn what one process does with all of it."""
+"""Several processes with a share of each batch give the result of one process with all of it."""
 
 import datetime
 import json

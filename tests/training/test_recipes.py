@@ -1,4 +1,4 @@
-"""Which options a run takes where none are named: by the images and the device, and never over what is named."""
+"""Recipes: chosen by images and device, and never overriding given options."""
 
 import dataclasses
 

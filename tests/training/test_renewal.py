@@ -1,4 +1,4 @@
-"""Renewal: what is split, what is retired, and what stays as it is."""
+"""Renewal: which parts are split, which are retired, and which do not change."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`verify`: whether a run can be computed again here, and what differs if not."""
+"""`verify`: whether a run can be repeated here, and which differences it reports."""
 
 import json
 

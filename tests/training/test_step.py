@@ -1,4 +1,4 @@
-"""One step is forward, backward and Adam on the schedule's temperature and the step's own draws."""
+"""A step consists of forward, backward and Adam, with the scheduled temperature and the noise of the step."""
 
 import copy
 import dataclasses

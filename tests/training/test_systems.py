@@ -1,4 +1,4 @@
-"""Every row of the paper's tables: what its networks descend, and that nothing else moves."""
+"""Every row of the paper's tables: the losses of its networks, and that nothing else changes."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Runs that take seconds: few small images and a model of few parts."""
+"""Tiny runs of seconds: few small images and a model with few parts."""
 
 import json
 
