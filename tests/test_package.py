@@ -60,6 +60,8 @@ def test_metadata(wheel):
         metadata = message_from_bytes(archive.read(f"{folder}/METADATA"))
     assert metadata["Version"] == accel.__version__
     assert metadata["License-Expression"] == "MIT"
+    assert metadata["Project-URL"].startswith("Paper, https://")
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
     needed = {line.split(">=")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {"numpy", "torch", "triton"}
 
