@@ -104,7 +104,10 @@ def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, devic
 
 
 def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """Returns (the options, lines for the log); on a CPU, a measurement sets the number of threads."""
+    """Returns (options, lines for the log); on a CPU, a measurement sets the number of threads.
+
+    whose: where the options come from, as the log's first words.
+    """
     from accel.data.batches import steps_an_epoch
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds

@@ -166,8 +166,10 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
 
 @contextlib.contextmanager
 def darkened(figure) -> Iterator[None]:
-    """A context in which a figure has the colours of a dark page: background, lines and text change, images and bars do
-    not."""
+    """Within this context, a figure that was drawn before has the colours of a dark page.
+
+    The background, lines and text change; images and bars keep their colours.
+    """
     from matplotlib.colors import to_hex
     from matplotlib.lines import Line2D
     from matplotlib.spines import Spine

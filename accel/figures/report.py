@@ -41,8 +41,8 @@ def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
     The output depends only on the arguments.
     """
     sections = [
-        ("summary", "Summary", _summary(runs)),
         ("pictures", "Pictures", _pictures(runs)),
+        ("summary", "Summary", _summary(runs)),
         ("parts", "Parts", _parts(runs)),
         ("measures", "Measures", _measures(runs)),
         ("transfer", "Transfer", _transfer(runs)),

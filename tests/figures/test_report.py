@@ -202,15 +202,23 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
       names[0].click(); seen.push(runs(), loss.parentElement.ariaSort);
       seen.push([...document.images].every(image => image.complete && image.naturalWidth > 0));
       seen.push(document.documentElement.scrollWidth <= innerWidth);
+      const sources = [...document.querySelectorAll("source")];
+      seen.push(sources.length, sources.every(source => source.nextElementSibling.currentSrc === source.srcset));
+      const box = document.querySelector(".cropped").getBoundingClientRect();
+      seen.push(Math.round(box.width), Math.round(box.height));
       console.log("found " + seen.join(" ") + " end");
     })</script></body>"""
     names = ("b", "a", "c")
-    runs = [run_record(name, loss=loss) for name, loss in zip(names, (1000.5, None, 90.25), strict=True)]
+    # 10 of its 30 rows are a heading.
+    pictures = [Picture("parts.png", "Where each part occurs", "A part a row.", png(40, 30), png(40, 30), heading=10)]
+    losses = (1000.5, None, 90.25)
+    runs = [run_record(name, loss=loss, pictures=pictures) for name, loss in zip(names, losses, strict=True)]
     path = tmp_path / "report.html"
     path.write_text(html_report(runs).replace("</body>", check))
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=500,800"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    options += ["--blink-settings=preferredColorScheme=0"]  # dark
     process = subprocess.Popen([browser, *options, path.as_uri()], stderr=subprocess.PIPE, text=True)
     limit = threading.Timer(120, process.kill)
     limit.start()
@@ -225,4 +233,4 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
     process.communicate()
     assert len(console) == 1, console
     seen = re.search(r"found (.*?) end", console[0])[1]
-    assert seen == "b,a,c c,b,a ascending b,c,a descending true a,b,c none true true"
+    assert seen == "b,a,c c,b,a ascending b,c,a descending true a,b,c none true true 3 true 40 20"
