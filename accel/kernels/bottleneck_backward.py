@@ -152,7 +152,7 @@ def backward_kernel(
     BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
     INDEX: tl.constexpr,
 ):
-    """All gradients: reads the code's gradient and a once; other maps only for attached weights or arithmetic rule.
+    """All gradients. Reads the code's gradient and a once, other maps only for attached weights or the arithmetic rule.
 
     The first pass over cells sums d_z = Σ_l d_ẑ y, the second writes d_μ = w d_m and d_s = w d_log v. With attached
     weights it also propagates d_w: d_log p = w (d_w − Σ_j w_j d_w_j), where the sum over j follows from the pooled
