@@ -20,3 +20,8 @@ settings.register_profile(
     "patchvae", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("patchvae")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests run first, so that no process is left with them when the others have none."""
+    items.sort(key=lambda item: item.path.name != "test_compile.py")
