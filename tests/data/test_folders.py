@@ -255,7 +255,7 @@ def build(tmp_path, *names):
     [
         ([], "holds no images"),
         ([".hidden.png"], "holds no images"),
-        (["a.png", "a/b.png"], r"holds files \(a\.png\) beside folders \(a\)"),
+        (["a.png", "a/b.png"], r"holds both files \(a\.png\) and folders \(a\)"),
         (["a/b.png", "b/"], r"b holds no images, expected those of its class"),
         (["labels.csv", "notes.txt"], r"no training image of .* can be read; .* is not an image that Pillow can read"),
         (["a/b/", "c/d.png"], "a holds no images, expected those of its class"),

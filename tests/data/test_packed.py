@@ -249,7 +249,7 @@ def test_other_work_is_not_overwritten(folder, tmp_path, monkeypatch):
     with pytest.raises(Crash):
         pack(listing, out, SIZE)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"set\.npy\.partial was begun with other files or another --image-size"):
+    with pytest.raises(ValueError, match=r"set\.npy\.partial was started with other files or another --image-size"):
         pack(listing, out, SIZE + 1)
     pack(listing, out, SIZE)
     before = files_of(out)
