@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from accel.evaluation.tables import TABLES, epochs_of
 from accel.training import train
 from tests.models.test_release import release_checkpoint
 from tests.training.tiny import tiny_config, tiny_dataset
@@ -84,3 +85,15 @@ def test_a_snippet_that_fails_is_noticed(bad):
     assert line == 2
     with pytest.raises((NameError, ImportError, TypeError)):
         exec(source, dict(PRELUDE))
+
+
+def test_the_runs_behind_the_paper_s_tables_are_those_of_the_code():
+    rows = re.findall(
+        r"^\| `reproduce (\w+)` \| .* \| (.*), (\d+) and (\d+) \| (\d+), (\d+) \|$", README.read_text(), re.M
+    )
+    assert [row[0] for row in rows] == list(TABLES)
+    for name, data, *numbers in rows:
+        table = TABLES[name]
+        transfers = sum(len(table.protocols) for row in table.rows if not row.end_to_end)
+        assert data.lower().replace("-", "") == table.data
+        assert [*map(int, numbers)] == [*epochs_of(table.data), 3 * len(table.rows), 3 * transfers]
