@@ -32,13 +32,13 @@ def images(tmp_path_factory):
 
 
 def start(*arguments, **options):
-    """The program in a process of its own."""
+    """Starts the program in a separate process."""
     command = [sys.executable, "-m", "accel", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def fails(capsys, *arguments):
-    """Runs the program, which shall fail; returns its one sentence."""
+    """Runs the program, which must fail; returns its one sentence."""
     status = cli.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     assert status == 2
@@ -295,7 +295,7 @@ def test_a_configuration_that_is_no_file_is_named(capsys, tmp_path):
 
 
 def capsys_after(capsys):
-    """What was printed before is no longer of interest."""
+    """Discards the output so far."""
     capsys.readouterr()
     return capsys
 

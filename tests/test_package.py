@@ -28,7 +28,7 @@ def pip(*arguments):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of this tree, so that building leaves nothing in the tree and finds nothing stale."""
+    """The wheel, built from a copy of this tree, so that the build leaves no files here and uses no stale ones."""
     folder = tmp_path_factory.mktemp("package")
     source = shutil.copytree(
         ROOT, folder / "source", ignore=lambda at, names: (NO_SOURCE if Path(at) == ROOT else NO_CACHE)(at, names)
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """(folder of an installation, environment in which it is the first that Python finds)."""
+    """(folder of an installation, environment in which Python finds it first)."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", wheel, "--no-deps", "--no-index", "--target", target)
     return target, {**os.environ, "PYTHONPATH": str(target)}

@@ -16,7 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def labelled(count):
-    """A torch Dataset of so many images in [0, 1] and labels."""
+    """A torch Dataset of the given number of images in [0, 1], with labels."""
     return TensorDataset(torch.rand(count, 3, 32, 32), torch.arange(count) % 2)
 
 
@@ -39,7 +39,7 @@ def snippets(text):
 
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
-    """The names that are there after all snippets, in their order, in one namespace."""
+    """The namespace in which all snippets have been executed in order."""
     monkeypatch.chdir(tmp_path)
     torch.save(release_checkpoint(), CHECKPOINT)
     names = dict(PRELUDE)

@@ -86,7 +86,7 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
     folders, files = _entries(folder)
     if folders and files:
         raise ValueError(
-            f"{folder} holds files ({files[0]}) beside folders ({folders[0]}), "
+            f"{folder} holds both files ({files[0]}) and folders ({folders[0]}), "
             "expected either images only, or one folder per class"
         )
     if not folders and not files:

@@ -296,7 +296,7 @@ class _Packing:
             self.journal.write_text(json.dumps(self.contents) + "\n")
         elif parse_json(lines[0], self.journal) != self.contents:
             raise ValueError(
-                f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
+                f"{self.partial} was started with other files or another --image-size: use the same ones, or remove it "
                 f"and {self.journal.name} to start again"
             )
         else:

@@ -296,8 +296,8 @@ GLOSSARY = {
     "image, a vector that describes how it looks there.",
     "occurrence": "a part occurs in a cell of the image's grid if its probability there is above one half.",
     "dead, saturated, live": "a part that occurs nowhere, in nearly all cells, or in some of them.",
-    "bits per cell": "information about a cell in whether the part occurs there: H(mean p) − mean H(p). It is 0 for a "
-    "part that occurs everywhere or nowhere, and at most 1.",
+    "bits per cell": "mutual information of cell and occurrence: H(mean p) − mean H(p). It is 0 for a part that occurs "
+    "everywhere or nowhere, and at most 1.",
     "effective number of parts": "number of equally frequent parts that would have the same entropy.",
     "overlap": "how often two parts occur in the same cells: 0 for never, 1 for equal maps.",
     "consistency": "similarity of the patches at a part's most probable occurrences, in pixels or in features; 1 if a "

@@ -112,7 +112,7 @@ class TrainingConfig(BottleneckOptions):
     head: str | None = option(
         None,
         "model",
-        "computation of appearances: pool features, then project (pooled), or project each cell, then pool (others)",
+        "order of operations for appearances: pool, then project (pooled), or project, then pool (separate, fused)",
         choices=HEADS,
         absent="pooled, fused for arithmetic",
     )
@@ -125,14 +125,14 @@ class TrainingConfig(BottleneckOptions):
     places: int | None = option(
         None,
         "model",
-        "k; a part lies at one of k × k places within its cell, each of which is a cell of the encoder",
+        "k; a part lies at one of k × k places within its cell, which are the cells of the encoder",
         check=at_least(1),
         absent="4 for the encoder fine, else 1",
     )
     decoder: str = option(
         "pyramid",
         "model",
-        "architecture of the decoder; templates: a sum of pictures, one for each number of a code",
+        "architecture of the decoder; templates: a sum of pictures, one per dimension of the code",
         choices=DECODERS,
     )
     ground: int = option(

@@ -19,7 +19,7 @@ def summary_writer() -> Any:
 
 
 def tag(name: str) -> str:
-    """The name of a quantity's chart: train_total → train/total, temperature as it is."""
+    """The name of a quantity's chart: train_total → train/total; temperature is unchanged."""
     group = next((images for images in IMAGES if name.startswith(f"{images}_")), None)
     return name if group is None else f"{group}/{name.removeprefix(f'{group}_')}"
 

@@ -188,8 +188,8 @@ class Run:
         done = self.epoch * len(self.batches) + self.batch
         if self.step.number != done or not 0 <= self.batch < len(self.batches) or len(self.history) != self.epoch:
             raise ValueError(
-                f"{path} is inconsistent: it has step {self.step.number}, but {self.epoch} epochs of "
-                f"{len(self.batches)} steps plus {self.batch}, and {len(self.history)} lines of history"
+                f"{path} is inconsistent: step {self.step.number} after {self.epoch} epochs of {len(self.batches)} "
+                f"steps and {self.batch} further steps, with {len(self.history)} lines of history"
             )
 
     def save(self) -> None:

@@ -185,7 +185,7 @@ class SupervisedSystem(System):
     terms = ("total", "error")
 
     def losses(self, images, labels, step, noise):
-        """As `System.losses`: no output, and the error in % beside the loss."""
+        """As `System.losses`: no output, but the loss and the error in %."""
         logits = self.model(images, noise=noise if self.model.training else None).float()
         error = (logits.argmax(1) != labels).float().mean() * 100
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}

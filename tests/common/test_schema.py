@@ -10,14 +10,14 @@ from accel.common.schema import refuse_other
 
 
 class Inner(TypedDict):
-    """A dictionary of known keys."""
+    """A dictionary with known keys."""
 
     count: int
     share: NotRequired[float | None]
 
 
 class Outer(TypedDict):
-    """One in another."""
+    """A dictionary that contains another."""
 
     name: str
     inner: list[Inner]

@@ -11,11 +11,11 @@ from accel.ops.occurrence import Bernoulli
 
 
 class Oracle(torch.nn.Module):
-    """Says that part n occurs where channel n of a cell's first pixel is bright.
+    """Predicts that part n occurs where channel n of a cell's first pixel is bright.
 
-    A part's appearance is two numbers: the image's mean and its largest value in the part's channel. What is decoded
-    has in channel n the first number of part n where it occurs, plus a tenth of the second; each
-    output is repeated 8 times.
+    A part's appearance is two numbers: the image's mean and its largest value in the part's channel. Where
+    part n occurs, channel n of the decoder's output is the first number plus a tenth of the second; each output is
+    repeated 8 times.
     """
 
     has_decoder = has_variance = has_parts = True

@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 
 
 def cells_as_images(cells):
-    """uint8 (n, 3, h, w) → images (n, 8h, 8w, 3) of one colour a cell."""
+    """uint8 (n, 3, h, w) → images (n, 8h, 8w, 3) with one colour per cell."""
     return cells.transpose(0, 2, 3, 1).repeat(8, axis=1).repeat(8, axis=2)
 
 
@@ -84,7 +84,7 @@ def test_heading_headers_and_captions_stand_beside_the_images(tmp_path):
 
 
 def first_row(canvas):
-    """Where the first image begins, from the top of the canvas."""
+    """The row of the canvas in which the first image begins."""
     return int(np.flatnonzero((canvas != 255).any(axis=(1, 2)))[0])
 
 

@@ -20,7 +20,7 @@ PATH = Path(__file__).with_name("golden.json")
 
 
 def pictured() -> dict:
-    """What the gallery, the statistics, the swaps, the interpolations, the samples and the bars show."""
+    """The content of the gallery, the statistics, the swaps, the interpolations, the samples and the bars."""
     model, train, test = Oracle(), draw_parts(400), draw_parts(300, first_image=1000)
     found = find_occurrences(model, test.images, 12)
     batch = torch.from_numpy(test.images.transpose(0, 3, 1, 2).copy())
@@ -48,7 +48,7 @@ def pictured() -> dict:
 
 
 def assert_like(name, got, expected):
-    """Equal whole numbers and words; real numbers within what float32 sums over a few thousand cells differ by."""
+    """Integers and strings must be equal; floats must agree up to float32 sums over a few thousand cells."""
     if isinstance(expected, dict):
         assert got.keys() == expected.keys(), name
         for key, value in expected.items():

@@ -19,7 +19,7 @@ VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
 
 def png(width, height):
-    """A white picture of that size, as a PNG file's bytes."""
+    """The bytes of a PNG file: a white picture of that size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -30,7 +30,7 @@ def png(width, height):
 
 
 def run_record(name, system="patchvae", loss=300.0, **fields):
-    """A small run of which everything is known."""
+    """A small run with known content."""
     values = {
         "config": {"system": system, "data": "parts", "seed": 0, "epochs": 2},
         "history": [
@@ -52,7 +52,7 @@ def run_record(name, system="patchvae", loss=300.0, **fields):
 
 
 class Page(HTMLParser):
-    """Elements with their attributes and text, in order; fails on a tag that is closed where it was not open."""
+    """Elements with their attributes and text, in order; fails on a closing tag without an open one."""
 
     def __init__(self, text):
         super().__init__()
@@ -191,7 +191,7 @@ def test_baselines_stand_beside_each_run():
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed here")
 def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
-    """Clicks of an added script, which says what it found on the console, where complaints would be, too."""
+    """An added script clicks and prints its findings on the console, where errors would also appear."""
     check = """<script>addEventListener("load", () => {
       const table = document.querySelector("table"), names = [...table.querySelectorAll("thead button")];
       const runs = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join(",");

@@ -27,7 +27,7 @@ def figures():
 
 @pytest.fixture(scope="module")
 def held_out(figures):
-    """(log-odds, truth) of the packaged model on the images that the figures name."""
+    """(log-odds, truth) of the packaged model on the images to which the published figures refer."""
     images = draw_parts(figures["checked"]["images"], first_image=FIRST_TEST_IMAGE)
     return logits_and_truth(PatchVAE.from_pretrained("parts"), images)
 
@@ -46,7 +46,7 @@ def test_weights_are_those_that_were_measured(figures):
 
 
 def test_every_type_is_found_as_the_card_says(figures, held_out):
-    """Average precision moves only where rounding exchanges two cells: it lies between all going wrong and right."""
+    """Average precision changes only if rounding exchanges cells: it lies between the worst and the best order."""
     logits, truth = held_out
     parts = [one["part"] for one in figures["measures"]["types"]]
     stated = figures["checked"]["average_precision"]

@@ -10,7 +10,7 @@ from accel.training import capture
 
 
 class StandIn:
-    """torch.cuda as far as `Captured` knows it: inside `graph` nothing is done, and a replay does it."""
+    """Replaces the parts of torch.cuda that `Captured` uses: nothing runs inside `graph`, and a replay runs it."""
 
     def __init__(self, function, failure=None):
         self.function, self.failure = function, failure

@@ -13,7 +13,7 @@ from tests.training.tiny import STEPS, tiny_config, tiny_dataset
 
 @pytest.fixture
 def accumulator():
-    """What TensorBoard reads event files with."""
+    """TensorBoard's reader of event files."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,7 +27,7 @@ def points(accumulator, folder):
 
 
 def expected(folder):
-    """The same of metrics.jsonl."""
+    """As `points`, from metrics.jsonl."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = [name for name in lines[0] if name not in ("epoch", "step", "compiled", "captured")]
     return {event_files.tag(name): [(line["step"], line[name]) for line in lines] for name in names}

@@ -20,13 +20,13 @@ from tests.training.tiny import tiny_dataset
 
 
 def images_of(count, size=32):
-    """A set of so many training images, which take no memory."""
+    """An image set with so many training images, which take no memory."""
     image = np.zeros((1, size, size, 3), np.uint8)
     return Dataset("photographs", *(ImageSet(np.broadcast_to(image, (n, size, size, 3))) for n in (count, 10)))
 
 
 def chosen(count, device="cpu", recipe="auto", size=32, **named):
-    """(name, the configuration) for so many images on a device."""
+    """(name, configuration) of the recipe for so many images on a device."""
     named = {"data": "photographs"} | named
     config = TrainingConfig(**named)
     name, why, options = recipes.choose_options(recipe, config, named, images_of(count, size), device)
