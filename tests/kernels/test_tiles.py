@@ -1,4 +1,4 @@
-"""How work is cut into tiles. No result depends on it but by rounding, so speed would be all that a mistake costs."""
+"""The choice of tiles, which affects only speed and rounding."""
 
 import math
 
