@@ -6,6 +6,10 @@ logits of its N parts stand beside a logit 0 for none, p = softmax(a₁, …, a_
 Logits, probabilities and samples of parts are (B, N, L); an argument is what a relaxation is applied to, (B, N, L) for
 Bernoulli and (B, N + 1, L) for categorical occurrences, whose last row is none. Whatever follows a distribution, which
 is pooling, placing and the loss, reads its p and y and does not know which one it was.
+
+A logit may be infinite: p is then exactly 0 or 1. Where the limit depends on how several get there, they are equals: a
+part of which p is 0 in every cell weighs all cells alike, and categorical parts of logit ∞ share their cell. No finite
+step changes an infinite logit, so its gradient is 0.
 """
 
 import numpy as np
@@ -13,6 +17,7 @@ import numpy as np
 from .divergence import (
     bernoulli_divergence,
     bernoulli_divergence_gradients,
+    bounded,
     categorical_divergence,
     categorical_divergence_gradients,
     category_log_probabilities,
@@ -34,7 +39,7 @@ class Bernoulli:
     @staticmethod
     def log_probability(logits):
         """log p = log σ(a)."""
-        return log_sigmoid(logits)
+        return log_sigmoid(bounded(logits))
 
     @staticmethod
     def log_probability_gradients(d_log_p, logits):

@@ -48,8 +48,9 @@ def patch_bottleneck(
 
     Paper, sections 3.2 and 3.3; reference.patch_bottleneck is the same function on NumPy arrays.
 
-    occurrence_logits: a (B, N, h, w). appearance_mean, appearance_log_variance: μ and s (B, N·D, h, w), part n,
-    number d in channel n·D + d. Any strides; float64, float32, bfloat16 or float16, float32 inside.
+    occurrence_logits: a (B, N, h, w), also infinite, of which p is 0 or 1 and the gradient 0. appearance_mean,
+    appearance_log_variance: μ and s (B, N·D, h, w), part n, number d in channel n·D + d. Any strides; float64, float32,
+    bfloat16 or float16, float32 inside.
     temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor that needs no gradient. noise: the draws'
     address, needed when sampling. sample=False: the posterior's mean, deterministic. backend: "triton" or "torch";
     Triton for CUDA tensors if not given. options: variance, occurrence, occurrence_prior, appearance_prior_mean,

@@ -3,7 +3,7 @@
 Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) where nothing is drawn; float32 or float64. All else
 is read from logits that `normalise` has prepared, once: for Bernoulli parts the logits themselves, for categorical ones
 log p of the N parts and, last, of none, (B, N + 1, …). An argument, which is what a relaxation is applied to, has the
-shape of normalised logits.
+shape of normalised logits. Infinite logits are those of the specification.
 """
 
 import math
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .noise import Noise, occurrence_noise
+
+LARGEST = 1e38  # what an infinite logit counts as: a float32, as are differences of two
 
 
 class Bernoulli:
@@ -25,7 +27,7 @@ class Bernoulli:
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
-        return logits
+        return logits.clamp(-LARGEST, LARGEST)
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
@@ -76,6 +78,7 @@ class Categorical:
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
+        logits = logits.clamp(-LARGEST, LARGEST)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
 
     @staticmethod
