@@ -69,8 +69,9 @@ def pictures(
     """(name, Figure) of everything there is to be seen of a run, in the order in which it is looked at.
 
     history: the lines of metrics.jsonl. measures: of measures.json. transfer: the results of transfer.json. What is
-    empty is not drawn, nor is what a model without parts has no use for. patch_size: of the gallery's patches in
-    pixels, by default the receptive field. Raises ImportError if matplotlib is missing.
+    empty is not drawn, nor is what a model without parts has no use for, or what takes two held-out images of one.
+    patch_size: of the gallery's patches in pixels, by default the receptive field. Raises ImportError if matplotlib is
+    missing.
     """
     images = dataset.test.images
     few = spread(dataset.test, SHOWN)
@@ -80,12 +81,14 @@ def pictures(
         side = patch_size or receptive_field(model, images[:FIELD_IMAGES])
         surest = find_occurrences(model, dataset.train.images)
         yield "gallery", gallery(dataset.train, surest, side=side, scale=model.scale, class_names=dataset.class_names)
-        yield "swaps", swaps(model, images, found=found)
-        yield "interpolations", interpolations(model, images, found=found)
+        if len(images) > 1:
+            yield "swaps", swaps(model, images, found=found)
+            yield "interpolations", interpolations(model, images, found=found)
         yield "traversals", traversals(model, images, found=found)
         yield "statistics", part_statistics(found)
     elif model.has_decoder:
-        yield "interpolations", interpolations(model, images)
+        if len(images) > 1:
+            yield "interpolations", interpolations(model, images)
         yield "traversals", traversals(model, images)
     if (measures or {}).get("types"):
         types = measures["types"]

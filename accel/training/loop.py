@@ -20,7 +20,7 @@ from torch import nn
 
 from accel.common.describing import in_one_line
 from accel.common.files import held
-from accel.common.progress import duration, progress
+from accel.common.progress import duration, progress, say
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
 from accel.training import advice, checkpoint, processes, record, run_folder, terminal
@@ -271,15 +271,15 @@ class Run:
         """Says what is about to be trained, and what is wrong with that."""
         model, terms = self.model, self.system.terms
         columns = terminal.explanation(terms, model.has_decoder, model.has_parts)
-        terminal.say(opening + self.describe(), columns)
+        say(opening + self.describe(), columns)
         if self.epoch == 0:
             self.warn(advice.before_training(self.config, self.dataset, len(self.batches)))
-        terminal.say(terminal.header(terms))
+        say(terminal.header(terms))
 
     def warn(self, sentences: list[str]) -> None:
         """Each on a line of its own, where errors go."""
         for sentence in sentences:
-            terminal.say(f"patchvae: warning: {sentence}", error=True)
+            say(f"patchvae: warning: {sentence}", error=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch's steps."""
@@ -387,7 +387,7 @@ class Run:
         self.write_texts()
         self.write_model()
         if self.writes:
-            terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
+            say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             steps = self.config.epochs * len(self.batches)
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 

@@ -1,7 +1,5 @@
 """What a run says in the terminal: what is trained on what, and a table with a line an epoch."""
 
-import errno
-import sys
 import textwrap
 
 WIDTH = 110  # of text
@@ -63,12 +61,3 @@ def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
         f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
         f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
     )
-
-
-def say(*lines: str, error: bool = False) -> None:
-    """Prints lines; training goes on where the terminal has been closed."""
-    try:
-        print(*lines, sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
-    except OSError as problem:
-        if problem.errno != errno.EIO:
-            raise
