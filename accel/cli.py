@@ -1,7 +1,7 @@
 """The program: `python -m accel COMMAND`, also installed as `patchvae COMMAND`.
 
-What a user can cause ends in one sentence on standard error and exit status 2. What a command needs is
-imported when it runs, so that help and misspelled options are answered at once.
+Errors that a user can cause end in one sentence on standard error and exit status 2. Commands import their dependencies
+when they run, so that help and misspelt options are fast.
 """
 
 import argparse
@@ -26,33 +26,33 @@ COMMANDS = {
     "verify": verify,
 }  # in the order of the overview
 
-# What takes memory, the most effective first.
+# Options that determine memory, the most effective first.
 HUNGRY = ("--batch-size", "--num-parts", "--image-size", "--train-images")
 
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
-  python -m accel train --data FOLDER --image-size 64      your own images, in minutes
+  python -m accel train --data FOLDER --image-size 64      find parts in your own images, in minutes
   python -m accel train --data cifar10 --recipe paper      the paper's recipe on photographs
-  python -m accel transfer runs/cifar10-patchvae+w         how well its encoder recognises: a row of Table 1
-  python -m accel reproduce table1                         Table 1 on CIFAR-100, beside the paper's figures
-  python -m accel pack FOLDER --image-size 224 set.npy     decode once; then train --data set.npy
-  python -m accel report runs/parts-patchvae+w             figures and pictures in one HTML file
-  python -m accel train --resume --out runs/cifar10-patchvae+w
+  python -m accel transfer runs/cifar10-patchvae+w         accuracy of its encoder: a row of Table 1
+  python -m accel reproduce table1                         Table 1 on CIFAR-100, next to the paper's figures
+  python -m accel pack FOLDER --image-size 224 set.npy     decode once, then train with --data set.npy
+  python -m accel report runs/parts-patchvae+w             results and figures in one HTML file
+  python -m accel train --resume --out RUN                 continue an interrupted run
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises ValueError with a sentence, which names the nearest option there is."""
+    """An argument parser that raises ValueError, with the nearest existing option in the message."""
 
     def __init__(self, **arguments):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **arguments)
 
     def error(self, message: str):
-        """Raises what argparse would print, without its 'argument'."""
+        """Raises ValueError with argparse's message, without its prefix 'argument'."""
         raise ValueError(re.sub(r"^argument ([^\s:]+): ", r"\1 ", message))
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's, but what is unknown is refused with the nearest name that is known."""
+        """As in argparse, but the error for an unknown option names the nearest known one."""
         result, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].split("=")[0]
@@ -65,19 +65,19 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Text as it is written, and all descriptions of options in one column."""
+    """Keeps the format of descriptions, and aligns all help texts of options in one column."""
 
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=110)
 
 
 def overview() -> str:
-    """What the program says without a command."""
+    """The help text of the program without a command."""
     commands = "\n".join(f"  {name:<12}{command.HELP}" for name, command in COMMANDS.items())
     return (
         "usage: python -m accel COMMAND [options]      (or: patchvae COMMAND [options])\n\n"
         "PatchVAE: unsupervised discovery of parts in images.\n\n"
-        f"commands (each has --help; --version prints the version):\n{commands}\n\n{EXAMPLES}"
+        f"commands (COMMAND --help lists its options; --version prints the version):\n{commands}\n\n{EXAMPLES}"
     )
 
 
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         run(arguments)
         say()
     except BrokenPipeError:
-        lead_nowhere(sys.stdout)  # which nobody reads any more
+        lead_nowhere(sys.stdout)  # the reader of the output has closed it
         return 141
     except KeyboardInterrupt as stop:
         complain(str(stop) or "interrupted")
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, ImportError, FloatingPointError) as error:
         complain(str(error))
     except (MemoryError, RuntimeError) as error:
-        # PyTorch's own class for this needs torch to be imported, and its CPU allocator does not use it.
+        # PyTorch's class for this needs torch to be imported, and its CPU allocator does not use it.
         of_memory = re.search("memory|bad_alloc|size calculation overflowed", str(error))
         if not isinstance(error, MemoryError) and not of_memory:
             raise
@@ -132,13 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(sentence: str) -> None:
-    """Says what went wrong, where anybody listens."""
+    """Prints an error to standard error, if that is open."""
     with contextlib.suppress(OSError):
         print(f"patchvae: {sentence}", file=sys.stderr)
 
 
 def less(command: str) -> str:
-    """What of a command's options makes it need less memory, as the end of a sentence."""
+    """The options that reduce the memory of a command, as the end of a sentence."""
     parser = Parser()
     COMMANDS[command].add_arguments(parser)
     known = [name for name in HUNGRY if name in parser._option_string_actions]
@@ -146,10 +146,10 @@ def less(command: str) -> str:
 
 
 def open_streams() -> None:
-    """Makes standard streams that are closed lead nowhere, and all of them take any character.
+    """Redirects closed standard streams to the null device, and lets all of them accept any character.
 
-    Otherwise the next file that is opened, such as a checkpoint, would get the number of a closed one, and whoever
-    writes to that, such as a library's warning, would write into the file.
+    Otherwise the next opened file, such as a checkpoint, would get the descriptor of a closed stream, and output to
+    that stream, such as a library's warning, would be written into the file.
     """
     for descriptor in range(3):
         with contextlib.suppress(OSError):
@@ -160,4 +160,4 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         with contextlib.suppress(AttributeError):  # a notebook's
-            getattr(sys, name).reconfigure(errors="replace")  # in a terminal that knows ASCII alone
+            getattr(sys, name).reconfigure(errors="replace")  # for a terminal that supports only ASCII

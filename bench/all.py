@@ -1,15 +1,15 @@
-"""Everything that needs a GPU, in one go: a plan of stages, the most telling first.
+"""Runs all benchmarks and tests that need a GPU, in stages, the most important first.
 
     python bench/all.py [--quick] [--only STAGE …] [--output FOLDER]
 
-First all kernels that are timed are compiled, on all cores; then come the tests that need a GPU, training beside what
-others would write, the operators, a trace, other sizes of training, more tests, a whole run, and the same bits twice.
-Each stage has its own limit of time and writes its results as they come, so a stage that runs out of time, or fails,
-leaves what it had, and the others still run. --quick ends within eight minutes, with short timings and few shapes.
-Without it come wider sweeps, part times, other tiles, some tests under compute-sanitizer's memcheck and racecheck
-(every tensor in an allocation of its own: in PyTorch's cache, past the end of one lies another), and at last, where
-CIFAR-10 lies in data/, the paper's first table. What a stage lacks (a GPU, pytest, compute-sanitizer) is said, and
-the stage skipped.
+First it compiles all timed kernels, on all cores. Then follow the tests that need a GPU, training compared with other
+implementations, the operators, a trace, other sizes of training, more tests, a whole run, and checks of bit-identical
+results. Each stage has a time limit and writes its results as it goes: if a stage fails or times out, its results so
+far are kept, and the other stages still run. --quick takes at most eight minutes, with short timings and few shapes.
+Without it, there are also wider sweeps, times of the parts of a step, other tiles, some tests under compute-sanitizer's
+memcheck and racecheck (with each tensor in its own allocation, since in PyTorch's cache another tensor follows it), and
+finally, if CIFAR-10 is in data/, the paper's first table. Stages without their requirements (a GPU, pytest,
+compute-sanitizer) are skipped with a message.
 
 At the end: a table of all stages, and exit status 1 if any failed.
 """
@@ -38,7 +38,7 @@ def script(name, *arguments):
 
 
 def plan(folder, quick):
-    """The stages, in order."""
+    """The stages in order."""
 
     def stage(name, file, arguments, minutes, needs=(), hurry=True, kind="json"):
         output = folder / f"{name.replace(' ', '-')}.{kind}"
@@ -88,7 +88,7 @@ def plan(folder, quick):
 
 
 def sanitized(folder):
-    """Odd shapes under compute-sanitizer."""
+    """A stage that runs unusual shapes under compute-sanitizer."""
     watched = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode", "1", "--tool"]
     for tool in ("memcheck", "racecheck"):
         command = [*watched, tool, sys.executable, "-m", "pytest", *ODD_SHAPES]
@@ -98,10 +98,10 @@ def sanitized(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
-    parser.add_argument("--quick", action="store_true", help="at most eight minutes in all")
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone, in the plan's order")
+    parser.add_argument("--quick", action="store_true", help="take at most eight minutes in total")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="run only these stages, in the order of the plan")
     options = parser.parse_args()
-    # Where Inductor's processes then look as well, for our kernels in a compiled step.
+    # Inductor's processes look there as well, for our kernels in a compiled step.
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,5 +119,5 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage that runs is ended with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the running stage, too
     main()

@@ -1,9 +1,9 @@
-"""Times the bottleneck under other tiles than its table's, to see whether the table still holds on this GPU.
+"""Times the bottleneck with tiles that differ from its table, to check whether the table fits this GPU.
 
     python bench/blocks.py
 
-For each shape of the table, each dtype and memory format: the table's tile, then the fastest of its neighbours (twice
-and half the parts, the cells and the warps), forward and backward together.
+For each shape of the table, each dtype and memory format, it prints the table's tile, then the fastest of its
+neighbours (double and half the parts, the cells and the warps), for forward and backward pass together.
 """
 
 import functools

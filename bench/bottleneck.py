@@ -1,11 +1,11 @@
-"""The bottleneck, forward and backward with both divergences, beside what one would write without it.
+"""Benchmark of the bottleneck, forward and backward with both divergences, against other implementations.
 
     python bench/bottleneck.py [--quick] [--sweep] [--output FILE.json] [--plot FILE.png]
 
 Bytes that must move: forward reads a, μ and s and writes the code; backward reads the code's gradient and a (under the
-arithmetic rule s as well) and writes three gradients. Categorical occurrences must move no more, but a cell couples its
-parts, so our kernels read a once more in either pass, write and read d_y of every part and cell in float32, and leave a
-few numbers a cell: bytes that are stated apart, and not counted for the limit.
+arithmetic rule s as well) and writes three gradients. Categorical occurrences need no more, but a cell
+couples its parts, so our kernels read a once more in each pass, write and read d_y of every part and cell in float32,
+and save a few numbers per cell; these bytes are reported separately, and do not count for the limit.
 """
 
 import functools
@@ -24,7 +24,7 @@ from bench.timing import CUDA, DEVICE
 
 TEMPERATURE = 0.5
 FIELDS = "code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"
-CHECKED = 2  # images held to the reference
+CHECKED = 2  # images that are compared with the reference
 
 # (B, N, D, side): those of the table of others' measurements, and the sweep around the middle one.
 SHAPES = [(128, 16, 6, 4), (128, 16, 6, 8), (256, 64, 16, 7), (128, 64, 16, 28)]
@@ -36,7 +36,7 @@ SWEEP = [
 ]
 # Rule of the variance and distribution of occurrences: the paper's own, the release's, and the main job's.
 KINDS = [("geometric", "bernoulli"), ("arithmetic", "bernoulli"), ("geometric", "categorical")]
-SMALL = [(16, 16, 6, 4), (16, 16, 6, 8), (8, 32, 8, 14)]  # for a CPU
+SMALL = [(16, 16, 6, 8)]  # for a CPU
 
 
 CELL_STATISTICS = 5  # float32 that the kernels leave of each categorical cell
@@ -96,7 +96,7 @@ def make_case(shape, dtype, memory_format, kind):
 
 
 def make_providers(case, others, compiled):
-    """Ours, and where wanted the others and their compiled selves."""
+    """Our implementation, and optionally the others and their compiled versions."""
     parts, part_dim = case.facts["parts"], case.facts["part_dim"]
     kind = {name: case.facts[name] for name in ("variance", "occurrence")}
     categorical = kind["occurrence"] == "categorical"
@@ -131,7 +131,7 @@ def make_providers(case, others, compiled):
 
 
 def grid(cuda, quick, sweep):
-    """The arguments of make_case, the table's first; small ones for a CPU."""
+    """Arguments of make_case, with those of the table first; small shapes for a CPU."""
     shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if cuda else (SMALL, (torch.float32,))
     formats = torch.contiguous_format, torch.channels_last
     if quick or not cuda:
@@ -144,7 +144,7 @@ def grid(cuda, quick, sweep):
 
 
 def reason(row):
-    """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
+    """Why a large shape reaches less than 70 % of the copy bandwidth, if known."""
     if row["part_dim"] <= 4:
         return "drawing noise and its logarithms cost the same for every cell however few numbers share them"
     if row["side"] ** 2 % 4 and not row["channels_last"]:

@@ -1,10 +1,10 @@
-"""Images a second of the default command beside busy programs: with one thread, with all, and with those it chooses.
+"""Speed of the default command next to busy programs, with one thread, with all threads, and with the chosen number.
 
     python bench/busy.py --busy 0 1 2 4 --results bench/results/busy.json
 
-A busy program is a loop in Python that never waits. Each number is the median of several short stretches of the first
-steps of the run on `parts`, on the CPU, the kinds in turn. What else runs on the machine is in the load average, taken
-before the first busy program begins.
+A busy program is an endless loop in Python. Each number is the median of several short measurements of the first steps
+of the run on `parts`, on the CPU, alternating between the numbers of threads. The load average before the first busy
+program shows what else is running on the machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SECONDS = 1.0
 
 
 def images_per_second(run: Run, threads: int) -> float:
-    """Of one stretch of steps."""
+    """Images per second of one short measurement."""
     torch.set_num_threads(threads)
     batch = next(run.batches.epoch(0))
     began, steps = time.monotonic(), 0
@@ -40,7 +40,7 @@ def images_per_second(run: Run, threads: int) -> float:
 
 
 def measure(busy: int, all_threads: int) -> dict:
-    """A row: beside so many busy programs."""
+    """A row of results, next to a number of busy programs."""
     config, dataset = TrainingConfig(device="cpu", train_images=64, out="runs/busy"), load("parts", train_images=64)
     programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
     try:
@@ -62,7 +62,7 @@ def measure(busy: int, all_threads: int) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Time training beside busy programs.")
+    parser = argparse.ArgumentParser(description="Time training next to busy programs.")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--results", type=Path, default=Path("bench/results/busy.json"))
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How many kernels Triton compiled meanwhile, and how many lay in its cache on the disk."""
+"""Counts the kernels that Triton compiles, and those that it finds in its disk cache."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ except ImportError:  # no Triton, nothing is compiled
 
 @dataclass
 class Compilations:
-    """Names of kernels, one for each time that one was asked for in a process for the first time."""
+    """Names of kernels, one for each first use of a kernel in a process."""
 
     compiled_names: list[str] = field(default_factory=list)
     found_names: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Compilations:
 
 @contextlib.contextmanager
 def counting():
-    """Gives Compilations that fills up inside."""
+    """A context that yields Compilations and fills it."""
     counted = Compilations()
     if knobs is None:
         yield counted

@@ -1,11 +1,11 @@
-"""Compiles, on all cores at once, the kernels that the benchmarks launch, so that none is compiled between timings.
+"""Compiles the kernels that the benchmarks launch in parallel, so that no kernel is compiled between timings.
 
     python bench/compile.py [--quick] [--output FILE.json]
 
-Processes that do not see the GPU launch what the benchmarks launch, on the CPU's tensors and two images, and stop at
-the driver; what they compile goes to Triton's cache on the disk, where the benchmarks find it. A kernel's key there is
-its source, its arguments' types and alignment, the constants, and the GPU's capability: neither the device of a tensor
-nor the number of images is part of it. Without a GPU it compiles small shapes for one of capability 9.0.
+Processes that cannot see the GPU launch the same kernels on CPU tensors of two images, and stop at the driver. Compiled
+kernels are in Triton's disk cache, where the benchmarks find them. The key of a kernel consists of its source, the
+types and alignment of its arguments, the constants, and the GPU's compute capability, but not of the device of a tensor
+or the number of images. Without a GPU, it compiles small shapes for compute capability 9.0.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PRETENDED = 9, 0  # the capability of a GPU that is not there
 
 
 def stand_in_for_a_gpu(capability=PRETENDED):
-    """Launches stop at the driver."""
+    """A context in which launches stop at the driver."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -46,7 +46,7 @@ def stand_in_for_a_gpu(capability=PRETENDED):
 
 
 def launch_fused_operators():
-    """On any device, from here on."""
+    """Uses the fused operators on any device from now on."""
     from accel.ops import bottleneck as of_bottleneck
     from accel.ops import weighted_loss as of_loss
 
@@ -54,7 +54,7 @@ def launch_fused_operators():
 
 
 def prepare_here(capability=PRETENDED):
-    """From here on this process compiles what it launches, and no more."""
+    """From now on this process only compiles the kernels that it launches."""
     torch.set_num_threads(1)
     stand_in_for_a_gpu(capability)
     launch_fused_operators()
@@ -115,8 +115,8 @@ def perform(launch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="what the benchmarks launch with --quick")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write what was compiled, with versions")
+    parser.add_argument("--quick", action="store_true", help="only kernels that the benchmarks launch with --quick")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the compiled kernels, with versions")
     options = parser.parse_args()
     capability = torch.cuda.get_device_capability() if CUDA else PRETENDED
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the processes that compile

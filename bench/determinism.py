@@ -1,9 +1,9 @@
-"""The same bits twice: the operators', in one process and in another, which is promised; and a training step's.
+"""Checks bit-identical results: of operators, within and between processes, which is guaranteed; and of training steps.
 
     python bench/determinism.py [--quick] [--output FILE.json]
 
-Whole steps also run what cuDNN chooses by timing, whose sums may have another order in another process: a row says
-whether they agree, and that they do not is no failure.
+Whole steps also use algorithms that cuDNN chooses by timing, which may sum in a different order in another process: a
+row reports whether they agree, but a difference is not a failure.
 """
 
 import argparse

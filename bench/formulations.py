@@ -1,9 +1,10 @@
-"""The same mathematics as others write it: what the benchmarks compare with.
+"""Other implementations of the same mathematics, with which the benchmarks compare.
 
-plain_*: PyTorch as one would write it from the equations. release_*: after the description of the authors' release:
-probabilities kept from 0 by 1e-7, weights and occurrences expanded to maps of every number of a part, the arithmetic
-rule, a convolution for the gradient energy and weights expanded to pixels. Draws come from PyTorch's generator unless
-they are given: uniform (B, N, L) and normal (B, N, D).
+plain_*: straightforward PyTorch from the equations. release_*: as described for the authors' release: probabilities
+with 1e-7 added, weights and occurrences expanded to maps for every dimension of a part, the arithmetic rule, a
+convolution for the gradient energy, and weights expanded to pixels. Random numbers come from PyTorch's generator unless
+they are
+given: uniform (B, N, L) and normal (B, N, D).
 """
 
 import math
@@ -47,7 +48,7 @@ def plain_bottleneck(
 
 
 def plain_bernoulli(logits, temperature, prior, uniform):
-    """log p, y and KL_occ of parts that occur each by itself."""
+    """log p, y and KL_occ of independent parts."""
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     u = torch.rand_like(logits) if uniform is None else uniform
     y = torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / temperature)
@@ -57,7 +58,7 @@ def plain_bernoulli(logits, temperature, prior, uniform):
 
 
 def plain_categorical(logits, temperature, prior, uniform):
-    """log p, y and KL_occ of cells that hold one part at most."""
+    """log p, y and KL_occ of cells with at most one part."""
     parts = logits.shape[1]
     logits = F.pad(logits, (0, 0, 0, 1))
     log_p = logits.log_softmax(1)

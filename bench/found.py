@@ -1,9 +1,9 @@
-"""A picture of what runs have found in photographs: some of their parts, each in a spread of held-out images.
+"""A figure of parts that runs have found in photographs, each in a selection of held-out images.
 
     python bench/found.py photographs.png RUN=FOLDER RUN=FOLDER     # what trained on what
 
-A row a part, those that say most about a cell first. At most two images of a class, which for `bench/photographs.py`
-are those cut from one photograph, surest first; bright is where the part occurs, outlined where it is likely.
+One row per part, sorted by information. Each row shows the most probable images, at most two of a class, which for
+`bench/photographs.py` is one photograph; cells where the part is likely are bright and outlined.
 """
 
 import argparse
@@ -43,7 +43,9 @@ def main():
     parser = argparse.ArgumentParser(description="Draw parts that runs have found in photographs.")
     parser.add_argument("out", type=Path, help="PNG file to write")
     parser.add_argument("runs", nargs="+", metavar="RUN=FOLDER", help="run folder, and the images it trained on")
-    parser.add_argument("--parts", type=int, nargs="+", default=[0, 1, 3, 4, 5], help="places in the order of parts")
+    parser.add_argument(
+        "--parts", type=int, nargs="+", default=[0, 1, 3, 4, 5], help="ranks of the parts to show, by information"
+    )
     given = parser.parse_args()
     rows, labels = [], []
     for run, _, folder in (word.partition("=") for word in given.runs):

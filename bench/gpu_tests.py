@@ -1,8 +1,8 @@
-"""Runs tests in several processes at once, each a share of them, so that their kernels compile on all cores.
+"""Runs tests in several parallel processes, each with a share of them, so that kernels compile on all cores.
 
     python bench/gpu_tests.py [--output FILE.jsonl] [--examples N] PYTEST_ARGUMENT…
 
-Outcomes are written as they come, a line each. Exits with status 1 if a test failed, or if none passed.
+Results are written immediately, one line each. Exits with status 1 if a test failed, or if none passed.
 """
 
 import argparse
@@ -71,8 +71,8 @@ def run(arguments, output, processes, examples=None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write every test's outcome")
-    parser.add_argument("--examples", type=int, metavar="N", help="that Hypothesis draws of each property")
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write the result of every test")
+    parser.add_argument("--examples", type=int, metavar="N", help="number of Hypothesis examples for each property")
     options, arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         output = options.output or Path(folder) / "tests.jsonl"

@@ -1,10 +1,9 @@
-"""What the benchmarks of operators share: a check before every timing, rows, tables and plots.
+"""Shared code of the operator benchmarks: a check before every timing, rows, tables and plots.
 
-On a GPU: device events around each call, many calls, medians with the 20 % and 80 % quantiles; inputs are fresh random
-numbers, of which as many sets take turns as it takes to outgrow the cache. Both passes are timed once more inside a
-CUDA graph, without the host; a row says why where that did not work. What is achieved is stated against the bandwidth
-of a large copy in the same run, bytes read and written counted, and only the bytes that the mathematics must move are
-counted for a shape.
+On a GPU, each call is timed with device events; results are medians of many calls, with the 20 % and 80 % quantiles.
+Inputs are random, and enough sets alternate to exceed the cache. Both passes are timed again in a CUDA graph, without
+the host; a row gives the reason if that fails. The achieved bandwidth is relative to that of a large copy in the same
+run, counting bytes read and written; for a shape, only the bytes that the computation must move are counted.
 """
 
 import argparse
@@ -30,7 +29,7 @@ TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 @dataclass(frozen=True)
 class Case:
-    """One shape, dtype and memory format: how to make its inputs, and what must come out of the first images."""
+    """One shape, dtype and memory format: its inputs, and the expected results of the first images."""
 
     name: str
     dtype: torch.dtype
@@ -50,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Provider:
-    """A way to compute it. exact_draw computes with the specification's noise, for the check."""
+    """An implementation. exact_draw computes with the specification's noise, for the check."""
 
     name: str
     run: Callable[[list[Tensor]], list[Tensor]]
@@ -58,7 +57,7 @@ class Provider:
 
 
 def versions(name, function, compiled):
-    """A formulation by its name, and where wanted torch.compile's version of it."""
+    """An implementation by name, and optionally its torch.compile version."""
     return {name: function} | ({f"{name} compiled": torch.compile(function, dynamic=False)} if compiled else {})
 
 
@@ -70,9 +69,9 @@ def backward(outputs, leaves, incoming, **options):
 
 
 def check(case: Case, provider: Provider):
-    """Raises AssertionError where an output or gradient is not the specification's to the dtype's accuracy.
+    """Raises AssertionError if an output or gradient deviates from the specification beyond the dtype's accuracy.
 
-    ‖got − expected‖ / ‖expected‖ over the first images, which a NaN never passes.
+    The measure is ‖got − expected‖ / ‖expected‖ over the first images; NaN always fails.
     """
     leaves = case.inputs(0)
     outputs = provider.exact_draw(leaves)
@@ -86,12 +85,12 @@ def check(case: Case, provider: Provider):
 
 
 def memory(case: Case, provider: Provider, leaves: list[Tensor], before: int = 0):
-    """Megabytes that both passes must hold at once, and on a GPU, those allocated at most while they run.
+    """Megabytes that both passes need at the same time, and, on a GPU, the allocated peak.
 
-    before: bytes that were allocated already when the leaves were not there yet, and do not count.
+    before: bytes that were allocated before the leaves, which do not count.
 
-    When the backward pass ends, the inputs, the outputs and the gradients of both are all there. What is allocated
-    beyond them was kept between the passes, or is a copy.
+    At the end of the backward pass, inputs, outputs and the gradients of both exist. Additional memory was saved
+    between the passes, or is a copy.
     """
     outputs = provider.run(leaves)
     incoming = case.incoming(outputs)
@@ -121,19 +120,19 @@ def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
         size = sum(x.nbytes for x in first)
         count = min(16, 1 + 2 * CACHE_BYTES // size) if CUDA else 1
         row |= timings(case, provider, [first, *(case.inputs(seed) for seed in range(1, count))], bandwidth, budget)
-    except Exception as error:  # a provider that fails stays in the table, and fails the run
+    except Exception as error:  # a failed implementation stays in the table, and the exit status is 1
         row["failure"] = first_line(error)
     return row
 
 
 def both(provider, leaves, incoming):
-    """Outputs and gradients, all there when it returns."""
+    """Outputs and gradients."""
     outputs = provider.run(leaves)
     return outputs, backward(outputs, leaves, incoming)
 
 
 def fresh(leaves):
-    """The same numbers as leaves that autograd has not seen on any stream."""
+    """Copies of leaves that autograd has not used on any stream."""
     return [x.detach().requires_grad_(x.requires_grad) for x in leaves]
 
 
@@ -194,23 +193,25 @@ HEAD = (
 def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few shapes and short timings, under a minute")
-    parser.add_argument("--sweep", action="store_true", help="also the shapes around the table's, ours alone")
+    parser.add_argument(
+        "--sweep", action="store_true", help="also shapes around those of the table, only for our operators"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the achieved share of the copy bandwidth")
     return parser.parse_args()
 
 
 def why_slow(row, reason):
-    """Why a shape stays under 70 % of the copy bandwidth: it is too small, or what its benchmark says of it."""
+    """Why a shape reaches less than 70 % of the copy bandwidth: too small, or the reason of its benchmark."""
     if row["limit"] < 0.02:
-        return "it moves too little to fill the device: launches and the latency of one wave of programs"
+        return "too little data to fill the device: limited by launches and the latency of one wave of programs"
     return reason(row) or "no reason known"
 
 
 def run(description, cases, providers, options, reason):
     """Measures every case with providers(case); prints and writes each row, then plots. Exits with 1 if any failed.
 
-    reason(row) says why a large shape stays under 70 % of the copy bandwidth, or nothing.
+    reason(row): why a large shape reaches less than 70 % of the copy bandwidth, or an empty text.
     """
     if not CUDA:
         print("No CUDA device: PyTorch formulations on the CPU at small shapes; the fused kernels need a GPU.")

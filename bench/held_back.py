@@ -1,8 +1,9 @@
-"""A set that no setting was chosen on: ten types told apart by shape alone, over pieces of photographs.
+"""A data set that was not used to choose any setting: ten types that differ only in shape, over photographs.
 
-An image is 32 × 32 pixels and shows one to three of each of two types, eight pixels wide. The photographs are of a
-folder, at least 128 pixels wide and 32 high; training images lie over pieces of their left three quarters, and held-out
-images over pieces of the right quarter. scikit-learn's wheel holds two (CC BY 2.0), in sklearn/datasets/images.
+An image has 32 × 32 pixels and shows one to three instances of each of two types, eight pixels wide. The photographs
+are the images of a folder, at least 128 pixels wide and 32 high; backgrounds of training images come from their left
+three quarters, and those of held-out images from the right quarter. scikit-learn's wheel has two (CC BY 2.0), in
+sklearn/datasets/images.
 """
 
 from pathlib import Path
@@ -34,7 +35,7 @@ def photographs(folder: Path) -> list:
 
 
 def pieces(pictures: list, count: int, left: bool, rng: np.random.Generator) -> np.ndarray:
-    """Squares of 32 to 96 pixels of the pictures, brought to SIZE: uint8 (count, SIZE, SIZE, 3)."""
+    """Squares of 32 to 96 pixels of the pictures, resized to SIZE: uint8 (count, SIZE, SIZE, 3)."""
     cut = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for number in range(count):
         picture = pictures[rng.integers(len(pictures))]

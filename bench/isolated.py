@@ -1,10 +1,11 @@
-"""A function in a process of its own: what it leaves in memory goes with it, and it may fail or hang alone."""
+"""Runs a function in a separate process, which isolates its memory, failures and hangs."""
 
 from multiprocessing import get_context
 
-from bench.timing import first_line
+from bench.timing import CUDA, first_line
 
-CONTEXT = get_context("spawn")
+# Without a GPU, each is forked from a server that has imported the script once. CUDA does not survive a fork.
+CONTEXT = get_context("spawn" if CUDA else "forkserver")
 
 
 def _answer(connection, function, arguments):
@@ -16,9 +17,9 @@ def _answer(connection, function, arguments):
 
 
 def isolated(function, *arguments, seconds=None):
-    """What the function gives. It, its arguments and its result must be picklable.
+    """The result of the function, called in a separate process. Function, arguments and result must be picklable.
 
-    Raises RuntimeError with what it raised or how its process ended, and TimeoutError after so many seconds.
+    Raises RuntimeError with its error or the end of its process, and TimeoutError after `seconds`.
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_answer, args=(sender, function, arguments))

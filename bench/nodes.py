@@ -1,14 +1,14 @@
-"""Counts, without a GPU, what one compiled training step launches on a GPU that is not there.
+"""Counts, without a GPU, the kernels that one compiled training step would launch on a GPU.
 
     python bench/nodes.py [--only NAME] [--batch 8]
 
-The step is traced on the CPU in bfloat16, its graphs are given the device 'cuda', and Inductor generates code for an
-H100 as it would there; nothing of it runs. Counted are the Triton kernels that this code launches, its calls of
-libraries (a convolution's backward is one call and several kernels), and the launches of our own kernels. Not counted
-are the optimiser, which is not compiled, and copies; autocast of the CPU casts at some other places than CUDA's. The
-truth, nodes of a captured step, is bench/tracing.py's, on a GPU.
+The step is traced on the CPU in bfloat16, its graphs are moved to the device 'cuda', and Inductor generates code for an
+H100, which is not executed. It counts the Triton kernels in this code, calls of libraries (the backward pass of a
+convolution is one call and several kernels), and launches of our own kernels. It does not count the optimiser, which is
+not compiled, and copies; autocast on the CPU casts at some other places than on CUDA. bench/tracing.py counts the
+actual nodes of a captured step on a GPU.
 
-It builds on PyTorch's internals: written for torch 2.13.
+It uses PyTorch's internals, of torch 2.13.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def traced(configuration):
     from triton.runtime.jit import JITFunction
 
     graphs, launches = [], Counter()
-    compile, launch = torch.compile, JITFunction.run
+    compile = torch.compile
 
     def keep(backward):
         def compiler(graph, inputs):
@@ -72,9 +72,8 @@ def traced(configuration):
 
     backend = aot_autograd(fw_compiler=keep(False), bw_compiler=keep(True), decompositions=select_decomp_table())
 
-    def counted(self, *args, **kwargs):
+    def counted(self, *args, **kwargs):  # and not even compiled
         launches[self.fn.__name__] += 1
-        return launch(self, *args, **kwargs)
 
     with mock.patch.object(torch, "compile", lambda function, **_: compile(function, backend=backend, dynamic=False)):
         step = steps.our_step(configuration, precision="bfloat16", compile=True)
@@ -181,7 +180,7 @@ def main():
     everything = {c.short: c for c in [*steps.TABLE, *steps.SMALL]}
     parser.add_argument("--only", default="32px-b128", metavar="NAME", choices=everything)
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="images, since the CPU takes the step as well"
+        "--batch", type=int, default=8, metavar="N", help="number of images; the step also runs on the CPU"
     )
     options = parser.parse_args()
     if CUDA:

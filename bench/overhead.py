@@ -1,9 +1,9 @@
-"""Host time of a registered operator beside a bare autograd.Function that launches the same kernels.
+"""Host time of a registered operator compared with a bare autograd.Function that launches the same kernels.
 
     python bench/overhead.py
 
-On a GPU both launch. Without one, "launching" is everything on the host up to the driver: Triton compiles for a GPU
-that is not there, and then looks the kernel up at every call.
+On a GPU both launch kernels. Without one, "launching" is everything on the host up to the driver: Triton compiles for a
+GPU that is not present, and then looks up the kernel at every call.
 """
 
 import sys
@@ -44,7 +44,7 @@ class Bare(torch.autograd.Function):
 
 
 def microseconds(call, repeats=40, rounds=100):
-    """The best round's time a call, of this thread alone: the least that other work on the machine can disturb."""
+    """Time per call of the fastest round, in CPU time of this thread, which other work disturbs least."""
     best = float("inf")
     for _ in range(rounds):
         start = time.thread_time()

@@ -1,10 +1,11 @@
-"""Where the time of one of our training steps goes.
+"""Times of the parts of one of our training steps.
 
     python bench/parts.py [--quick] [--only NAME] [--output FILE.json]
 
-Parts are timed by themselves, forward and backward, uncompiled, on a GPU each in a CUDA graph. A part's limit is the
-larger of its operations at the speed of a large matrix product and its bytes at the bandwidth of a large copy, both
-measured in the same run; of convolutions and linear maps, layer by layer, all else between them counted as free.
+Parts are timed separately, forward and backward, uncompiled, on a GPU each in a CUDA graph. The lower limit of a part
+is the larger of its operations at the speed of a large matrix product and its bytes at the bandwidth of a large copy,
+both measured in the same run. For networks it is the sum over convolutions and linear layers, where all other
+operations count as free.
 """
 
 import argparse

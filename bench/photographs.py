@@ -1,10 +1,10 @@
-"""Folders of small photographs out of a few large ones, for what needs photographs whose licence permits it.
+"""Makes folders of small photographs from a few large ones with free licences.
 
     pip download --no-deps scikit-image scikit-learn     # whose wheels hold some; unpack them
     python bench/photographs.py OUT --image-size 64 skimage/data sklearn/datasets/images
 
-Every photograph is a class. Squares at random places and of random sizes are cut from the left three quarters to train
-on, and from the right quarter to hold out, so that no pixel is in both, and brought to one size.
+Every photograph is a class. Squares of random places and sizes are cropped from the left three quarters for training
+and from the right quarter for testing, so that no pixel is in both, and resized to one size.
 """
 
 import argparse
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.held_back import LEFT
+
 # Colour photographs in the wheels: of scikit-image in the public domain or CC0 (NASA, SpaceX, S. van der Walt,
 # R. Michetti), of scikit-learn CC BY 2.0 (D. Buechele, flickr.com/photos/danielbuechele; flickr.com/photos/vultilion).
 NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "china.jpg", "flower.jpg")
-LEFT = 0.75  # of a photograph to train on
 
 
 def cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> list[Image.Image]:
@@ -33,12 +35,14 @@ def cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Cut folders of small photographs out of a few large ones.")
+    parser = argparse.ArgumentParser(description="Make folders of small photographs from a few large ones.")
     parser.add_argument("out", type=Path, help="folder to write, with train/CLASS and test/CLASS")
     parser.add_argument("folders", type=Path, nargs="+", help=f"where {', '.join(NAMES)} are")
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=600, help="training images in all; a quarter as many held out")
-    parser.add_argument("--names", nargs="+", default=NAMES, help="photographs to cut up")
+    parser.add_argument(
+        "--images", type=int, default=600, help="total number of training images; a quarter as many are held out"
+    )
+    parser.add_argument("--names", nargs="+", default=NAMES, help="photographs to crop")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     paths = [folder / name for name in given.names for folder in given.folders if (folder / name).is_file()]

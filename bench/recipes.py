@@ -1,10 +1,10 @@
-"""The first hour on photographs: what options give, on several folders and seeds, on one core of a CPU.
+"""Results of training options on photographs, for several folders and seeds, on one core of a CPU.
 
     python bench/recipes.py --data photos=FOLDER --data cifar=cifar.npz --variants quick --seeds 0 1 --out runs/recipes
 
-Trains, and measures on held-out images: PSNR, parts, and the encoder's recognition by 20 neighbours and a linear probe
-beside that of the same encoder untrained. One process with one thread; seconds are of the processor and not of the
-clock, since other programs may run beside it. What is done is not done again; each call adds rows to the results.
+It trains, and measures on held-out images: PSNR, parts, and the encoder's accuracy with 20 nearest neighbours and a
+linear probe, compared with the same encoder untrained. It uses one process with one thread; seconds are processor time,
+since other programs may be running. Finished runs are not repeated; each call adds rows to the results.
 """
 
 import argparse
@@ -100,8 +100,10 @@ def table(result: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train by recipes on photographs, and measure what they give.")
-    parser.add_argument("--data", action="append", required=True, metavar="NAME=PATH", help="what train --data takes")
+    parser = argparse.ArgumentParser(description="Train with recipes on photographs, and measure the results.")
+    parser.add_argument(
+        "--data", action="append", required=True, metavar="NAME=PATH", help="name, and data as for train --data"
+    )
     parser.add_argument("--variants", nargs="+", default=["quick"], choices=VARIANTS, metavar="VARIANT")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="folder of the run folders")

@@ -1,4 +1,4 @@
-"""The files of results, with the machine and the versions that the figures belong to."""
+"""Files of results, with machine and versions."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ def commit():
 
 
 def machine():
-    """The device and the versions that the figures belong to."""
+    """Device and versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     try:
         import triton
@@ -37,7 +37,7 @@ def machine():
 
 
 def write(path, description, rows, **facts):
-    """The results as JSON, with what they belong to. Called after every row, so that a run that is stopped has some."""
+    """Writes results as JSON, with machine and versions; called after every row, in case of an interruption."""
     document = {
         "description": description,
         "command": " ".join(["python", *sys.argv]),

@@ -1,8 +1,8 @@
-"""100,000 training steps on tiny images: memory, open files and threads, which have to stay as they are.
+"""100,000 training steps on tiny images, to check that memory, open files and threads do not grow.
 
     python bench/soak.py --output soak
 
-Writes soak.json after every epoch and soak.png at the end. Linux alone counts what it is asked.
+Writes soak.json after every epoch and soak.png at the end. It needs Linux for these counts.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def resident():
 
 
 def sample(step):
-    """What a process holds after so many steps."""
+    """Memory, open files and threads of this process after a number of steps."""
     files = len(os.listdir("/proc/self/fd"))
     native = len(os.listdir("/proc/self/task"))
     return {

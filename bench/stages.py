@@ -1,4 +1,4 @@
-"""A plan of stages: each a command with its own limit of time, in the order of their worth, until the time is over."""
+"""Stages of a benchmark run: commands with time limits, the most important first, until the total time is over."""
 
 import contextlib
 import importlib.util
@@ -23,8 +23,8 @@ LEAST = 5.0  # seconds, less than which no stage is begun
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, run from the repository's root. seconds: its limit. output: the file of its results, written as they
-    come. needs: GPU, programs, modules and files without which it is skipped."""
+    """A command, run from the repository's root. seconds: its time limit. output: the file of its results, written
+    continuously. needs: GPU, programs, modules and files without which it is skipped."""
 
     name: str
     command: list[str]
@@ -34,7 +34,7 @@ class Stage:
 
 
 def lacking(need):
-    """Is it not on this machine?"""
+    """Whether a requirement is missing on this machine."""
     if need == GPU:
         return not torch.cuda.is_available()
     if os.sep in need:
@@ -43,14 +43,14 @@ def lacking(need):
 
 
 def end_group(leader):
-    """Kills a process and all that it started."""
+    """Kills a process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGKILL)
     leader.wait()
 
 
 def perform(stage, seconds, log):
-    """(status, why) of a stage that may take so many seconds; all it says goes to the file `log`."""
+    """(status, reason) of a stage with a time limit; its output goes to the file `log`."""
     with log.open("wb") as file:
         # A session of its own, by which its children can be ended with it.
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def last_line(log):
 
 
 def run(stages, folder, total):
-    """A row for each stage, of which there is a file at any time; all together take at most `total` seconds."""
+    """Runs stages for at most `total` seconds and returns a row for each; the file of rows is always up to date."""
     began, rows = time.monotonic(), []
     for number, stage in enumerate(stages):
         start = time.monotonic()

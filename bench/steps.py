@@ -1,8 +1,8 @@
-"""Training steps to be timed: ours, and the same as one would write it without this project.
+"""Training steps to be timed: ours, and other implementations.
 
-`plain` is PyTorch as one would write it from the equations, `release` after the authors' description, its second pass
-through the decoder included; `tuned` is the same by hand in bfloat16, channels-last, compiled, with fused Adam, in a
-CUDA graph. Each has a check of its first loss.
+`plain` is straightforward PyTorch from the equations; `release` follows the authors' description, including its second
+pass through the decoder; `tuned` is the plain step, hand-tuned with bfloat16, channels-last, compilation, fused Adam
+and a CUDA graph. The first loss of each is checked.
 """
 
 import functools
@@ -140,7 +140,7 @@ class PlainStep:
 
 
 def check_plain(step, images, labels=None):
-    """Raises AssertionError where the loss before the first step is not that of PatchVAE with the same draws."""
+    """Raises AssertionError unless the loss before the first step is that of PatchVAE with the same random numbers."""
     noise, model = ops.Noise(), step.model
     cells = model.grid[0] * model.grid[1]
     uniform = ops.occurrence_noise(noise, len(images), model.num_parts, cells, device=images.device)
@@ -153,7 +153,7 @@ def check_plain(step, images, labels=None):
 
 
 def check_ours(step, images, labels=None):
-    """Raises AssertionError where the first step's loss is not that of its model in float32; takes that step."""
+    """Takes the first step; raises AssertionError unless its loss is that of its model in float32."""
     with torch.no_grad():
         noise = ops.Noise(step.config.seed, 0)
         target = scaled_pixels(images, torch.float32)
@@ -191,7 +191,7 @@ def how_it_ran(step):
 
 @dataclass(frozen=True)
 class Contender:
-    """How to make its step from a configuration, its check, and whether it is timed with the data's part as well."""
+    """An implementation: how to make its step, its check, and whether it is also timed with data loading."""
 
     make: object
     check: object

@@ -1,10 +1,10 @@
-"""Which options of training matter for recognition: each changed alone, from one baseline.
+"""Effects of training options on recognition, each changed separately from one baseline.
 
     python bench/sweep.py --data cifar10 --out runs/sweep --results bench/results/sweep.json
 
-Trains on some of the training images, and measures the encoder on others of the training images: the test images of
-the data set are never looked at. Of each run the Conv[1-5] and linear-probe accuracies are given, at the last epoch.
-What is done is not done again, so a sweep may be stopped and continued, and gets a Markdown table beside the JSON.
+It trains on some of the training images, and measures the encoder on other training images; the test images are never
+used. It reports Conv[1-5] and linear-probe accuracies of each run after the last epoch. Finished runs are not repeated,
+so a sweep may be interrupted and continued. Results are JSON and a Markdown table.
 """
 
 import argparse
@@ -98,10 +98,12 @@ def table(result: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description="Train and measure variants of the defaults.")
-    parser.add_argument("--data", default="cifar10", help="what train --data takes")
-    parser.add_argument("--train-images", type=int, default=2000, help="to learn from; as many others to test on")
-    parser.add_argument("--epochs", type=int, default=6, help="of training")
-    parser.add_argument("--transfer-epochs", type=int, default=30, help="of each transfer")
+    parser.add_argument("--data", default="cifar10", help="data as for train --data")
+    parser.add_argument(
+        "--train-images", type=int, default=2000, help="number of training images; as many others for testing"
+    )
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of training")
+    parser.add_argument("--transfer-epochs", type=int, default=30, help="epochs of each transfer")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of the run folders")
     parser.add_argument("--results", type=Path, required=True, help="JSON file to write; a .md file goes beside it")
     given = parser.parse_args()

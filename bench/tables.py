@@ -1,8 +1,8 @@
-"""The operators' results as a Markdown table, and how many times as long others take.
+"""Prints the operators' results as a Markdown table, with the relative times of other implementations.
 
     python bench/tables.py FILE.json …
 
-Times are those in a CUDA graph; a formulation that cannot be captured is left out.
+Times are those in a CUDA graph; implementations that cannot be captured are left out.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 HEAD = """\
-| both passes | ms | of a copy's bandwidth | plain PyTorch takes | the release's code takes |
+| both passes | ms | share of copy bandwidth | time of plain PyTorch | time of the release's code |
 |---|---|---|---|---|"""
 
 

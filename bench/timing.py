@@ -1,4 +1,4 @@
-"""Fair timing on the device at hand: events, many calls, quantiles; CUDA graphs; the bandwidth of a large copy."""
+"""Timing on the present device: events, many calls, quantiles; CUDA graphs; the bandwidth of a large copy."""
 
 import gc
 import time
@@ -55,8 +55,8 @@ def time_calls(calls: list[Callable[[], object]], budget: float):
 def time_in_graph(make_calls: Callable[[], list[Callable[[], object]]], budget: float):
     """(quantiles of one call in milliseconds where all the calls are one CUDA graph, None), or (None, why not).
 
-    make_calls makes the calls on the stream of the capture, with leaves of their own: autograd ties a leaf's node to
-    the stream that first used it, and a capture that has to wait for another stream is lost.
+    make_calls makes the calls on the stream of the capture, with separate leaves: autograd binds a leaf's node to the
+    stream that first uses it, and a capture that waits for another stream fails.
     """
     if not CUDA:
         return None, "a graph needs a GPU"

@@ -1,4 +1,4 @@
-"""What the device does in one of our training steps: how many nodes, how long they run, and the gaps between them.
+"""Trace of one of our training steps on the device: number of nodes, their times, and the gaps between them.
 
 python bench/tracing.py [--only NAME] [--output FILE.json] [--folder FOLDER]
 """
@@ -23,7 +23,7 @@ LONGEST = 12  # kernels that are named
 
 
 def summary(events):
-    """What a Chrome trace's events say of the device; milliseconds. Nodes that overlap are busy once."""
+    """Summary of the device's events in a Chrome trace, in milliseconds; overlapping nodes count once."""
     nodes = sorted((e["ts"], e["ts"] + e["dur"], e["cat"], e["name"]) for e in events if e.get("cat") in NODES)
     counts = Counter(NODES[category] for _, _, category, _ in nodes)
     gaps, end = [], nodes[0][0] if nodes else 0.0
@@ -84,7 +84,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[c.short for c in steps.configurations()])
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
-    parser.add_argument("--folder", type=Path, default=Path("traces"), help="of the Chrome traces (default: traces)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("traces"), help="folder of the Chrome traces (default: traces)"
+    )
     options = parser.parse_args()
     print(machine()["device"])
     rows = []

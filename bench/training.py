@@ -1,11 +1,11 @@
-"""Whole training steps beside what one would write without this project (bench/steps.py says who that is).
+"""Benchmark of whole training steps against other implementations (see bench/steps.py).
 
     python bench/training.py [--quick] [--only NAME] [--output FILE.json] [--profile FOLDER]
 
-Images a second of forward, backward and Adam on batches that are on the device, the peak of memory, and ours once more
-with the data's order, gather and flips. Each row is measured in a process of its own, which had the device's memory for
-itself, and which may fail or hang without the others; it says whether its steps were compiled, and whether they were
-one CUDA graph. Every first loss is checked before anything is timed. Where a step's time goes: bench/parts.py.
+It measures images per second of forward, backward and Adam on batches on the device, and peak memory; our step also
+with order, gather and flips of the data. Each row is measured in a separate process, which isolates memory, failures
+and hangs, and states whether its steps were compiled, and replayed as one CUDA graph. Every first loss is checked
+before the timing. bench/parts.py shows the times of the parts of a step.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def with_data(step, configuration, budget):
 
 
 def timed(configuration, make, check, budget, data=False):
-    """What the row of a step says; in a process of its own on a GPU, or the peak is not only its."""
+    """The row of a step; on a GPU it needs a separate process, so that the peak of memory is only its own."""
     step = make(configuration)
     images = configuration.images(4 * configuration.batch).split(configuration.batch)
     labels = torch.arange(configuration.batch, device=DEVICE) % steps.CLASSES
@@ -78,7 +78,7 @@ def timed_by_name(configuration, name, budget):
 
 
 def measure(configuration, name, budget, seconds):
-    """A row of results, or of the failure; it takes at most so many seconds."""
+    """A row of results or of a failure, with a time limit."""
     row = {"case": configuration.name, "provider": name, **asdict(configuration)}
     try:
         return row | isolated(timed_by_name, configuration, name, budget, seconds=seconds)

@@ -1,8 +1,9 @@
-"""The weighted squared error, forward and backward, beside what one would write without it.
+"""Benchmark of the weighted squared error, forward and backward, against other implementations.
 
     python bench/weighted_loss.py [--quick] [--sweep] [--output FILE.json] [--plot FILE.png]
 
-Bytes that must move: five passes over the images, two to read forward, and backward two to read and one to write.
+Bytes that must move: five passes over the images, two reads in the forward pass, two reads and a write in the backward
+pass.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from bench import formulations
 from bench.harness import OURS, Case, Provider, arguments, run, versions
 from bench.timing import CUDA, DEVICE
 
-CHECKED = 2  # images held to the reference
+CHECKED = 2  # images that are compared with the reference
 SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels
 SWEEP = [(batch, side) for side in (16, 64, 96, 128, 448) for batch in (32, 256)]
 SMALL = [(32, 32), (4, 224)]  # for a CPU
@@ -57,7 +58,7 @@ def make_case(shape, dtype, memory_format):
 
 
 def make_providers(others, compiled):
-    """Ours, and where wanted the others and their compiled selves."""
+    """Our implementation, and optionally the others and their compiled versions."""
 
     def ours(leaves):
         return [ops.weighted_squared_error(*leaves)]
@@ -70,7 +71,7 @@ def make_providers(others, compiled):
 
 
 def grid(cuda, quick, sweep):
-    """The arguments of make_case, the table's first; small ones for a CPU."""
+    """Arguments of make_case, with those of the table first; small shapes for a CPU."""
     shapes, dtypes = (SHAPES, (torch.float32, torch.bfloat16)) if cuda else (SMALL, (torch.float32,))
     formats = torch.contiguous_format, torch.channels_last
     if quick or not cuda:
@@ -80,7 +81,7 @@ def grid(cuda, quick, sweep):
 
 
 def reason(row):
-    """Why a large shape stays under 70 % of the copy bandwidth, as far as it is known."""
+    """Why a large shape reaches less than 70 % of the copy bandwidth, if known."""
     if row["channels_last"]:
         return "a run of three channels fills three quarters of a tile"
     return None

@@ -1,4 +1,4 @@
-"""A whole training from process start to the last picture: epochs of random images, a fifth as many held out.
+"""Time of a whole training run, from process start to the last figure, on random images, with a fifth held out.
 
 python bench/whole_run.py [--images 50000] [--image-size 32] [--epochs 90] [--output FILE.json]
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def whole_run(count, side, epochs, *options):
-    """Seconds from the start of the program to its end, which says every epoch as it goes."""
+    """Seconds from the start of the program to its end; the program prints every epoch."""
     with tempfile.TemporaryDirectory() as folder:
         images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         np.savez(f"{folder}/images.npz", train_images=images, test_images=images[: count // 5])

@@ -1,10 +1,11 @@
-"""The fused bottleneck in somebody's own model: two operators of accel, and an encoder and a decoder that it never saw.
+"""The fused bottleneck in a custom model: two operators of accel with an encoder and a decoder of your own.
 
     python -m examples.fused_bottleneck
 
-The images are grey, the encoder is plain, and the decoder paints a template a part. The appearance head is never
-evaluated: `pooled_patch_bottleneck` takes its weights, pools features under a part's occurrences, and projects one
-vector a part. On a GPU both operators run in Triton, elsewhere in PyTorch, with the same draws.
+The images are grey, the encoder is a small CNN, and the decoder draws one template per part. The appearance head is
+never evaluated on the grid: `pooled_patch_bottleneck` takes its weights, averages features over a part's occurrences,
+and projects one vector per part. On a GPU both operators run in Triton, elsewhere in PyTorch, with the same random
+numbers.
 """
 
 import torch
@@ -27,7 +28,7 @@ class OwnModel(nn.Module):
         self.paint = nn.ConvTranspose2d(PARTS * NUMBERS, 1, CELL, stride=CELL)
 
     def forward(self, images: Tensor, noise: Noise) -> tuple[Tensor, PatchBottleneck]:
-        """Images (B, 1, H, W) in [−1, 1], H and W divisible by 8 → reconstructions, and what the bottleneck gives."""
+        """Images (B, 1, H, W) in [−1, 1], H and W divisible by 8 → (reconstructions, result of the bottleneck)."""
         features = self.features(images)
         assert self.how.bias is not None
         latent = pooled_patch_bottleneck(
@@ -46,7 +47,7 @@ def draw_bars(count: int, seed: int) -> Tensor:
 
 
 def train(model: OwnModel, steps: int, batch_size: int = 32) -> list[float]:
-    """Descends error + both divergences, and returns the loss of each step, a mean over images in nats."""
+    """Minimises error + both divergences; returns the loss of each step, in nats per image."""
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for step in range(steps):
@@ -65,8 +66,8 @@ def main(steps: int = 600) -> None:
     torch.manual_seed(0)
     losses = train(OwnModel(), steps)
     for step in range(0, steps, max(1, steps // 6)):
-        print(f"step {step:4}: {losses[step]:7.1f} nats an image")
-    print(f"step {steps - 1:4}: {losses[-1]:7.1f} nats an image")
+        print(f"step {step:4}: {losses[step]:7.1f} nats per image")
+    print(f"step {steps - 1:4}: {losses[-1]:7.1f} nats per image")
 
 
 if __name__ == "__main__":

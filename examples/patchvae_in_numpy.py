@@ -1,22 +1,22 @@
-"""PatchVAE on one page: find the drawings that recur in images, without labels, with gradients by hand.
+"""PatchVAE on one page: find the glyphs that recur in images, without labels, with gradients derived by hand.
 
     python -m examples.patchvae_in_numpy [SEED]
 
-Four glyphs lie scattered over a grid of cells. All copies of a glyph in an image are equally bright, but no two images
-agree on how bright, and there is noise. The model is told none of this. For each of its N parts it answers two
-questions in every cell l, from the cell's pixels x_l: is the part here (logit a), and how does it look (mean μ,
-log-variance s)? From the answers alone it must draw the image again:
+Four glyphs are scattered over a grid of cells. All copies of a glyph in an image have the same brightness, which
+differs between images, and there is noise. The model knows none of this. For each of its N parts and every cell l, it
+predicts from the cell's pixels x_l whether the part occurs there (logit a) and how it looks (mean μ, log-variance s).
+It must reconstruct the image from these predictions alone:
 
     encode    (a_l, μ_l, s_l) = E x_l + e                          linear here, a deep network in the paper
-    pool      m = Σ_l w_l μ_l,  log v = Σ_l w_l s_l                w_l = p_l / Σ_j p_j,  p = σ(a): one look an image
+    pool      m = Σ_l w_l μ_l,  log v = Σ_l w_l s_l                w_l = p_l / Σ_j p_j,  p = σ(a): one per image
     sample    z = m + √v ε,  y_l = σ((a_l + log u_l − log(1 − u_l)) / τ)                         equation 4
     place     ẑ_l = z · y_l                                        the patch latent code
     decode    x̂_l = T ẑ_l                                          one column of T, a template, for each part
     loss      Σ ω (x − x̂)² + β_app KL(N(m, v) ‖ N(0, 1)) + β_occ Σ_l KL(Bern(p_l) ‖ Bern(1/N))   equation 11
 
 The middle three lines are reference.patch_bottleneck (sections 3.2 and 3.3 of the paper), and the last is
-reference.elbo, where ω weighs each cell by its gradient energy (section 3.4). A training in some dozens ends in a
-local minimum, where glyphs share parts; another SEED then helps.
+reference.elbo, where ω weighs each cell by its gradient energy (section 3.4). About one training run in a few dozen
+ends in a local minimum where glyphs share parts; another SEED then helps.
 """
 
 import sys
@@ -40,7 +40,7 @@ NAMES = ("plus", "ring", "cross", "bars")
 INK = np.array([[list(piece) for piece in line.split()] for line in DRAWING.split("\n")[1:-1]]) == "#"
 GLYPHS = INK.swapaxes(0, 1).reshape(4, 64).astype(float)
 
-GRID, PARTS = 4, 8  # twice as many parts as there are glyphs: the rest should stay unused
+GRID, PARTS = 4, 8  # twice as many parts as glyphs: the others should stay unused
 TEMPERATURE, BETA_APP, BETA_OCC = 0.5, 1.0, 1.5
 STEPS, BATCH, RATE = 400, 32, 0.03
 FOUND = 0.75  # agreement; above one half, a part can agree with one glyph only
@@ -65,13 +65,13 @@ def to_images(cells):
 
 
 def encode(weights, images):
-    """a, μ and s, each (B, N, h, w): an appearance is one number here."""
+    """a, μ and s, each (B, N, h, w); appearances have one dimension here."""
     E, e, _ = weights
     return np.split((E @ to_cells(images) + e).reshape(-1, 3 * PARTS, GRID, GRID), 3, axis=1)
 
 
 def loss_and_gradients(weights, images, noise):
-    """The loss and its terms, and the loss's derivatives (d_E, d_e, d_T) with both kinds of weights, w and ω, fixed."""
+    """(loss and its terms, derivatives (d_E, d_e, d_T)); both kinds of weights, w and ω, are treated as constants."""
     _, _, T = weights
     maps, options = encode(weights, images), {"temperature": TEMPERATURE, "noise": noise}
     latent = reference.patch_bottleneck(*maps, **options)
@@ -81,7 +81,7 @@ def loss_and_gradients(weights, images, noise):
     )
     loss = reference.elbo(output, images, BETA_APP, BETA_OCC)
 
-    # And back: a linear map y = W x has d_x = Wᵀ d_y and d_W = Σ d_y xᵀ, over images and cells.
+    # Backward pass: a linear map y = W x has d_x = Wᵀ d_y and d_W = Σ d_y xᵀ, over images and cells.
     d_reconstruction, *d_divergences = reference.elbo_gradients(1.0, output, images, BETA_APP, BETA_OCC)
     d_cells = to_cells(d_reconstruction)
     d_code = (T.T @ d_cells).reshape(latent.code.shape)
@@ -99,7 +99,7 @@ def initial_weights(rng):
 
 
 def train(weights, seed, rng, steps=STEPS):
-    """Adam on new images at each step: yields the loss, then improves the weights where they are."""
+    """Adam on new images at each step: yields the loss, then updates the weights in place."""
     moments = [(0.0, 0.0)] * len(weights)
     for step in range(steps):
         images, _ = draw_images(rng, BATCH)
@@ -111,14 +111,14 @@ def train(weights, seed, rng, steps=STEPS):
 
 
 def agreement(weights, images, present):
-    """(N, 4): of the cells where the part is likelier than not or the glyph is, the share where both are."""
+    """(N, 4): intersection over union of the cells where a part is likely (p > ½) and those that hold a glyph."""
     found = encode(weights, images)[0].reshape(-1, PARTS, GRID**2) > 0
     both = np.einsum("bnl,bgl->ng", found, present, dtype=float)
     return both / (found.sum((0, 2))[:, None] + present.sum((0, 2)) - both)
 
 
 def show(template):
-    """A template in eight lines of text. T and m may both change their sign, so it is turned to more ink than not."""
+    """A template in eight lines of text. The signs of T and m are ambiguous: total ink is made positive."""
     ink = template * np.sign(template.sum()) / np.abs(template).max()
     return ["".join(" .:+#"[round(4 * max(pixel, 0.0))] * 2 for pixel in row) for row in ink.reshape(8, 8)]
 
@@ -133,7 +133,7 @@ def main(seed):
                 f"   KL_app {loss.kl_appearance:4.1f}   KL_occ {loss.kl_occurrence:4.1f}"
             )
     scores = agreement(weights, *draw_images(rng, 256))
-    print("\nFor each glyph the part that agrees best with it on new images, how well, and its template:\n")
+    print("\nThe best part for each glyph on new images, its agreement, and its template:\n")
     columns = [
         [f"{name}: part {n}, {scores[n].max():.2f}", "", *show(weights[2][:, n])]
         for name, n in zip(NAMES, scores.argmax(0), strict=True)

@@ -1,9 +1,10 @@
-"""A training loop of one's own: model, loss, noise and batches from accel, and nothing hidden.
+"""A custom training loop with the model, loss, noise and batches of accel.
 
     python -m examples.training_loop
 
-It learns what `python -m accel train` learns with the same options. `Batches` may be any iterable of uint8 images
-(B, 3, H, W), such as a DataLoader; a batch that begins at image i of the global one takes Noise(seed, step, i).
+It trains the same model as `python -m accel train` with the same options. Instead of `Batches`, any iterable of uint8
+images (B, 3, H, W) works, such as a DataLoader. If a batch is split over processes, the share that begins at image i of
+the global batch takes Noise(seed, step, i).
 """
 
 import torch
@@ -23,7 +24,7 @@ def new_model() -> PatchVAE:
 def train(
     model: PatchVAE, batches: Batches, epochs: int, learning_rate: float = 2e-3, warm_up: int = 1000
 ) -> list[float]:
-    """Trains the model and returns each epoch's loss, a mean over images in nats."""
+    """Trains the model and returns the mean loss of each epoch, in nats per image."""
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     model.train()
     means, step = [], 0
@@ -39,7 +40,7 @@ def train(
             losses.append(loss.total.detach())
             step += 1
         means.append(torch.stack(losses).mean().item())
-        print(f"epoch {epoch + 1}: {means[-1]:.1f} nats an image")
+        print(f"epoch {epoch + 1}: {means[-1]:.1f} nats per image")
     return means
 
 
@@ -47,7 +48,7 @@ def main(train_images: int = 8000, epochs: int = 8, folder: str = "runs/training
     model = new_model()
     train(model, Batches(draw_parts(train_images), batch_size=32, seed=SEED, flip=False, device="cpu"), epochs)
     model.save_pretrained(folder)
-    print(f"{folder}: for PatchVAE.from_pretrained")
+    print(f"{folder}: load it with PatchVAE.from_pretrained")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The specification of PatchVAE in float64 NumPy: each function begins with its equation.
 
 Read in this order: noise, divergence, occurrence, bottleneck, placement, layers, weighted_loss, objective, quality. For
-each function NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. Nothing is there for
-speed, and nothing here imports the fast implementations that are held to it.
+each function NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. The code is
+written for clarity, not for speed, and does not import the fast implementations, which tests compare with it.
 """
 
 from .bottleneck import (

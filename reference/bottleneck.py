@@ -1,12 +1,12 @@
-"""The PatchVAE bottleneck (paper, sections 3.2 and 3.3): pool, sample, place, and what it costs.
+"""The PatchVAE bottleneck (paper, sections 3.2 and 3.3): pooling, sampling, placing, and the divergences.
 
-Shapes: B images, N parts, D numbers of appearance a part, a grid of h × w = L cells. Maps are (B, N·D, h, w),
-where part n, number d is channel n·D + d; inside, they are (B, N, D, L). In the gradients, d_x is the
+Shapes: B images, N parts, D appearance dimensions, a grid of h × w = L cells. Maps are (B, N·D, h, w), where dimension
+d of part n is channel n·D + d; inside, they are (B, N, D, L). In the gradients, d_x is the
 derivative of the final scalar with respect to x.
 
-The forward pass has two halves. The first pools each part's appearance over the cells, in one of two ways
-that agree: from appearance maps (patch_bottleneck), or from features before they are mapped
-(pooled_patch_bottleneck). The second samples, places and measures; it is the same for both.
+The forward pass has two halves. The first pools each part's appearance over the cells, in one of two equivalent ways:
+from appearance maps (patch_bottleneck), or from features before they are projected (pooled_patch_bottleneck). The
+second half samples, places the samples, and computes the divergences; it is the same for both.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ VARIANCE_RULES = ("geometric", "arithmetic")
 
 @dataclass(frozen=True)
 class BottleneckOptions:
-    """What the bottleneck is: the keywords that every function below takes.
+    """Options of the bottleneck: keyword arguments of all functions below.
 
     Raises ValueError for an unknown name or a π out of range.
     """
@@ -30,9 +30,9 @@ class BottleneckOptions:
     variance: str = "geometric"  # or "arithmetic": how log-variances are pooled, see pool_appearance
     occurrence: str = "bernoulli"  # or "categorical": the distribution of occurrences, see occurrence.py
     occurrence_prior: float | None = None  # 0 < π < 1, categorical < 1/N; the distribution's default_prior if None
-    appearance_prior_mean: float = 0.0  # c of the prior N(c, 1) of each number of an appearance
-    straight_through: bool = False  # place the decision instead of the relaxed sample, with the latter's gradient
-    detach_weights: bool = True  # concerns gradients alone: none flows through the pooling weights w
+    appearance_prior_mean: float = 0.0  # c of the prior N(c, 1) of each appearance dimension
+    straight_through: bool = False  # use discrete samples, with the gradient of the relaxed ones
+    detach_weights: bool = True  # no gradient flows through the pooling weights w; the result is the same
 
     def __post_init__(self):
         if self.variance not in VARIANCE_RULES:
@@ -48,13 +48,13 @@ class BottleneckOptions:
         return DISTRIBUTIONS[self.occurrence]
 
     def prior(self, parts):
-        """π as given, or by default."""
+        """π as given, or the default of the distribution."""
         return self.distribution.default_prior(parts) if self.occurrence_prior is None else self.occurrence_prior
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How the posteriors are drawn from: temperature τ > 0, the draws' address, or not at all (z_app = m, y = p)."""
+    """How to sample: temperature τ > 0 and noise; sample=False uses the means (z_app = m, y = p)."""
 
     temperature: float = 1.0
     noise: Noise | None = None
@@ -68,13 +68,13 @@ class Draw:
 
     @property
     def address(self):
-        """The noise to add, None for none."""
+        """The noise, or None without sampling."""
         return self.noise if self.sample else None
 
 
 @dataclass(frozen=True)
 class PatchBottleneck:
-    """What the bottleneck gives, and in the gradients, the derivative with respect to each of these."""
+    """The result of the bottleneck; in the gradient functions, the derivatives with respect to these fields."""
 
     code: np.ndarray  # (B, N·D, h, w), the patch latent code ẑ
     appearance_mean: np.ndarray  # (B, N, D), m
@@ -83,7 +83,7 @@ class PatchBottleneck:
     kl_occurrence: np.ndarray  # (B,), nats
 
 
-# First half: one appearance for each part of an image
+# First half: one appearance per part and image
 
 
 def pool_appearance(weights, mean, log_variance, variance):
@@ -92,13 +92,13 @@ def pool_appearance(weights, mean, log_variance, variance):
         geometric:   log v = Σ_l w_l s_l
         arithmetic:  v = Σ_l w_l exp(s_l)
 
-    The geometric rule is linear in the map s, as the mean is in μ, which is what pooled_patch_bottleneck
-    lives on. The arithmetic rule is the authors' release's.
+    The geometric rule is linear in the map s, as the mean is in μ; pooled_patch_bottleneck relies on this. The
+    arithmetic rule is that of the authors' release.
     """
     pooled_mean = np.einsum("bnl,bndl->bnd", weights, mean)
     if variance == "geometric":
         return pooled_mean, np.einsum("bnl,bndl->bnd", weights, log_variance)
-    # Relative to each pooled number's largest s, so that exp neither overflows nor vanishes.
+    # Relative to the largest s over the cells, so that exp neither overflows nor underflows.
     peak = log_variance.max(-1)
     spread = np.einsum("bnl,bndl->bnd", weights, np.exp(log_variance - peak[..., None]))
     return pooled_mean, peak + np.log(spread)
@@ -121,7 +121,7 @@ def pool_appearance_gradients(d_mean, d_log_variance, weights, mean, log_varianc
     return d_weights, d_mean_map, d_log_variance_map
 
 
-# Second half: sample, place, measure
+# Second half: samples, code, divergences
 
 
 def sample_appearance(mean, log_variance, epsilon):
@@ -130,7 +130,7 @@ def sample_appearance(mean, log_variance, epsilon):
 
 
 def _epsilon(draw, shape):
-    """ε ~ N(0, 1) of each number of an appearance, 0 for the posterior's mean."""
+    """ε ~ N(0, 1) for each appearance dimension, or 0 without sampling."""
     return appearance_noise(draw.noise, *shape) if draw.sample else np.zeros(shape)
 
 
@@ -145,12 +145,13 @@ def _second_half(logits, mean, log_variance, options, draw):
 
 
 def _second_half_gradients(d_output, d_code, logits, mean, log_variance, options, draw):
-    """Returns (d_a, d_m, d_log v), the part of d_a that comes through the weights not included.
+    """Returns (d_a, d_m, d_log v), where d_a does not include the gradient through the pooling weights.
 
         d_z = Σ_l d_ẑ y_l,    d_y_l = Σ_d d_ẑ z_d,    d_a = relax_gradients(d_y, x) dx/da
         d_m = d_z,            d_log v = d_z ½ √v ε + d_v v
 
-    and each divergence adds its own. With straight_through, y is the decision and its gradient the relaxed sample's.
+    plus the gradients of both divergences. With straight_through, y is discrete, with the gradient of the relaxed
+    sample.
     """
     distribution, prior = options.distribution, options.prior(logits.shape[1])
     epsilon = _epsilon(draw, mean.shape)
@@ -193,13 +194,13 @@ def patch_bottleneck(
     sample=True,
     **options,
 ):
-    """Pool, sample and place from maps: a (B, N, h, w), μ and s (B, N·D, h, w) → PatchBottleneck.
+    """The bottleneck from maps: a (B, N, h, w), μ and s (B, N·D, h, w) → PatchBottleneck.
 
         w = occurrence_weights(a),   (m, log v) = pool_appearance(w, μ, s)
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
-        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_l KL(p ‖ π) by the distribution of occurrences
+        KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_l KL(p ‖ π) of the distribution of occurrences
 
-    temperature, noise, sample: those of Draw. options: the fields of BottleneckOptions.
+    temperature, noise, sample: fields of Draw. options: the fields of BottleneckOptions.
     """
     options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
@@ -227,8 +228,9 @@ def patch_bottleneck_gradients(
 ):
     """(d_a, d_μ, d_s) of patch_bottleneck, from d_output, a PatchBottleneck of incoming derivatives.
 
-    The second half gives d_m and d_log v; pool_appearance_gradients spreads them over the cells, and with
-    detach_weights=False sends d_w back into the logits. Each has the shape of its input: (B, N, h, w), (B, N·D, h, w).
+    The second half gives d_m and d_log v, and pool_appearance_gradients distributes them over the cells. With
+    detach_weights=False, d_w is propagated to the logits. Gradients have the shapes of the inputs: (B, N, h, w),
+    (B, N·D, h, w).
     """
     options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
@@ -251,7 +253,7 @@ def patch_bottleneck_gradients(
     )
 
 
-# The same, from features
+# The bottleneck from features
 
 
 def shifted(maps, kernel_size):
@@ -267,7 +269,7 @@ def shifted(maps, kernel_size):
 
 
 def shifted_gradients(d_shifted):
-    """Each shifted copy goes back to where it came from, and what fell outside is dropped."""
+    """The vector-Jacobian product of `shifted`: adds each shifted copy at its origin, without the padding."""
     kernel_size = d_shifted.shape[2]
     reach = kernel_size // 2
     height, width = d_shifted.shape[-2:]
@@ -279,7 +281,7 @@ def shifted_gradients(d_shifted):
 
 
 def convolution(features, weight, bias):
-    """(W ∗ f + bias)_{c,l} = Σ_{e,δ} W[c, e, δ] f[e, l+δ] + bias_c: the head that maps each number."""
+    """(W ∗ f + bias)_{c,l} = Σ_{e,δ} W[c, e, δ] f[e, l+δ] + bias_c: the projection of a head."""
     patches = shifted(features, weight.shape[-1])
     return np.einsum("ceij,beijhw->bchw", weight, patches) + bias[:, None, None]
 
@@ -295,14 +297,14 @@ def pooled_patch_bottleneck(
     sample=True,
     **options,
 ):
-    """patch_bottleneck(a, μ, s) with (μ, s) = W ∗ f + bias, without ever forming μ and s.
+    """patch_bottleneck(a, μ, s) with (μ, s) = W ∗ f + bias, without computing μ and s.
 
-    Under the geometric rule both pooled numbers are averages of a convolution's output with weights that sum
-    to one, and averaging and convolution are linear, so they change places:
+    For the geometric rule, m and log v are averages of the output of a convolution, with weights that sum to one.
+    Averaging and convolution are both linear, so they can be exchanged:
 
         Σ_l w_l (W ∗ f + bias)_l = Σ_δ W_δ (Σ_l w_l f_{l+δ}) + bias
 
-    Pool the features under each shift, then project one vector a part instead of one a cell.
+    So features are pooled for each shift, and then one vector per part is projected instead of one per cell.
     features: f (B, E, h, w). weight: W (2·N·D, E, k, k), k odd, the first N·D outputs for μ, the others for
     s; zero padding. bias: (2·N·D,).
     """
@@ -316,10 +318,10 @@ def pooled_patch_bottleneck(
 
 
 def _linear(options):
-    """The options of a bottleneck whose pooling is linear."""
+    """The options, which must use the geometric rule; ValueError otherwise."""
     options = BottleneckOptions(**options)
     if options.variance != "geometric":
-        raise ValueError("features are pooled before they are projected under the geometric rule alone")
+        raise ValueError("variance must be 'geometric': only this rule allows pooling features before projecting them")
     return options
 
 
@@ -355,7 +357,7 @@ def pooled_patch_bottleneck_gradients(
     sample=True,
     **options,
 ):
-    """(d_f, d_a, d_W, d_bias) of pooled_patch_bottleneck, of the shapes of f (B, E, h, w), a (B, N, h, w), W and bias.
+    """(d_f, d_a, d_W, d_bias) of pooled_patch_bottleneck, in the shapes of f (B, E, h, w), a (B, N, h, w), W, bias.
 
     With g = (d_m, d_log v) and the pooled features F[n, δ] = Σ_l w_l f_{l+δ}:
 

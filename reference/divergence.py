@@ -26,9 +26,9 @@ def sigmoid(x):
 def bernoulli_divergence(logits, prior):
     """KL(Bern(p) ‖ Bern(π)) = p (log p − log π) + (1 − p)(log(1 − p) − log(1 − π)),  p = σ(a).
 
-    Both logarithms come from the logit a itself: log p = log σ(a), log(1 − p) = log σ(−a). A probability that
-    has rounded to 0 or 1 would have lost them, and a clamp would stop the gradient.
-    logits: a, such as (B, N, L). prior: π, 0 < π < 1. Returns nats of the same shape, element by element.
+    Both logarithms are computed from the logit a: log p = log σ(a), log(1 − p) = log σ(−a). A probability that is
+    rounded to 0 or 1 would lose them, and a clamp would stop the gradient.
+    logits: a, such as (B, N, L). prior: π, 0 < π < 1. Returns the divergence of each element in nats, in that shape.
     """
     logits = bounded(logits)
     return sigmoid(logits) * (log_sigmoid(logits) - np.log(prior)) + sigmoid(-logits) * (
@@ -40,7 +40,7 @@ def bernoulli_divergence_gradients(d_divergence, logits, prior):
     """∂KL/∂a = p (1 − p) (a − logit π).
 
     ∂KL/∂p = log p − log(1 − p) − log π + log(1 − π) = a − logit π, and ∂p/∂a = p (1 − p).
-    d_divergence, logits: of one shape, such as (B, N, L), which is the result's.
+    d_divergence, logits and the result have the same shape, such as (B, N, L).
     """
     logits, prior_logit = bounded(logits), np.log(prior) - np.log1p(-prior)
     return d_divergence * sigmoid(logits) * sigmoid(-logits) * (logits - prior_logit)
@@ -49,11 +49,12 @@ def bernoulli_divergence_gradients(d_divergence, logits, prior):
 def gaussian_divergence(mean, log_variance, prior_mean=0.0):
     """KL(N(m, v) ‖ N(c, 1)) = ½ ((m − c)² + v − 1 − log v), from m and log v; the paper's prior has c = 0.
 
-    A part is seen through its code z · y alone. Under c = 0 a part of no particular look has z about 0, and then the
-    decoder cannot tell where it occurs; it learns to be seen only by taking on looks, of which m and −m cost the same,
-    so that it may as well take on those of two kinds of thing. Under c ≠ 0 being seen costs nothing, and a look of
-    either kind does.
-    mean, log_variance: m and log v of one shape, such as (B, N, D). Returns nats of that shape, element by element.
+    The decoder sees a part only through its code z · y. If c = 0, a part whose appearance is not yet learned has z ≈ 0,
+    so the decoder cannot see where it occurs. It becomes visible only with an appearance m ≠ 0; since m and −m have the
+    same divergence, it may represent two different patterns. If c ≠ 0, a part is visible at no cost in divergence, and
+    only appearances that differ from c have a cost.
+    mean, log_variance: m and log v of the same shape, such as (B, N, D). Returns the divergence of each element in
+    nats, in that shape.
     """
     return 0.5 * ((mean - prior_mean) ** 2 + np.exp(log_variance) - 1.0 - log_variance)
 
@@ -64,16 +65,16 @@ def gaussian_divergence_gradients(d_divergence, mean, log_variance, prior_mean=0
 
 
 def with_none(logits):
-    """(B, N, L) → (B, N + 1, L): the logit 0 of a cell that holds no part stands last."""
+    """(B, N, L) → (B, N + 1, L): appends the logit 0 of "none", a cell without a part."""
     return np.concatenate([bounded(logits), np.zeros_like(logits[:, :1])], axis=1)
 
 
 def category_log_probabilities(logits):
-    """log p of each part and, last, of none: (B, N, L) → (B, N + 1, L).
+    """log p of each part and, last, of "none": (B, N, L) → (B, N + 1, L).
 
         p_n = exp(a_n) / (1 + Σ_j exp(a_j)),   p_none = 1 / (1 + Σ_j exp(a_j))
 
-    A cell holds one part at most; "none" is a category whose logit is 0, so a single part has p = σ(a).
+    A cell holds at most one part; "none" is a category with logit 0, so for a single part p = σ(a).
     """
     logits = with_none(logits)
     relative = logits - logits.max(1, keepdims=True)
@@ -90,7 +91,7 @@ def categorical_divergence(logits, prior):
 
 
 def categorical_divergence_gradients(d_divergence, logits, prior):
-    """∂KL/∂a_n = p_n (r_n − Σ_k p_k r_k)  with  r = log p − log prior: a softmax's derivative; Σ p ∂ log p is 0.
+    """∂KL/∂a_n = p_n (r_n − Σ_k p_k r_k)  with  r = log p − log prior: as for softmax, with Σ p ∂ log p = 0.
 
     d_divergence: (B, L). logits and the result: (B, N, L).
     """

@@ -1,9 +1,9 @@
-"""An image in two layers: what the parts look like, over a ground of a few colours.
+"""Images in two layers: parts over a background of a few colours (the "ground").
 
-Whatever is in an image must be decoded from its code. If nothing but parts can say how bright the wall is, parts will
-say it. The ground is a small Gaussian code of its own, g ~ N(m, v) with prior N(0, 1): a number for each channel and
-point of a coarse lattice, bilinear between, with the lattice's corners on the image's. The decoder then gives each
-pixel an opacity beside its colour:
+Everything in an image must be decoded from its code. Without a background model, parts have to represent, for example,
+the brightness of a wall. The ground has a small Gaussian code of its own, g ~ N(m, v) with prior N(0, 1): one number
+for each channel and point of a coarse grid, which is interpolated bilinearly, with the corners of the grid at the
+corners of the image. The decoder then predicts an opacity for each pixel in addition to its colour:
 
     x̂ = α tanh(c) + (1 − α) tanh(G),    α = σ(b),    G the ground at the pixel
 """
@@ -14,7 +14,7 @@ from .divergence import sigmoid
 
 
 def interpolation(points, pixels):
-    """W (pixels, points): pixel i of n lies at i (points − 1) / (n − 1) on the lattice, between its two neighbours."""
+    """W (pixels, points): pixel i of n lies at i (points − 1) / (n − 1) on the grid, between its two neighbours."""
     at = np.linspace(0.0, points - 1.0, pixels)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(points)))
 
@@ -32,7 +32,7 @@ def ground_pixels_gradients(d_pixels, points):
 
 
 def compose(layers, ground):
-    """x̂ of layers (B, C + 1, H, W), the colours c and last the opacity's logit b, over G (B, C, H, W)."""
+    """x̂ of layers (B, C + 1, H, W), the colours c and, last, the logit b of the opacity, over G (B, C, H, W)."""
     colours, opacity = np.tanh(layers[:, :-1]), sigmoid(layers[:, -1:])
     return opacity * colours + (1.0 - opacity) * np.tanh(ground)
 

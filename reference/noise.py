@@ -1,18 +1,18 @@
-"""Noise as a pure function of (seed, step, image, stream, place).
+"""Noise as a pure function of (seed, step, image, stream, position).
 
-A sampler with a state gives different draws when the batch is split, the run resumed or the code fused.
-Here every draw has an address instead, and a counter-based generator turns addresses into bits:
+A random generator with a state gives different numbers if the batch is split, the run is resumed or the code is fused.
+Here every random number has an address instead, and a counter-based generator maps addresses to bits:
 
     (w₀, w₁, w₂, w₃) = Philox-4x32-10(counter = (block, image, stream, step), key = (seed low, seed high))
 
-so any program that knows the address draws the same number. Philox is from Salmon et al., "Parallel Random
-Numbers: As Easy as 1, 2, 3", SC 2011. One evaluation gives four words and costs the same however many are used,
-so four neighbours share a block: with K numbers a part,
+so every implementation draws the same number for an address. Philox is from Salmon et al., "Parallel Random
+Numbers: As Easy as 1, 2, 3", SC 2011. One evaluation gives four words at a fixed cost, so four neighbours share
+a block. With K numbers per part,
 
     number k of part n is word k mod 4 of block n · ⌈K/4⌉ + ⌊k/4⌋.
 
-Every part begins a block of its own, so that a program that draws for one part evaluates no other part's blocks;
-where 4 does not divide K, the words left over in a part's last block are not used.
+Every part begins with a new block, so that a program for one part does not evaluate blocks of other parts. If 4 does
+not divide K, the remaining words of a part's last block are unused.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ _LOW_WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Noise:
-    """Where a batch's draws begin.
+    """The address of a batch's random numbers.
 
     seed: 0 ≤ seed < 2⁶⁴, the key. step: 0 ≤ step < 2³², the training step. first_image: the index of the
-    batch's first image in the global batch, so that processes that share a batch draw what one would.
+    batch's first image in the global batch, so that processes that share a batch draw the same numbers as one process.
     """
 
     seed: int = 0
@@ -46,7 +46,7 @@ class Noise:
 def philox(counter, key):
     """Philox-4x32-10: ten rounds of multiply, swap and xor.
 
-    One round maps the counter words (c0, c1, c2, c3) under the key words (k0, k1) to
+    One round maps the counter words (c0, c1, c2, c3) with the key words (k0, k1) to
 
         (high(M1·c2) ⊕ c1 ⊕ k0,  low(M1·c2),  high(M0·c0) ⊕ c3 ⊕ k1,  low(M0·c0))
 
@@ -85,41 +85,41 @@ def draw_words(noise, stream, images, blocks):
 
 
 def blocks_of_a_part(numbers):
-    """⌈K/4⌉, the blocks that hold a part's K numbers."""
+    """⌈K/4⌉, the number of blocks for a part's K numbers."""
     return -(-numbers // 4)
 
 
 def of_each_part(draws, parts, numbers):
-    """(B, N·⌈K/4⌉, 4) → (B, N, K): each part's blocks in a row, without the draws left over in the last."""
+    """(B, N·⌈K/4⌉, 4) → (B, N, K): the numbers of each part in order, without the unused ones."""
     return draws.reshape(len(draws), parts, 4 * blocks_of_a_part(numbers))[:, :, :numbers]
 
 
 def occurrence_noise(noise, images, parts, cells):
     """u ~ U(0, 1) for each (image, part, cell), from stream 0. (B, N, L).
 
-    u[b, n, l] is the uniform of word l mod 4 of block n · ⌈L/4⌉ + ⌊l/4⌋. Where a cell holds one part at most, 'none'
-    is one more part, the last.
+    u[b, n, l] is the uniform of word l mod 4 of block n · ⌈L/4⌉ + ⌊l/4⌋. For categorical occurrences, 'none' is
+    an additional last part.
     """
     words = draw_words(noise, OCCURRENCE_STREAM, images, parts * blocks_of_a_part(cells))
     return of_each_part(uniform(words), parts, cells)
 
 
 def place_noise(noise, images, parts, cells, places):
-    """u ~ U(0, 1) for each (image, part, cell, place), from stream 3, where a part has L·K numbers. (B, N, L, K)."""
+    """u ~ U(0, 1) for each (image, part, cell, place), from stream 3, with L·K numbers per part. (B, N, L, K)."""
     words = draw_words(noise, PLACE_STREAM, images, parts * blocks_of_a_part(cells * places))
     return of_each_part(uniform(words), parts, cells * places).reshape(images, parts, cells, places)
 
 
 def ground_noise(noise, images, numbers):
-    """ε ~ N(0, 1) for each number of an image's ground, from stream 4, drawn as those of one part. (B, numbers)."""
+    """ε ~ N(0, 1) for each number of an image's background code, from stream 4. (B, numbers)."""
     return appearance_noise(noise, images, 1, numbers, GROUND_STREAM)[:, 0]
 
 
 def appearance_noise(noise, images, parts, part_dim, stream=APPEARANCE_STREAM):
-    """ε ~ N(0, 1) for each (image, part, number), from stream 1. (B, N, D).
+    """ε ~ N(0, 1) for each (image, part, dimension), from stream 1. (B, N, D).
 
-    ε[b, n, d] is normal d mod 4 of block n · ⌈D/4⌉ + ⌊d/4⌋. Box and Muller make four normals of a block's four
-    uniforms, two of each pair:
+    ε[b, n, d] is normal d mod 4 of block n · ⌈D/4⌉ + ⌊d/4⌋. The Box-Muller transform makes four normal numbers
+    from a block's four uniform numbers, two from each pair:
 
         ε₀, ε₁ = √(−2 log u₀) · (cos, sin)(2π u₁),    ε₂, ε₃ = √(−2 log u₂) · (cos, sin)(2π u₃)
     """
@@ -132,7 +132,7 @@ def appearance_noise(noise, images, parts, part_dim, stream=APPEARANCE_STREAM):
 
 
 def dropout_noise(noise, images, elements):
-    """Fair coins, bool (images, elements): stream 2, whose 128 bits a block are 128 coins.
+    """Fair coins, bool (images, elements): from stream 2, where the 128 bits of a block are 128 coins.
 
     Coin i is bit i mod 32, counted from the lowest, of word (i // 32) mod 4 of block i // 128.
     """

@@ -1,7 +1,7 @@
 """The training loss: the negative evidence lower bound with its two β (paper, equations 8 to 11).
 
-The paper prints the two β on each other's term. Its ablation of β_occ (Table 6) and the authors' release
-agree with the pairing used here: β_app weighs the appearance divergence, β_occ the occurrence divergence.
+The paper swaps the two β in its equations. Its ablation of β_occ (Table 6) and the authors' release agree with the
+pairing used here: β_app weights the appearance divergence, β_occ the occurrence divergence.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .weighted_loss import weighted_squared_error, weighted_squared_error_gradie
 
 @dataclass(frozen=True)
 class Elbo:
-    """The loss and its terms, each a scalar: means over images, in nats an image, terms without their β."""
+    """The loss and its terms, each a scalar: means over images, in nats per image. The terms do not include β."""
 
     total: float
     reconstruction: float
@@ -22,10 +22,10 @@ class Elbo:
 
 
 def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
-    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  and + KL_ground of an output that has one (layers.py).
+    """The mean over images of  R + β_app · KL_app + β_occ · KL_occ  (+ KL_ground if the output has it, layers.py).
 
-    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,), and kl_ground (B,) or
-    None if it has a ground.
+    output: anything with reconstruction (B, C, H, W), kl_appearance (B,) and kl_occurrence (B,), and optionally
+    kl_ground (B,) or None.
     R = Σ ω (x − x̂)², with ω = 1 unless weighted.
     """
     if weighted:
@@ -39,8 +39,8 @@ def elbo(output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
 
 
 def elbo_gradients(d_total, output, images, beta_app=1.0, beta_occ=1.0, weighted=True):
-    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence): each term's own, over B, times its β; a ground's
-    divergence has 1/B.
+    """Returns (d_reconstruction, d_kl_appearance, d_kl_occurrence), including the factors 1/B and β. That of kl_ground
+    would be d_total / B.
 
     d_total: a number. The results are (B, C, H, W), (B,) and (B,).
     """

@@ -1,15 +1,15 @@
-"""Where parts occur: two distributions of the parts of a cell, side by side, each with its gradients by hand.
+"""Two distributions of the occurrences in a cell, each with gradients derived by hand.
 
-Bernoulli (the paper's): each part occurs by itself, p = σ(a). Categorical: a cell holds one part at most, and the
-logits of its N parts stand beside a logit 0 for none, p = softmax(a₁, …, a_N, 0). With N = 1 the two are the same.
+Bernoulli (as in the paper): parts occur independently, p = σ(a). Categorical: a cell holds at most one part, and "none"
+has the logit 0, p = softmax(a₁, …, a_N, 0). For N = 1 the two are the same.
 
-Logits, probabilities and samples of parts are (B, N, L); an argument is what a relaxation is applied to, (B, N, L) for
-Bernoulli and (B, N + 1, L) for categorical occurrences, whose last row is none. Whatever follows a distribution, which
-is pooling, placing and the loss, reads its p and y and does not know which one it was.
+Logits, probabilities and samples of parts are (B, N, L). The argument of a relaxation is (B, N, L) for Bernoulli
+occurrences and (B, N + 1, L) for categorical ones, with "none" as the last row. The rest of the model (pooling, placing
+and the loss) uses only p and y, and is the same for both distributions.
 
-A logit may be infinite: p is then exactly 0 or 1. Where the limit depends on how several get there, they are equals: a
-part of which p is 0 in every cell weighs all cells alike, and categorical parts of logit ∞ share their cell. No finite
-step changes an infinite logit, so its gradient is 0.
+A logit may be infinite; p is then exactly 0 or 1. Where the limit depends on the relative size of several infinite
+logits, they are taken as equal: a part with p = 0 in every cell has equal weights, and categorical parts with logit ∞
+share their cell. No finite step changes an infinite logit, so its gradient is 0.
 """
 
 import numpy as np
@@ -29,11 +29,11 @@ from .noise import occurrence_noise
 
 
 class Bernoulli:
-    """Each part by itself: p = σ(a), prior Bern(π) for each part and cell."""
+    """Independent parts: p = σ(a), prior Bern(π) for each part and cell."""
 
     @staticmethod
     def default_prior(parts):
-        """π = 1/N: one part a cell is expected. A single part would get 1, which has no logit, so ½."""
+        """π = 1/N, so that one part per cell is expected; ½ for a single part, since 1 has no logit."""
         return 1.0 / max(parts, 2)
 
     @staticmethod
@@ -48,7 +48,7 @@ class Bernoulli:
 
     @staticmethod
     def argument(logits, noise=None):
-        """a, or perturbed by a logistic draw a + log u − log(1 − u), which is positive with probability exactly p."""
+        """a; or, with logistic noise, a + log u − log(1 − u), which is positive with probability p."""
         if noise is None:
             return logits
         u = occurrence_noise(noise, *logits.shape)
@@ -56,7 +56,7 @@ class Bernoulli:
 
     @staticmethod
     def relax(argument):
-        """y = σ(x). With x = a it is p; with x = (a + logistic draw) / τ the binary Concrete (Maddison et al. 2017)."""
+        """y = σ(x): p for x = a, and binary Concrete for x = (a + logistic noise) / τ (Maddison et al. 2017)."""
         return sigmoid(argument)
 
     @staticmethod
@@ -66,7 +66,7 @@ class Bernoulli:
 
     @staticmethod
     def decide(argument):
-        """1[x > 0], a Bernoulli(p) sample: what y becomes as τ → 0."""
+        """1[x > 0], a Bernoulli(p) sample: the limit of y as τ → 0."""
         return (argument > 0).astype(np.float64)
 
     @staticmethod
@@ -81,11 +81,11 @@ class Bernoulli:
 
 
 class Categorical:
-    """One part a cell at most: p = softmax(a, 0), prior π for each part and 1 − N·π for none."""
+    """At most one part per cell: p = softmax(a, 0), prior π for each part and 1 − N·π for "none"."""
 
     @staticmethod
     def default_prior(parts):
-        """π = 1/(N + 1): each part and none alike."""
+        """π = 1/(N + 1), which is also the prior of "none"."""
         return 1.0 / (parts + 1)
 
     @staticmethod
@@ -101,10 +101,10 @@ class Categorical:
 
     @staticmethod
     def argument(logits, noise=None):
-        """(a, 0), or perturbed by Gumbel draws, one for each part and none: a + g with g = −log(−log u).
+        """(a, 0); or, with Gumbel noise g = −log(−log u) for each part and "none", (a, 0) + g.
 
-        The largest of them is part n's with probability exactly p_n. Only differences within a cell count, so all are
-        given relative to the cell's largest logit: g added to a logit of 10⁴ would lose four digits.
+        The largest is that of part n with probability p_n. Only differences within a cell matter, so all values are
+        relative to the cell's largest logit: adding g to a logit of 10⁴ would lose four digits.
         """
         logits = with_none(logits)
         logits = logits - logits.max(1, keepdims=True)
@@ -114,22 +114,22 @@ class Categorical:
 
     @staticmethod
     def relax(argument):
-        """y = softmax(x) over the N + 1, without none's.
+        """y = softmax(x) over the N + 1 categories, without "none".
 
-        With x = (a, 0) it is p; with x = (a + g) / τ the Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017).
+        For x = (a, 0) this is p, for x = (a + g) / τ the Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017).
         """
         relative = np.exp(argument - argument.max(1, keepdims=True))
         return (relative / relative.sum(1, keepdims=True))[:, :-1]
 
     @staticmethod
     def relax_gradients(d_y, argument):
-        """d_x_n = y_n (d_y_n − Σ_k y_k d_y_k), without none's, whose logit is a constant and whose y is not placed."""
+        """d_x_n = y_n (d_y_n − Σ_k y_k d_y_k), without "none", whose logit is constant and whose y is not used."""
         y = Categorical.relax(argument)
         return y * (d_y - (y * d_y).sum(1, keepdims=True))
 
     @staticmethod
     def decide(argument):
-        """The one-hot of the largest, without none's: what y becomes as τ → 0. Of equals the first is taken."""
+        """One-hot of the largest, without "none": the limit of y as τ → 0. Ties go to the first."""
         return np.eye(argument.shape[1])[argument.argmax(1)].transpose(0, 2, 1)[:, :-1]
 
     @staticmethod
@@ -147,13 +147,13 @@ class Categorical:
 DISTRIBUTIONS = {"bernoulli": Bernoulli, "categorical": Categorical}
 
 
-# What is the same for both
+# Functions for both distributions
 
 
 def sample_occurrence(distribution, logits, temperature, noise, straight_through):
-    """(y to place, x, dx/da): the relaxed sample y = relax(x) with x = argument(a) / τ, or its decision.
+    """Returns (y, x, dx/da): the relaxed sample y = relax(x) with x = argument(a) / τ, or the discrete sample.
 
-    Without noise y is p, and τ and straight_through have no meaning. dx/da is a number.
+    Without noise, y is p, and τ and straight_through have no effect. dx/da is a number.
     """
     argument = distribution.argument(logits, noise)
     if noise is None:
@@ -164,12 +164,12 @@ def sample_occurrence(distribution, logits, temperature, noise, straight_through
 
 
 def occurrence_weights(distribution, logits):
-    """w_l = p_l / Σ_j p_j of each part, formed in log space. (B, N, L) → (B, N, L).
+    """w_l = p_l / Σ_j p_j of each part, computed in log space. (B, N, L) → (B, N, L).
 
         log w_l = log p_l − log Σ_j exp(log p_j)
 
-    Where every p rounds to zero the logarithms still differ, so a part that is nowhere has an exact average
-    too, and no ε is needed in the denominator.
+    If every p rounds to zero, the logarithms still differ. So a part that occurs nowhere has an exact average as well,
+    and the denominator needs no ε.
     """
     log_probability = distribution.log_probability(logits)
     relative = np.exp(log_probability - log_probability.max(-1, keepdims=True))
@@ -177,7 +177,7 @@ def occurrence_weights(distribution, logits):
 
 
 def occurrence_weights_gradients(distribution, d_weights, logits):
-    """d_log p_l = w_l (d_w_l − Σ_j w_j d_w_j), the softmax over cells, and from there to the logits."""
+    """d_log p_l = w_l (d_w_l − Σ_j w_j d_w_j), the gradient of the softmax over cells, propagated to the logits."""
     weights = occurrence_weights(distribution, logits)
     centred = d_weights - (weights * d_weights).sum(-1, keepdims=True)
     return distribution.log_probability_gradients(weights * centred, logits)

@@ -1,18 +1,18 @@
-"""Where in its cell a part lies: an occurrence has one of k × k places, each with its own logit.
+"""Places of parts within their cells: an occurrence lies at one of k × k places, each with its own logit.
 
-A cell is wider than a pixel, and a part moves by pixels. Without places a part that lies left in its cell and one that
-lies right are two pictures to the decoder, and the model spends two parts on one type. With them the decoder sees the
-place, and draws the same part there.
+A cell is wider than a pixel, but a part may be shifted by single pixels. Without places, a part at the left of its cell
+and one at the right are different pictures for the decoder, and the model may use two parts for one type. With places,
+the decoder knows the place and draws the same part there.
 
 Logits are (B, N, L, K) for K = k² places of each part and cell, or (B, N, h·k, w·k) as a map of the finer grid. By the
-chain rule q(n, o) = q(n) q(o | n) a joint distribution of part and place is a distribution of parts, whose logits are
-A = log Σ_o exp(a_o), and one of places given the part, q(o | n) = exp(a_o − A). So the bottleneck goes on with A and
-does not know of places, and what follows is added to it:
+chain rule q(n, o) = q(n) q(o | n), a joint distribution of parts and places consists of a distribution of parts, with
+logits A = log Σ_o exp(a_o), and one of places given the part, q(o | n) = exp(a_o − A). So the bottleneck takes A as its
+logits and is unchanged; places add:
 
     ẑ[n, l, o] = ẑ[n, l] · s[n, l, o]
     KL_place = Σ_{n,l} p[n, l] KL(q(· | n, l) ‖ 1/K)
 
-which makes KL_occ + KL_place the divergence of part and place together, from the prior π/K.
+KL_occ + KL_place is the divergence of the joint distribution of part and place from the prior π/K.
 """
 
 import numpy as np
@@ -21,14 +21,14 @@ from .noise import place_noise
 
 
 def places_of_cells(maps, k):
-    """A map of the finer grid (B, C, h·k, w·k) by cells and their places: (B, C, h·w, k²), both row by row."""
+    """Rearranges a map of the finer grid (B, C, h·k, w·k) by cells and places: (B, C, h·w, k²), both row by row."""
     batch, channels, rows, columns = maps.shape
     cells = maps.reshape(batch, channels, rows // k, k, columns // k, k).transpose(0, 1, 2, 4, 3, 5)
     return cells.reshape(batch, channels, -1, k * k)
 
 
 def map_of_places(cells, k, grid):
-    """The inverse of `places_of_cells` for h × w = grid cells, which is its vector-Jacobian product, too."""
+    """The inverse of `places_of_cells` for h × w = grid cells, which is also its vector-Jacobian product."""
     batch, channels = cells.shape[:2]
     maps = cells.reshape(batch, channels, *grid, k, k).transpose(0, 1, 2, 4, 3, 5)
     return maps.reshape(batch, channels, grid[0] * k, grid[1] * k)
@@ -48,7 +48,7 @@ def split_places_gradients(d_total, d_log_q, logits):
 
 
 def sample_place(log_q, temperature=1.0, noise=None, straight_through=False):
-    """s (B, N, L, K): softmax((log q + g) / τ) with Gumbel draws g, its decision, or without noise q itself."""
+    """s (B, N, L, K): softmax((log q + g) / τ) with Gumbel noise g, or the discrete sample; q without noise."""
     if noise is None:
         return np.exp(log_q)
     argument = log_q - np.log(-np.log(place_noise(noise, *log_q.shape)))
@@ -59,7 +59,7 @@ def sample_place(log_q, temperature=1.0, noise=None, straight_through=False):
 
 
 def sample_place_gradients(d_s, log_q, temperature=1.0, noise=None):
-    """d_log q_o = s_o (d_s_o − Σ_j s_j d_s_j) / τ, of the relaxed sample for its decision too; without noise q d_s."""
+    """d_log q_o = s_o (d_s_o − Σ_j s_j d_s_j) / τ, for relaxed and discrete samples; q d_s without noise."""
     s = sample_place(log_q, temperature, noise)
     if noise is None:
         return s * d_s
@@ -72,7 +72,7 @@ def place_divergence(probability, log_q):
 
 
 def place_divergence_gradients(d_divergence, probability, log_q):
-    """(d_p, d_log q):  d_p = KL of the cell's places,  d_log q_o = p q_o (log q_o + log K + 1)."""
+    """(d_p, d_log q):  d_p = KL of the places in the cell,  d_log q_o = p q_o (log q_o + log K + 1)."""
     incoming = d_divergence[:, None, None]
     inner = np.exp(log_q) * (log_q + np.log(log_q.shape[-1]) + 1.0)
     return incoming * _divergences(log_q), (incoming * probability)[..., None] * inner

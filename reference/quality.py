@@ -1,6 +1,6 @@
-"""How good reconstructions and samples are: PSNR, SSIM and the Fréchet distance.
+"""Quality of reconstructions and samples: PSNR, SSIM and the Fréchet distance.
 
-Pixels in [−1, 1], as everywhere, are first brought to [0, 1], so that the data range is 1.
+Pixels in [−1, 1] are first mapped to [0, 1], so that the data range is 1.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ K1, K2 = 0.01, 0.03
 
 
 def psnr(reconstruction, images):
-    """10 log₁₀(1 / MSE), decibels, one value an image: (B, C, H, W) in [−1, 1] → (B,). Infinite if equal."""
+    """10 log₁₀(1 / MSE), decibels, one value per image: (B, C, H, W) in [−1, 1] → (B,). Infinite if equal."""
     squared_error = ((reconstruction - images) / 2.0) ** 2
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(squared_error.mean((1, 2, 3)))
@@ -37,7 +37,7 @@ def ssim(reconstruction, images):
 
         SSIM = (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂)),   C_i = K_i²
 
-    with local moments under the Gaussian window. Raises ValueError for a height or width below 11.
+    with local moments in the Gaussian window. Raises ValueError for a height or width below 11.
     """
     if min(images.shape[2:]) < WINDOW_SIZE:
         raise ValueError(f"ssim needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[3]}")
@@ -56,8 +56,8 @@ def frechet_distance(mean_1, covariance_1, mean_2, covariance_2):
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), the squared Wasserstein-2 distance of two Gaussians.
 
     Σ₁ Σ₂ has the eigenvalues of the symmetric, positive semi-definite Σ₁^½ Σ₂ Σ₁^½, so the trace of its root
-    is the sum of their roots. Rounding may leave an eigenvalue just below zero; it counts as zero.
-    means: (E,). covariances: (E, E). Returns a number, not negative but for rounding.
+    is the sum of their roots. Eigenvalues that are negative by rounding are set to zero.
+    means: (E,). covariances: (E, E). Returns a number, which is not negative except by rounding.
     """
     values, vectors = np.linalg.eigh(covariance_1)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def laplacian(images):
-    """∇²x by the stencil [0 1 0; 1 −4 1; 0 1 0], borders replicated. (B, C, H, W) → the same.
+    """∇²x with the stencil [0 1 0; 1 −4 1; 0 1 0], borders replicated. (B, C, H, W) → the same.
 
     The neighbours are added in pairs, (up + down) + (left + right) − 4·centre, which is exactly zero on a
     constant image in any floating-point format.
@@ -22,8 +22,8 @@ def gradient_energy_weights(images, patch_size=8):
     """ω_q = e_q / mean_q' e_q'  with  e_q = mean over patch q of |∇²x|. (B, C, H/p, W/p), mean 1.
 
     One mean for each image and channel. The paper normalises the weights to sum to one over the image; here
-    they are that times H·W, so that a uniform weight is 1 and β means the same with and without weighting.
-    An image or channel without any gradient has nothing to prefer: ω = 1.
+    they are multiplied by H·W, so that a uniform weight is 1, and β has the same meaning with and without weighting.
+    For an image or channel without any gradient, ω = 1.
     Raises ValueError if p does not divide height and width.
     """
     batch, channels, height, width = images.shape

@@ -1,6 +1,13 @@
-"""Without a CUDA device the Triton kernels run in Triton's interpreter, on CPU tensors."""
+"""Without a CUDA device the Triton kernels run in Triton's interpreter, on CPU tensors.
+
+`pytest tests/ -n auto` runs the tests in one process a core (pytest-xdist).
+"""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core, in which more threads would only compete
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch reads it when it is imported
+    os.environ.pop("PYTEST_ADDOPTS", None)  # a pytest that a test starts has its own options
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,11 +23,5 @@ settings.load_profile("patchvae")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: hasattr(item.module, "begin_early"))  # last, when it may be done
-
-
-def pytest_collection_finish(session):
-    """What takes minutes in processes of its own begins now, beside the other tests."""
-    if not session.config.option.collectonly:
-        for begin in {getattr(item.module, "begin_early", None) for item in session.items} - {None}:
-            begin([item.originalname for item in session.items])
+    """The longest tests run first, so that no process is left with them when the others have none."""
+    items.sort(key=lambda item: item.path.name != "test_compile.py")

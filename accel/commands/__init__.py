@@ -1,1 +1,1 @@
-"""One module a command, each with HELP, `add_arguments(parser)` and `run(given)`, which gets what the user wrote."""
+"""One module per command, each with HELP, `add_arguments(parser)` and `run(given)`; `given` has the given options."""

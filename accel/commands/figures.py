@@ -9,7 +9,7 @@ from accel.commands.finished import FinishedRunOptions, add_run_arguments, open_
 from accel.common.files import read_json
 from accel.common.options import at_least, option
 
-HELP = "draw a run's parts, what they look like and what the model makes of them"
+HELP = "draw all figures of a run: parts, appearances, reconstructions, samples, curves"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,14 +19,14 @@ class FigureOptions(FinishedRunOptions):
     patch_size: int | None = option(
         None,
         "pictures",
-        "side of the gallery's patches in pixels",
+        "side of the patches in the part gallery, in pixels",
         check=at_least(1),
-        absent="the receptive field, which holds half of what moves a cell",
+        absent="the effective receptive field, the square that holds half of a cell's gradient",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, FigureOptions)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share that look at a finished run: where its images are, and its model."""
+"""Shared code of commands that read a finished run: its options, images and model."""
 
 import argparse
 import dataclasses
@@ -10,12 +10,23 @@ from accel.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRunOptions(Options):
-    """Where a run is looked at, and where its images are if they have moved."""
+class MovedImages(Options):
+    """The present location of a run's images, if they have moved."""
+
+    data: str | None = option(None, "run", "present location of the run's images", absent="as in the run")
+    data_dir: str | None = option(None, "run", "present folder of the published data sets", absent="as in the run")
+
+    def applied(self, config: TrainingConfig) -> TrainingConfig:
+        """Returns the run's options with the present location of its images."""
+        named = {name: value for name in ("data", "data_dir") if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(config, **named)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRunOptions(MovedImages):
+    """Options of the commands that read a finished run."""
 
     device: str = device_option()
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
 
 
 class FinishedRun(NamedTuple):
@@ -28,19 +39,19 @@ class FinishedRun(NamedTuple):
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Adds the run folder and the options of what is done with it."""
-    parser.add_argument("run", metavar="RUN", help="folder of a run, as train leaves it")
+    """Adds the argument RUN and the options of a command."""
+    parser.add_argument("run", metavar="RUN", help="folder of a run that was trained with train")
     add_options(parser, options)
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raises FileNotFoundError unless the folder is a run's."""
+    """Raises FileNotFoundError unless the folder is that of a run."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
 
 
 def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
-    """Reads the model and loads the images; ValueError or OSError with a sentence if there is no finished run."""
+    """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
     from accel.data.digests import difference, digests
     from accel.training import record
     from accel.training.resources import choose_device, load_dataset
@@ -50,11 +61,12 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     if not (folder / "model").is_dir():
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
-    moved = {name: value for name in ("data", "data_dir") if (value := getattr(options, name)) is not None}
-    config = dataclasses.replace(config, **moved)
+    config = options.applied(config)
     dataset, known = load_dataset(config), record.read(folder)
-    if known is not None:  # one of an earlier version says nothing of its images
+    if known is not None:  # runs of earlier versions have no record of their images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}
         if found := difference(images, digests(dataset, labels=False)):
-            raise ValueError(f"{dataset.name} does not hold the images of the run in {folder}: {found}")
+            raise ValueError(
+                f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}"
+            )
     return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), dataset)

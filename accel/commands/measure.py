@@ -1,4 +1,4 @@
-"""`measure`: how good a run's reconstructions are, and its parts."""
+"""`measure`: quality of a run's reconstructions and parts."""
 
 import argparse
 import dataclasses
@@ -17,18 +17,21 @@ class MeasureOptions(FinishedRunOptions):
     """The options of `measure`."""
 
     inception: str | None = option(
-        None, "Fréchet distance", "weights of FID's Inception network, pytorch-fid's state dict", absent="no FID"
+        None,
+        "Fréchet distance",
+        "file with the weights of FID's Inception network, the state dict of pytorch-fid",
+        absent="no FID",
     )
     classifier: str | None = option(
         None,
         "Fréchet distance",
-        "model folder of a classifier, the same for runs that are to be compared",
-        absent="the run's own from transfer, if there is one",
+        "model folder of a classifier; use the same one for all runs that you compare",
+        absent="the one that transfer trained for this run, if any",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, MeasureOptions)
 
 
@@ -47,7 +50,7 @@ def run(given: dict) -> None:
 
 
 def measure_run(opened: FinishedRun, options: MeasureOptions) -> dict:
-    """Measures an opened run and writes its measures.json; returns what that holds."""
+    """Measures an opened run, writes its measures.json and returns the content."""
     from accel.evaluation import frechet, measures
     from accel.training.checkpoint import writing
 

@@ -8,28 +8,28 @@ from pathlib import Path
 from accel.common.options import Options, add_options, option, within
 
 LARGEST = 1 << 16  # height and width of an image
-HELP = "decode a folder of images into one file"
+HELP = "decode a folder of images into one file, from which training reads faster"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackOptions(Options):
     """The options of `pack`."""
 
-    image_size: int = option(224, "packing", "height and width to which images are brought", check=within(1, LARGEST))
+    image_size: int = option(224, "packing", "height and width to which images are resized", check=within(1, LARGEST))
     data_dir: str | None = option(
-        None, "packing", "folder of indoor67/, places205/ and imagenet/ as published", absent="data"
+        None, "packing", "folder that holds indoor67/, places205/ and imagenet/ as published", absent="data"
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     parser.add_argument("source", metavar="FOLDER", help="folder of images, or indoor67, places205 or imagenet")
-    parser.add_argument("out", metavar="OUT.npy", help="the file to write, with OUT.json beside it")
+    parser.add_argument("out", metavar="OUT.npy", help="file to write; its description is written to OUT.json")
     add_options(parser, PackOptions)
 
 
 def run(given: dict) -> None:
-    """Packs, or goes on with what was interrupted, and lists the files that were left out."""
+    """Packs, or continues after an interruption, and lists the files that were left out."""
     source, out = given.pop("source"), Path(given.pop("out"))
     options = PackOptions(**given)
 

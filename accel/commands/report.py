@@ -1,4 +1,4 @@
-"""`report`: runs side by side, in one HTML file."""
+"""`report`: one or more runs in one HTML file."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from accel.commands.finished import FinishedRunOptions, open_finished_run
 from accel.common.files import read_json, refuse_unusual, write_whole
 from accel.common.options import add_options, option
 
-HELP = "write everything known of runs, side by side, into one HTML file"
+HELP = "write an HTML report of one or more runs, side by side"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,18 +20,21 @@ class ReportOptions(FinishedRunOptions):
     """The options of `report`."""
 
     out: str | None = option(
-        None, "report", "the file to write", absent="report.html in the run's folder, or here for several runs"
+        None,
+        "report",
+        "file to write",
+        absent="report.html in the run folder, or in the current folder for several runs",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, as train leaves them")
+    """Declares the arguments and options of the command."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs that were trained with train")
     add_options(parser, ReportOptions)
 
 
 def run(given: dict) -> None:
-    """Measures and draws what is missing or older than the model, then writes the report."""
+    """Makes measures and figures that are missing or older than the model, then writes the report."""
     folders = [Path(name) for name in given.pop("runs")]
     options = ReportOptions(**given)
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
@@ -63,14 +66,14 @@ def run(given: dict) -> None:
 
 
 def older(made: Path, *sources: Path) -> bool:
-    """Whether a file is missing, or older than one that it was made of."""
+    """Whether a file is missing, or older than one of its sources."""
     if not made.is_file():
         return True
     return any(source.is_file() and source.stat().st_mtime > made.stat().st_mtime for source in sources)
 
 
 def run_record(folder: Path, name: str):
-    """What a run's folder holds, for the report."""
+    """The content of a run's folder, for the report."""
     from accel.evaluation import transfer_records
     from accel.evaluation.measures import Measures
     from accel.figures.pictures import FOLDER, INDEX, Drawn, read_picture
@@ -84,5 +87,15 @@ def run_record(folder: Path, name: str):
         history=read_history(folder),
         measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
-        pictures=[Picture(*map(one.get, Drawn.__annotations__), read_picture(folder, one["file"])) for one in drawn],
+        pictures=[
+            Picture(
+                file=one["file"],
+                title=one["title"],
+                text=one["text"],
+                png=read_picture(folder, one["file"]),
+                heading=one.get("heading", 0),
+                dark=read_picture(folder, one["dark"]) if "dark" in one else None,
+            )
+            for one in drawn
+        ],
     )

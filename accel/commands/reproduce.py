@@ -1,4 +1,4 @@
-"""`reproduce`: a table of the paper, on this machine, with the paper's figures beside it."""
+"""`reproduce`: reproduces a table of the paper, with the paper's figures for comparison."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ from accel.common.progress import duration
 from accel.common.spelling import nearest
 from accel.training.config import TrainingConfig
 
-HELP = "make one of the paper's tables again"
+HELP = "reproduce one of the paper's tables"
 TABLES = tuple(f"table{number}" for number in range(1, 7))
 TRAINING = ("data_dir", "image_size", "train_images", "encoder", "weights", "device", "precision", "compile")
 
@@ -25,32 +25,32 @@ class ReproduceOptions(Options):
     """The options of `reproduce` besides those of training."""
 
     data: str | None = option(
-        None, "table", "data set of the table, as for train", absent="cifar100, imagenet for table2"
+        None, "table", "data set to use, as for train --data", absent="cifar100, imagenet for table2"
     )
     systems: str | None = option(
         None,
         "table",
-        "rows of table1 and table2, or what the others vary, with commas between",
+        "comma-separated systems: rows of table1 and table2, or, for the other tables, the systems to vary",
         absent="all rows, patchvae",
     )
-    seeds: int = option(3, "table", "runs of each row, with the seeds 0, 1, …", check=at_least(1))
+    seeds: int = option(3, "table", "number of runs per row, with seeds 0, 1, …", check=at_least(1))
     epochs: int | None = option(
-        None, "table", "epochs of training and of each transfer", check=at_least(1), absent="the paper's"
+        None, "table", "number of epochs of training and of each transfer", check=at_least(1), absent="the paper's"
     )
-    parallel: int = option(1, "table", "runs at once on each GPU, or on the CPU", check=at_least(1))
-    out: str | None = option(None, "table", "folder of the runs and of the table", absent="runs/TABLE-DATA")
+    parallel: int = option(1, "table", "number of simultaneous runs on each GPU, or on the CPU", check=at_least(1))
+    out: str | None = option(None, "table", "folder for the runs and the table", absent="runs/TABLE-DATA")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, estimate the time, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs and estimate the time")
 
 
 def run(given: dict) -> None:
-    """Trains and transfers whatever is missing, then prints the table and writes it as Markdown, JSON and a plot."""
+    """Performs missing training and transfers, then prints the table and writes it as Markdown, JSON and a plot."""
     name, dry_run = given.pop("table"), given.pop("dry_run")
     if name not in TABLES:
         raise ValueError(f"no such table: {name} (nearest: {nearest(name, TABLES)})")
@@ -76,10 +76,10 @@ def run(given: dict) -> None:
         print(f"{len(jobs)} runs, about {duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
         return
 
-    # What is wrong with the data is said once, and what is to be downloaded is downloaded once.
+    # Errors of the data are reported once, and files are downloaded once.
     performing.dataset_of(jobs[0].config)
     out.mkdir(parents=True, exist_ok=True)
-    say = functools.partial(print, file=sys.stdout, flush=True)  # where it leads now; runs write into their own logs
+    say = functools.partial(print, file=sys.stdout, flush=True)  # the present stream: runs redirect theirs to log files
     try:
         for failures in performing.perform_all(jobs, devices, say):
             result = {"command": words, **collect(table, jobs, failures)}
@@ -87,7 +87,7 @@ def run(given: dict) -> None:
             plain = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
             write_whole({out / f"{name}.md": text.encode(), out / f"{name}.json": plain.encode()})
     except KeyboardInterrupt as stop:
-        stop.args = ("stopped with everything saved; the same command goes on from there",)
+        stop.args = ("stopped and saved; the same command continues from there",)
         raise
     print(f"\n{text}")
     print(f"{out}: {', '.join([f'{name}.md', f'{name}.json', *_plot(result, out)])}")
@@ -97,14 +97,14 @@ def run(given: dict) -> None:
 
 
 def _plot(result: dict, out: Path) -> list[str]:
-    """Writes the table as bars and returns the file's name; says so if matplotlib is missing."""
+    """Writes the table as a bar chart and returns its file name, or prints that matplotlib is missing."""
     from accel import figures
 
     try:
         picture = io.BytesIO()
         figures.reproduction_bars(result).savefig(picture, format="png")
     except ImportError as error:
-        print(f"no plot was drawn, since {error}")
+        print(f"no plot was drawn: {error}")
         return []
     write_whole({out / f"{result['table']}.png": picture.getvalue()})
     return [f"{result['table']}.png"]

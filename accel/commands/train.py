@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import time
+from pathlib import Path
 
 from accel.common.options import Options, add_options, flag, option
 from accel.common.progress import duration
@@ -14,41 +15,52 @@ HELP = "learn parts from images"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Options):
-    """Where the options that the user does not name come from."""
+    """The option --recipe."""
 
     recipe: str = option(
         "auto",
         "optimisation",
-        "defaults of options that are not named: the paper's, or quick ones; auto: by the number of images and the "
-        "device, "
-        "said in the log; the set parts has a recipe of its own",
+        "defaults of the options that are not given: those of the paper, or quick ones; auto chooses by the number of "
+        "images and the device, and the log states the choice; the data set parts has a recipe of its own",
         choices=("auto", "paper", "quick"),
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in the folder, with the options it has"
+        "--config",
+        metavar="FILE",
+        help="repeat a run: take all options that are not given from its config.json; needs another --out",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder --out, with the options that it was started with",
     )
 
 
 def run(given: dict) -> None:
-    """Trains, then prints what was achieved and draws pictures into the run folder."""
+    """Trains, then prints a summary and draws figures into the run folder."""
     began = time.monotonic()
-    resume, recipe = given.pop("resume"), given.pop("recipe", None)
+    resume, recipe, repeated = given.pop("resume"), given.pop("recipe", None), given.pop("config")
+    for name, value in (("--recipe", recipe), ("--config", repeated)):
+        if resume and value is not None:
+            raise ValueError(f"{name} has no effect with --resume: a resumed run keeps its options")
+    if repeated is not None and recipe is not None:
+        raise ValueError("--recipe has no effect with --config: all options are in that file")
     config = TrainingConfig(**given)
+    if repeated is not None:
+        config = dataclasses.replace(TrainingConfig.from_json_file(Path(repeated)), **given)
 
-    from accel.evaluation import observe, summary
+    from accel.evaluation import find_occurrences, observe, summary
     from accel.training import checkpoint, processes
     from accel.training.loop import open_run, refuse_existing
     from accel.training.resources import choose_device, load_dataset
 
     if resume:
-        if recipe is not None:
-            raise ValueError("--recipe has no effect with --resume: a run goes on with the options it has")
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
@@ -59,54 +71,73 @@ def run(given: dict) -> None:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")
     device = choose_device(config.device)
     with processes.joined(device):
-        dataset, opening = None, ""  # a resumed run loads them itself, once it is known that it may go on
+        dataset, opening = None, ""  # a resumed run loads the data itself, after checking that it can be resumed
         if not resume:
             dataset = load_dataset(config)
-            config, opening = fitted(config, given, recipe or "auto", dataset, device)
+            whose = f"options of {repeated}"
+            if repeated is None:
+                config, whose = with_recipe(config, given, recipe or "auto", dataset, device)
+            config, opening = with_threads(config, whose, dataset, device)
         training = open_run(config, dataset, resume=resume)
         training.fit(observe, opening)
     if not training.writes:
         return
 
+    model, dataset = training.model, training.dataset
+    found = find_occurrences(model, dataset.test.images) if model.has_parts else None
     print()
-    print(summary(training.folder, training.model, training.dataset))
+    print(summary(training.folder, model, dataset, found))
     print()
-    written = ["model/", *draw_closing_pictures(training)]
+    written = ["model/", *draw_closing_pictures(training, found)]
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
-def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """The options of a new run on these images, with what the recipe says where the user has named none, and a line on
-    that for the log; on a CPU with the number of threads that is fastest now, and a line on that."""
-    from accel.data.batches import steps_an_epoch
-    from accel.training import processes
-    from accel.training.pace import measure_pace, run_seconds
+def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """Returns (options of a new run on these images, the recipe's name and reason for the log).
+
+    The recipe sets options that the user has not given.
+    """
     from accel.training.recipes import choose_options
 
     name, why, options = choose_options(recipe, config, given, dataset, device.type)
-    config = TrainingConfig(**options, **given)
-    steps = config.epochs * steps_an_epoch(len(dataset.train), config.batch_size)
-    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images"
+    return TrainingConfig(**options, **given), f"recipe {name} ({why})"
+
+
+def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """Returns (options, lines for the log); on a CPU, a measurement sets the number of threads.
+
+    whose: where the options come from, as the log's first words.
+    """
+    from accel.data.batches import steps_an_epoch
+    from accel.training import processes
+    from accel.training.pace import measure_pace, run_seconds
+    from accel.training.resources import learned_images
+
+    steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
+    opening = f"{whose}: {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
             pace = measure_pace(config, dataset)
         except (MemoryError, RuntimeError):
-            return config, opening + "\n"  # the run meets what is wrong with its steps, and says it
+            return config, opening + "\n"  # the run will fail in the same way, and report it
         config = dataclasses.replace(config, threads=pace.threads)
         opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
         opening += f"\nthreads: {pace.reason}"
     return config, opening + "\n"
 
 
-def draw_closing_pictures(training) -> list[str]:
-    """Writes the closing pictures into the run's folder and returns their names; says so if matplotlib is missing."""
+def draw_closing_pictures(training, found) -> list[str]:
+    """Writes the closing figures into the run's folder and returns their names, or prints that matplotlib is missing.
+
+    found: what `find_occurrences` found in the held-out images, or None for a model without parts.
+    """
     from accel import figures
 
     if not training.model.has_decoder:
         return []
     try:
-        drawn = list(figures.closing_pictures(training.model, training.dataset))
+        drawn = list(figures.closing_pictures(training.model, training.dataset, found))
     except ImportError as error:
-        print(f"no pictures were drawn, since {error}")
+        print(f"no figures were drawn: {error}")
         return []
     return figures.write_pictures(training.folder, drawn, all_of_run=False)

@@ -1,4 +1,4 @@
-"""`transfer`: measure how well a run's encoder recognises."""
+"""`transfer`: measure the recognition accuracy of a run's encoder."""
 
 import argparse
 import dataclasses
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from accel.commands.finished import add_run_arguments, refuse_other_folder
 from accel.common.options import flag, option
-from accel.training.protocols import FREEZES, PROBES, TransferConfig, without_effect
+from accel.training.protocols import FREEZES, PROBES, WITHOUT_EFFECT, TransferConfig
 
-HELP = "train classifiers on a run's encoder and test them"
+HELP = "train classifiers on a run's encoder and measure their accuracy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,30 +18,34 @@ class TransferOptions(TransferConfig):
     freeze: str | None = option(
         None,
         "protocol",
-        "how much of the encoder stays as it is: a column of the paper's tables",
+        "layers of the encoder to freeze: a column of the paper's tables",
         choices=tuple(FREEZES),
         absent="all three, one after another, without --probe",
     )
     probe: str | None = option(
-        None, "protocol", "neighbours or a linear classifier on the encoder as it is", choices=PROBES, absent="none"
+        None,
+        "protocol",
+        "k nearest neighbours or a linear classifier on the frozen encoder",
+        choices=PROBES,
+        absent="none",
     )
     untrained: bool = option(
-        True, "protocol", "measure the encoder as it was before training beside each figure, which takes as long again"
+        True, "protocol", "also measure the encoder before training, for comparison, which doubles the time"
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
+    """Declares the arguments and options of the command."""
     add_run_arguments(parser, TransferOptions)
 
 
 def run(given: dict) -> None:
-    """Prints what each protocol gives, and where it is recorded."""
+    """Prints the result of each protocol, and the file that records it."""
     folder = Path(given.pop("run"))
     options = TransferOptions(**given)
     protocols = [name for name in (options.freeze, options.probe) if name] or list(FREEZES)
     for name in given:
-        if all(name in without_effect(protocol) for protocol in protocols):
+        if all(name in WITHOUT_EFFECT[protocol] for protocol in protocols):
             raise ValueError(f"{flag(name)} has no effect on {', '.join(protocols)}")
     refuse_other_folder(folder)
 
@@ -50,17 +54,17 @@ def run(given: dict) -> None:
 
     for protocol in protocols:
         print(describe(transfer(folder, protocol, options, untrained=options.untrained)), flush=True)
-    print(f"{folder / NAME}: recorded")
+    print(f"{folder / NAME}: results recorded")
 
 
 def describe(entry: dict) -> str:
-    """A result for the terminal, with everything that it depends on."""
+    """A result as text for the terminal, with its settings."""
     text = f"{entry['protocol']} on {entry['data']}: top-1 {entry['last_top1']:.2f} %"
     if entry["epochs"]:
         text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"
-        text += ", which did best on the held-out tenth of the training images"
+        text += " (selected on the held-out tenth of the training images)"
     if "untrained_top1" in entry:
-        text += f"; the untrained encoder {entry['untrained_top1']:.2f} %"
+        text += f"; untrained encoder {entry['untrained_top1']:.2f} %"
     if "top5" in entry:
         text += f"; top-5 {entry['top5']:.2f} %"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())

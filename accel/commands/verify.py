@@ -1,48 +1,39 @@
-"""`verify`: can a run's result be computed again, here and now?"""
+"""`verify`: checks whether a run can be repeated here."""
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from accel.commands.finished import add_run_arguments, refuse_other_folder
-from accel.common.options import Options, option
+from accel.commands.finished import MovedImages, add_run_arguments, refuse_other_folder
 from accel.training.config import TrainingConfig
 
-HELP = "compare a run's data and versions with what is here, and repeat its first steps"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Options):
-    """The options of `verify`."""
-
-    data: str | None = option(None, "run", "where the run's images are now", absent="where they were")
-    data_dir: str | None = option(None, "run", "where the archives are now", absent="where they were")
+HELP = "check whether a run can be repeated here: compare data and versions, repeat its first steps"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what may stand behind the command."""
-    add_run_arguments(parser, VerifyOptions)
+    """Declares the arguments and options of the command."""
+    add_run_arguments(parser, MovedImages)
 
 
 def run(given: dict) -> None:
-    """Prints what is the same and what differs; ValueError if the first steps give other bits here."""
+    """Prints differences; ValueError if the first steps are not bit-identical here."""
     folder = Path(given.pop("run"))
-    options = VerifyOptions(**given)
+    options = MovedImages(**given)
     refuse_other_folder(folder)
 
     from accel.training import record
     from accel.training.repeating import differences, repeat
     from accel.training.resources import choose_device, load_dataset
 
-    config = TrainingConfig.from_json_file(folder / "config.json")
-    config = dataclasses.replace(config, **{k: v for k, v in dataclasses.asdict(options).items() if v is not None})
+    config = options.applied(TrainingConfig.from_json_file(folder / "config.json"))
     known = record.read(folder)
     if known is None or "first" not in known:
-        raise ValueError(f"{folder} has no {record.NAME} that says what its first steps gave: an earlier version's run")
+        raise ValueError(
+            f"{folder} has no {record.NAME} with the result of its first steps: it was made by an earlier version"
+        )
     found = differences(known, choose_device(config.device))
-    for sentence in found or ["computed on the same machine, with the same versions"]:
+    for sentence in found or ["same machine and same versions"]:
         print(sentence)
     steps = known["first"]["steps"]
     if problem := repeat(known, config, load_dataset(config)):
         raise ValueError(f"{folder} cannot be repeated here: {problem}{f' ({found[0]})' if found else ''}")
-    print(f"{folder}: the data are the same, and the first {steps} steps give the same bits here")
+    print(f"{folder}: the data are the same, and the first {steps} steps give bit-identical results here")

@@ -1,1 +1,1 @@
-"""What several rooms need; nothing here imports more than the standard library, so `--help` waits for nothing."""
+"""Code that several packages share. It imports only the standard library, so that `--help` is fast."""

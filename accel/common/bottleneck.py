@@ -1,7 +1,7 @@
-"""What PatchVAE's bottleneck is: the one place that knows its options, what they may be and what they are by default.
+"""The single declaration of the options of PatchVAE's bottleneck: names, allowed values and defaults.
 
-The functions and models that take these options as keywords, the command line, a model's config.json and the
-registered operators are made from it. reference/bottleneck.py states the same for the specification.
+Keyword arguments of functions and models, the command line, a model's config.json and the registered operators are
+derived from it. reference/bottleneck.py has the same declaration for the specification.
 """
 
 import dataclasses
@@ -21,61 +21,66 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class BottleneckOptions(Options):
     """The options of the bottleneck (paper, sections 3.2 and 3.3); None stands for the default.
 
-    variance: "geometric" (log v = Σ w s) or "arithmetic" (v = Σ w exp s), how log-variances are pooled over cells.
-    occurrence: the distribution of a cell's parts. "bernoulli": each part by itself. "categorical": one part at most;
-    the parts and "none", whose logit is 0, are relaxed together (Gumbel-softmax; Jang et al. 2017).
-    occurrence_prior: π of each part, 0 < π < 1, by default 1/N (½ for N = 1). For categorical occurrences 0 < π < 1/N,
-    by default 1/(N + 1), and none has 1 − N·π.
-    appearance_prior_mean: c of the prior N(c, 1) of each number of an appearance, finite.
-    straight_through: place the decision, which is a true sample of the distribution, instead of the relaxed sample,
-    with the relaxed sample's gradient.
-    detach_weights: no gradient flows through the pooling weights w.
+    variance: pooling of log-variances over cells, "geometric" (log v = Σ w s) or "arithmetic" (v = Σ w exp s).
+    occurrence: the distribution of occurrences in a cell. "bernoulli": parts are independent. "categorical": at most
+    one part; the parts and "none", whose logit is 0, are relaxed together (Gumbel-softmax; Jang et al. 2017).
+    occurrence_prior: prior probability π of each part, 0 < π < 1, by default 1/N (½ for N = 1). For categorical
+    occurrences 0 < π < 1/N, by default 1/(N + 1), and "none" has probability 1 − N·π.
+    appearance_prior_mean: c of the prior N(c, 1) of each appearance dimension, finite.
+    straight_through: use discrete samples of the distribution in the forward pass, with the gradient of the relaxed
+    samples.
+    detach_weights: stop gradients through the pooling weights w.
 
-    Raises ValueError that names the option if a value is of the wrong type or range.
+    Raises ValueError, which names the option, for a value of wrong type or out of range.
     """
 
     variance: str = option(
-        "geometric", "model", "how cells' variances are averaged into a part's", choices=("geometric", "arithmetic")
+        "geometric",
+        "model",
+        "type of mean that averages the variances of cells into the variance of a part",
+        choices=("geometric", "arithmetic"),
     )
     occurrence: str = option(
         "bernoulli",
         "objective",
-        "whether parts occur each by itself, or one a cell at most (categorical; π is then 1/(N + 1) by default)",
+        "distribution of occurrences in a cell: each part independently (bernoulli), or at most one part (categorical)",
         choices=("bernoulli", "categorical"),
     )
     occurrence_prior: float | None = option(
         None,
         "objective",
-        "π, probability that a part occurs in a cell",
+        "π, prior probability that a part occurs in a cell",
         check=between(0, 1),
         absent="1/N, or 1/(N + 1) if categorical",
     )
     appearance_prior_mean: float = option(
         0.0,
         "objective",
-        "c, mean of the prior N(c, 1) of appearances; away from 0 a part of no particular look is seen too",
+        "c, mean of the prior N(c, 1) of appearances; if c ≠ 0, a part can be located before its appearance is learned",
     )
     straight_through: bool = option(
-        False, "objective", "decode true samples of occurrences, with the gradient of the relaxed ones"
+        False,
+        "objective",
+        "pass discrete samples of occurrences to the decoder, with the gradient of the relaxed samples",
     )
-    detach_weights: bool = option(True, "objective", "keep gradients of pooled appearances out of the occurrences")
+    detach_weights: bool = option(True, "objective", "stop gradients from pooled appearances to occurrences")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # One line that from_text reads: what registered operators carry, which know no objects.
+        # One line that from_text reads: registered operators take this text, since they cannot take objects.
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(BottleneckOptions)}
         object.__setattr__(self, "text", json.dumps(values))
 
     def of_parts(self, num_parts: int) -> Self:
-        """The same with the prior of N parts filled in; ValueError if π leaves nothing for none."""
+        """These options with the default prior of N parts filled in; ValueError if N·π leaves nothing for "none"."""
         if self.occurrence_prior is None:
-            # One Bernoulli part means a prior of 1, which has no logit; ½ is the nearest that says as little.
+            # For one Bernoulli part 1/N would be 1, which has no logit; ½ is the uninformative choice.
             prior = 1.0 / (num_parts + 1) if self.occurrence == "categorical" else 1.0 / max(num_parts, 2)
             return dataclasses.replace(self, occurrence_prior=prior)
         if self.occurrence == "categorical" and not self.occurrence_prior < 1.0 / num_parts:
             raise ValueError(
-                f"occurrence_prior must be below 1/N = {1.0 / num_parts:g} where {num_parts} parts share a categorical "
-                f"cell, got {self.occurrence_prior:g}"
+                f"occurrence_prior must be below 1/N = {1.0 / num_parts:g} for categorical occurrences of "
+                f"{num_parts} parts, got {self.occurrence_prior:g}"
             )
         return self
 
@@ -87,7 +92,7 @@ class BottleneckOptions(Options):
 
 
 def takes_bottleneck_options(function: Function) -> Function:
-    """Lists the bottleneck's options, and their defaults, in the signature of a function that takes **options."""
+    """Decorator that adds the bottleneck's options and their defaults to the signature of a function with **options."""
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
     if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
@@ -103,9 +108,10 @@ def takes_bottleneck_options(function: Function) -> Function:
 
 
 def declare(function: str, num_parts: int, options: dict[str, Any]) -> BottleneckOptions:
-    """The options that a function was given as keywords, for N parts.
+    """Makes options from the keyword arguments of a function, for N parts.
 
-    Raises TypeError for an unknown keyword, as Python does, and ValueError for a value; both name the function.
+    Raises TypeError for an unknown keyword, as Python does, and ValueError for an invalid value; both name the
+    function.
     """
     known = [field.name for field in dataclasses.fields(BottleneckOptions)]
     for name in options:
@@ -114,7 +120,7 @@ def declare(function: str, num_parts: int, options: dict[str, Any]) -> Bottlenec
     try:
         try:
             return _checked(num_parts, tuple((name, type(value), value) for name, value in options.items()))
-        except TypeError:  # a value without a hash, which is none that an option can have
+        except TypeError:  # an unhashable value, which is never valid
             return BottleneckOptions(**options).of_parts(num_parts)
     except ValueError as error:
         raise ValueError(f"{function}: {error}") from None
@@ -122,5 +128,5 @@ def declare(function: str, num_parts: int, options: dict[str, Any]) -> Bottlenec
 
 @functools.lru_cache(maxsize=256)
 def _checked(num_parts: int, named_values: tuple[tuple[str, type, Any], ...]) -> BottleneckOptions:
-    # Kept, since every call of an operator asks; types belong to the key, as True and 1 are equal.
+    # Cached, since every call of an operator needs it; types are part of the key, since True == 1.
     return BottleneckOptions(**{name: value for name, _, value in named_values}).of_parts(num_parts)

@@ -1,4 +1,4 @@
-"""How results and data sets show themselves."""
+"""Text for errors, and the repr of results and data sets."""
 
 import dataclasses
 
@@ -6,17 +6,17 @@ REASON = 300  # characters of an error that are shown
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, without line ends, and no more of it than one reads."""
+    """The message of an error on one line, shortened to REASON characters."""
     return " ".join(str(error).split())[:REASON]
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or what it is where it says nothing."""
+    """The first line of an error's message, or its type if it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class ShowsShapes:
-    """For dataclasses of arrays: their repr shows shapes and dtypes instead of numbers, of which there are too many."""
+    """For dataclasses of arrays: their repr shows shapes and dtypes instead of all numbers."""
 
     def __repr__(self) -> str:
         fields = []

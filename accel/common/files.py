@@ -1,4 +1,4 @@
-"""Files written whole or not at all, files of others read with care, and folders that one process holds at a time."""
+"""Atomic file writes, safe reading of untrusted files, and locks on folders."""
 
 import contextlib
 import errno
@@ -20,9 +20,9 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 def write_whole(files: dict[Path, bytes]) -> None:
-    """Replaces each file by new contents; whatever happens, each path holds all of the old or all of the new.
+    """Replaces the content of each file atomically: a path always holds all of the old or all of the new content.
 
-    Nothing is replaced before everything is on the disk, so a full one leaves all of the old files.
+    No file is replaced before all new content is on the disk, so a full disk leaves all old files intact.
     Raises OSError with the file's name.
     """
     partials = {path: path.with_name(path.name + ".partial") for path in files}
@@ -35,35 +35,35 @@ def write_whole(files: dict[Path, bytes]) -> None:
         for path, partial in partials.items():
             partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # writing to an open file that fails does not say which
+        error.filename = str(path)  # a failed write to an open file does not name the file
         raise
     finally:
         for partial in partials.values():
-            with contextlib.suppress(OSError):  # of the folder, which has been said already
+            with contextlib.suppress(OSError):  # of the folder, which has been reported already
                 partial.unlink()
 
 
 def refuse_unusual(path: Path, largest: int | None = None) -> None:
-    """Raises ValueError for a pipe, a device or a folder, which may never end, and for more than `largest` bytes.
+    """Raises ValueError for a pipe, a device or a folder, and for a file of more than `largest` bytes.
 
-    Raises OSError, which names it, where there is nothing, or links run in a circle.
+    Raises OSError, which names the path, if there is no such file, or for circular links.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         kind = next((words for holds, words in KINDS if holds(status.st_mode)), "a device")
         raise ValueError(f"{path} is {kind}, expected a file")
     if largest is not None and status.st_size > largest:
-        raise ValueError(f"{path} has {status.st_size:,} bytes, at most {largest:,} are read of such a file")
+        raise ValueError(f"{path} has {status.st_size:,} bytes, expected at most {largest:,}")
 
 
 def read_file(path: Path, largest: int | None = LARGEST_TEXT) -> bytes:
-    """All of a file; raises as `refuse_unusual` does, before anything is read."""
+    """The content of a file; raises as `refuse_unusual` before reading."""
     refuse_unusual(path, largest)
     return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
-    """All of a text file in UTF-8; ValueError that names it for anything else, and as `read_file`."""
+    """The content of a UTF-8 text file; ValueError, which names the file, for other encodings; else as `read_file`."""
     try:
         return read_file(path).decode()
     except UnicodeDecodeError as error:
@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes, path: Path, what: str = "JSON") -> Any:
-    """The value of a JSON text; ValueError says that the file `path`, from which it was read, is not `what`."""
+    """Parses a JSON text that was read from `path`; ValueError says that the file is not `what`."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -84,8 +84,8 @@ def parse_json(text: str | bytes, path: Path, what: str = "JSON") -> Any:
 def read_json(path: Path, kind: Any, *, may_be_missing: bool = False) -> Any:
     """The value that a JSON file holds.
 
-    kind: its type, as `schema.refuse_other` takes it. may_be_missing: a file that is not there counts as an empty one.
-    Raises OSError, or ValueError that names the file if it is not JSON or holds something else.
+    kind: its type, as in `schema.refuse_other`. may_be_missing: return an empty value if there is no such file.
+    Raises OSError, or ValueError, which names the file, if it is not JSON or has another type.
     """
     if may_be_missing and not os.path.lexists(path):
         return plain_type(kind)()
@@ -96,10 +96,11 @@ def read_json(path: Path, kind: Any, *, may_be_missing: bool = False) -> Any:
 
 @contextlib.contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Within this context no other process is in this context with the folder; one that dies lets go of it.
+    """A lock on a folder: only one process at a time can be in this context; the lock of a dead process is released.
 
-    wait: for the other, instead of being refused. Where Python or the file system has no locks, nothing is held.
-    Raises BlockingIOError that says by which process the folder is held, OSError if it cannot be written to.
+    wait: wait for the lock instead of raising an error. Without support for locks in Python or the file system, this
+    does nothing. Raises BlockingIOError, which names the process that holds the lock, or OSError if the folder is not
+    writable.
     """
     try:
         import fcntl
@@ -125,16 +126,16 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
             break
         if _same(file.fileno(), path):
             break
-        file.close()  # of a holder that has removed it meanwhile
+        file.close()  # whose holder has removed it meanwhile
     with file:
         holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        with contextlib.suppress(OSError):  # a full disk, on which the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk, where the lock works nevertheless
             os.truncate(file.fileno(), 0)
             os.write(file.fileno(), holder.encode())
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # the folder may have gone
+            with contextlib.suppress(OSError):  # the folder may have been removed
                 path.unlink()
 
 

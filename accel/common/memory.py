@@ -1,4 +1,4 @@
-"""How much memory there is, so that what cannot fit is refused before it is begun."""
+"""The available memory, so that data that do not fit are refused before they are loaded."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, on Linux
 
 
 def memory() -> int | None:
-    """Bytes of memory that this process may have at most; None where the system does not say."""
+    """The maximal memory of this process in bytes; None if the system does not report it."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -19,7 +19,7 @@ def memory() -> int | None:
 
 
 def refuse_larger(size: int, what: object, advice: str) -> None:
-    """Raises ValueError, with advice, if something that takes `size` bytes cannot fit into memory, itself alone."""
+    """Raises ValueError, with advice, if `size` bytes are more than the memory of this process."""
     limit = memory()
     if limit is not None and size > limit:
-        raise ValueError(f"{what} takes {size / 1e9:,.1f} GB of memory, there are {limit / 1e9:,.1f} GB: {advice}")
+        raise ValueError(f"{what} takes {size / 1e9:,.1f} GB of memory, {limit / 1e9:,.1f} GB are available: {advice}")

@@ -1,4 +1,4 @@
-"""Dataclasses whose fields are also the options of a command: one place for name, type, default and check."""
+"""Dataclasses whose fields are also command-line options, each with name, type, default and check in one place."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 class Check(NamedTuple):
-    """A condition on a value, in words that follow 'must be'."""
+    """A condition on a value; `words` complete the sentence 'must be …'."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -52,9 +52,9 @@ def option(
     check: Check | None = None,
     absent: str | None = None,
 ) -> Any:
-    """A field of an `Options` dataclass. None given to the constructor stands for the default.
+    """A field of an `Options` dataclass. Passing None to the constructor selects the default.
 
-    group: title under which --help lists it. absent: what None means, for an option whose default it is.
+    group: title under which --help lists the option. absent: description of the default if that is None.
     """
     metadata = {
         "default": default,
@@ -72,7 +72,7 @@ DEVICE = Check("auto, cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"aut
 
 
 def device_option() -> Any:
-    """Where to compute: the same option of every command that does."""
+    """The option --device, which is the same for all commands."""
     return option("auto", "run", "auto (a GPU if there is one), cpu, cuda or cuda:N", check=DEVICE)
 
 
@@ -85,7 +85,7 @@ def _kind(annotation: Any) -> tuple[type, bool]:
 
 
 def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
-    """What is wrong with a value, as the end of a sentence that begins with the option's name."""
+    """The problem of a value, as the end of a sentence that begins with the option's name; None if it is valid."""
     kind, none_allowed = _kind(field.type)
     if value is None and none_allowed:
         return None
@@ -108,18 +108,18 @@ def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
 class Options:
     """A checked, immutable set of options. Subclasses declare each field with `option`.
 
-    RECIPES: named sets of defaults that take precedence over the fields' own where `recipe` names one.
+    RECIPES: named sets of defaults, which override those of the fields if `recipe` returns their name.
     """
 
     RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def recipe(self) -> str | None:
-        """The name of the recipe that these options choose."""
+        """The name of the recipe that these options select, or None."""
         return None
 
     def __post_init__(self) -> None:
         name = self.recipe()
-        recipe = self.RECIPES.get(name, {}) if isinstance(name, str) else {}  # what is no text is refused below
+        recipe = {} if name is None else self.RECIPES[name]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
@@ -135,7 +135,7 @@ class Options:
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:
         """The inverse of `dataclasses.asdict`; `source` is the file that an error names.
 
-        What a file does not name was written before there was such an option: it has the field's own default.
+        An option that is missing in an older file gets the default of its field.
         Raises ValueError for an unknown option, or a value of the wrong type or range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
@@ -169,14 +169,14 @@ def _parser_of(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
 
 
 def _defaults(field: dataclasses.Field[Any], options: type[Options]) -> str:
-    """The default and each recipe's, for people."""
+    """The default and those of the recipes, as text for --help."""
 
     def words(value: Any) -> str:
         if value is None:
             return field.metadata["absent"]
         return {"True": "yes", "False": "no"}.get(str(value), str(value))
 
-    recipes: dict[str, str] = {}  # by what they say, so that one that says what another says is not repeated
+    recipes: dict[str, str] = {}  # by value, so that equal values are listed once
     for name, recipe in options.RECIPES.items():
         if field.name in recipe:
             recipes.setdefault(words(recipe[field.name]), name)
@@ -184,8 +184,7 @@ def _defaults(field: dataclasses.Field[Any], options: type[Options]) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, options: type[Options], names: Container[str] | None = None) -> None:
-    """Adds one command line option for each field, or for those named; what the user leaves out stays out of the
-    namespace."""
+    """Adds a command-line option for each field, or for `names`; options not given are absent from the namespace."""
     groups = {}
     # Each group begins with the class's own options; inherited ones come after them.
     fields = sorted(dataclasses.fields(options), key=lambda field: field.name not in vars(options)["__annotations__"])

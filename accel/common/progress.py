@@ -36,9 +36,9 @@ def lead_nowhere(stream: Any) -> None:
 
 @contextlib.contextmanager
 def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any) -> Iterator[Callable[..., object]]:
-    """A function to call with the number of units that were done and, if need be, a note to stand beside the bar.
+    """Yields a function that advances the bar by a number of units and optionally shows a note next to it.
 
-    shown: a bar; `options` are tqdm's. What is measured goes on where the terminal has been closed.
+    shown: whether to show a bar. options: those of tqdm. If the terminal is closed, the work continues.
     """
     bar: Any = None
     with contextlib.suppress(ImportError, OSError):
@@ -54,14 +54,14 @@ def progress(total: int, *, initial: int = 0, shown: bool = True, **options: Any
 
     try:
         yield advance
-    finally:  # before the sentence of whatever ended it
+    finally:  # before the message of an error is printed
         with contextlib.suppress(OSError):
             if bar is not None:
                 bar.close()
 
 
 def duration(seconds: float) -> str:
-    """About how long, in words."""
+    """A rounded duration as text."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

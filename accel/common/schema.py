@@ -1,4 +1,4 @@
-"""Whether a value that was read from a file is of the type that a reader relies on: one check for every format.
+"""Type checks of values that were read from files, for all file formats.
 
 A type is written as in an annotation: int, list[str], dict[str, float], tuple[int, ...], int | None, a TypedDict for a
 dictionary of known keys, or any class, such as a tensor's.
@@ -19,13 +19,14 @@ WORDS = {
     tuple: "a tuple",
     types.NoneType: "null",
 }
-SHOWN = 60  # characters of a wrong value
+SHOWN = 60  # maximal number of characters of a wrong value
 
 
 def refuse_other(value: Any, kind: Any, source: object) -> None:
-    """Raises ValueError, which begins with `source`, a file, unless the value is of that type all through.
+    """Raises ValueError, which begins with the file name `source`, unless value and all elements have this type.
 
-    An int is one of 64 bits and no bool; a float may be an int, but must be finite. A TypedDict may hold further keys.
+    An int must have 64 bits and not be a bool; a float may be an int, but must be finite. A TypedDict may have more
+    keys.
     """
     try:
         if problem := _problem(value, kind, ""):
@@ -37,7 +38,7 @@ def refuse_other(value: Any, kind: Any, source: object) -> None:
 
 
 def _problem(value, kind, place: str) -> str | None:
-    """What is wrong, in a sentence that begins with the place; None if nothing is."""
+    """The problem as a sentence that begins with the place; None if there is none."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return None
@@ -45,7 +46,7 @@ def _problem(value, kind, place: str) -> str | None:
         problems = [_problem(value, one, place) for one in arguments]
         if None in problems:
             return None
-        # Of the alternatives, the one that got furthest tells most: the one of the value's own plain type.
+        # The alternative with the value's own plain type gives the most specific problem.
         near = [p for one, p in zip(arguments, problems, strict=True) if isinstance(value, plain_type(one))]
         return (
             near[0] if near and len(near) < len(problems) else _other(value, place, " or ".join(map(_words, arguments)))
@@ -66,7 +67,7 @@ def _problem(value, kind, place: str) -> str | None:
         pairs = [(key, arguments[0], _within(place, "a key")) for key in value]
         return _first([*pairs, *((one, arguments[1], _within(place, key)) for key, one in value.items())])
     if origin is list and arguments[0] in (str, int) and set(map(type, value)) <= {arguments[0]}:
-        extremes = {min(value), max(value)} if value and arguments[0] is int else ()  # in place of millions of labels
+        extremes = {min(value), max(value)} if value and arguments[0] is int else ()  # instead of millions of labels
         return _first((one, int, f"{place}[{value.index(one)}]") for one in extremes)
     if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         return _first((one, arguments[0], f"{place}[{index}]") for index, one in enumerate(value))

@@ -1,4 +1,4 @@
-"""What somebody probably meant who wrote a name that there is not."""
+"""Suggestions for misspelt names."""
 
 import difflib
 import re
@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, names: Iterable[str], likeness: float = 0.0) -> str | None:
-    """The one of `names` that looks most like `word`; None if none is as like it as `likeness`, from 0 to 1.
+    """The most similar of `names` to `word`; None if none has a similarity of at least `likeness`, from 0 to 1.
 
-    Likeness is difflib's ratio: twice the number of letters in common over that of all; the initials of a name of
-    several words are as like it as can be. With 0 any name will do, so
-    None says that there are no names.
+    The similarity is difflib's ratio, twice the number of common letters divided by the total number; the initials of a
+    name of several words count as that name. With likeness 0, the result is None only if there are no names.
     """
     names = list(names)
     letters = word.strip("-")

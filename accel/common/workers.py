@@ -1,4 +1,4 @@
-"""What processes do that work for another one."""
+"""Functions for worker processes."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Lets this process end once its parent is gone, which the processes of a pool do not by themselves."""
+    """Ends this process when its parent has died, since processes of a pool do not do so automatically."""
 
     def follow() -> None:
         multiprocessing.parent_process().join()

@@ -1,4 +1,4 @@
-"""Images from anywhere, as arrays, and from arrays to batches on a device."""
+"""Loading of images from all sources as arrays, and batches of them on a device."""
 
 from accel.data.batches import Batch, Batches, epoch_flips, epoch_order
 from accel.data.images import Dataset, ImageSet

@@ -1,4 +1,4 @@
-"""Images in NumPy's .npz files, and what arrays of images and labels must look like."""
+"""Images in NumPy's .npz files, and checks of arrays of images and labels."""
 
 import math
 import zipfile
@@ -16,7 +16,7 @@ from accel.data.resize import fit_array
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names", "images", "labels")
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-LIKENESS = 0.85  # to one of them, from which another name counts as misspelt
+LIKENESS = 0.85  # similarity to a known name from which another name counts as misspelt
 
 
 def read_npz(path: Path, image_size: int | None = None) -> Dataset:
@@ -24,13 +24,13 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 
     The file holds `train_images` or `images`: uint8 (n, H, W), (n, H, W, 1) or (n, H, W, 3). It may hold `train_labels`
     (`labels`), integers from 0, (n,) or (n, 1); `test_images`, `test_labels`; and `class_names`, strings. Other arrays
-    are left alone, unless their name looks like one of these misspelt. Nothing is unpickled.
+    are ignored, unless their name looks like a misspelling of one of these. Nothing is unpickled.
 
-    Raises ValueError for a file that is no whole .npz, or whose arrays are not as above.
+    Raises ValueError for a file that is not a complete .npz file, or whose arrays are not as above.
     """
     refuse_unusual(path)
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .npz file, or not all of it: it does not end as a zip archive does")
+        raise ValueError(f"{path} is not a complete .npz file: the end of a zip archive is missing")
     try:
         with zipfile.ZipFile(path) as archive:
             found = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -63,7 +63,7 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
 
 
 def _size_of(path: Path, archive: zipfile.ZipFile, key: str) -> int:
-    """Bytes of an array by its header, which is all that is read of it; ValueError unless all of them are there."""
+    """The size of an array in bytes, from its header only; ValueError unless all bytes are present."""
     try:
         member = _member(archive, key)
         with archive.open(member) as content:
@@ -100,10 +100,10 @@ def _check_keys(path: Path, found: list[str]) -> None:
     for key in found:
         near = nearest(key, (name for name in KEYS if name not in found), LIKENESS)
         if key not in KEYS and near:
-            raise ValueError(f"{path} holds {key}, expected {near} or a name that is less like it")
+            raise ValueError(f"{path} holds {key}, expected {near}, or a name that is less similar to it")
     for split in ("train_", "test_", ""):
         if f"{split}labels" in found and f"{split}images" not in found:
-            raise ValueError(f"{path} holds {split}labels without {split}images, it holds {listing}")
+            raise ValueError(f"{path} holds {split}labels but no {split}images, it holds {listing}")
 
 
 def _size(images: np.ndarray) -> str:

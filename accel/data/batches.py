@@ -1,8 +1,8 @@
-"""From arrays to batches on a device; order and flips are functions of (seed, epoch), so a batch can be made again."""
+"""Batches of arrays on a device. Order and flips are functions of (seed, epoch), so every batch is reproducible."""
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,12 @@ AHEAD = 8  # batches gathered before they are asked for
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch shows `count` images: a permutation, int64 (count,)."""
+    """The order of `count` images in an epoch: a permutation, int64 (count,)."""
     return random_order(ORDER_STREAM, seed, epoch, count)
 
 
 def epoch_flips(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Which images an epoch shows mirrored, with probability ½ each: bool (count,), by the image's index."""
+    """Which images are mirrored in an epoch, with probability ½ each: bool (count,), by the image's index."""
     return random_words(FLIP_STREAM, seed, epoch << 64, count) >> np.uint64(63) == 1
 
 
@@ -35,26 +35,27 @@ class Batch(NamedTuple):
 
 
 def steps_an_epoch(images: int, batch_size: int) -> int:
-    """Whole batches of so many images, or of all where there are fewer."""
+    """Number of complete batches; 1 if there are fewer images than batch_size."""
     return images // min(batch_size, images)
 
 
 class Batches:
     """The batches of every epoch.
 
-    A set that fits is copied to a GPU once, and batches are gathered there. A larger one stays where it is, in memory
-    or on disk, and threads gather its batches some steps ahead and copy them beside the computation. The batches are
-    the same.
+    A data set that fits is copied to the GPU once, and batches are gathered there. A larger one stays in memory or on
+    disk, and threads gather its batches some steps ahead and copy them during the computation. Both give the same
+    batches.
 
     Args:
         image_set: the images, n ≥ 1; they may be read-only or memory-mapped.
-        batch_size: images a batch over all processes. An incomplete last batch is left out, unless it is the only one.
-        seed: of order and flips, 0 ≤ seed < 2⁶⁴.
-        flip: whether each image is mirrored left to right in half of the epochs.
-        device: where the batches go.
+        batch_size: number of images per batch, over all processes. An incomplete last batch is dropped, unless it is
+            the only one.
+        seed: random seed of order and flips, 0 ≤ seed < 2⁶⁴.
+        flip: whether to mirror images horizontally, each with probability ½ in each epoch.
+        device: the device of the batches.
         rank, world_size: this process gets images [r·B/W, (r + 1)·B/W) of each batch of B.
-        indices: which images of the set to show, all by default.
-        resident: whether a GPU holds the set; by default if it takes a quarter of the memory that is free, at most.
+        indices: the images of the set to use, all by default.
+        resident: whether to keep the data set on the GPU; by default if it needs at most a quarter of its free memory.
 
     Raises ValueError for an empty set, a batch size below 1, or one that world_size does not divide.
     """
@@ -94,11 +95,11 @@ class Batches:
         self.resident = torch.tensor(self.images, device=self.device) if resident else None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return steps_an_epoch(len(self.indices), self.batch_size)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start_batch` on."""
+        """The batches of an epoch, beginning with number `start_batch`."""
         count = len(self.indices)
         order = epoch_order(count, seed=self.seed, epoch=epoch)[: len(self) * self.batch_size]
         places = order.reshape(len(self), self.batch_size)[start_batch:, self.own]
@@ -120,11 +121,12 @@ class Batches:
         return torch.tensor(numbers, device=self.device)
 
     def _gathered(self, indices: Tensor) -> Tensor:
+        assert self.resident is not None  # or batches would be streamed
         return self.resident.index_select(0, indices)
 
     def _streamed(self, chosen: np.ndarray) -> Iterator[Tensor]:
         """The images of each row of indices, uint8 (B, H, W, C), read ahead by threads."""
-        ahead = deque()
+        ahead: deque[Future[tuple[Tensor, torch.cuda.Event | None]]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="batches") as readers:
             try:
                 for indices in chosen:
@@ -137,7 +139,7 @@ class Batches:
                 readers.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, indices: np.ndarray) -> tuple[Tensor, torch.cuda.Event | None]:
-        """One batch, on its way to the device, and what tells when it is there."""
+        """One batch that is being copied to the device, and an event for the end of the copy."""
         shape = (len(indices), *self.images.shape[1:])
         with torch.cuda.stream(self.copies):  # and its device, on which the thread would else not be; nothing on a CPU
             host = torch.empty(shape, dtype=torch.uint8, pin_memory=self.copies is not None)

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ TIMEOUT = 30  # seconds without a byte
 
 @dataclass(frozen=True)
 class Archive:
-    """Where an archive comes from, its published checksum, and what is where in it."""
+    """An archive: its URL, its published checksum, and the names of its contents."""
 
     name: str
     url: str
@@ -36,7 +37,7 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """As the server calls it."""
+        """The file name on the server."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -65,7 +66,7 @@ CIFAR100 = Archive(
 def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) -> Dataset:
     """The images of an archive in `data_dir`, downloaded if it is not there; CIFAR-100 has its fine labels.
 
-    Nothing is unpacked to disk and nothing in the archive can run: see `safe_unpickle`.
+    Nothing is unpacked to disk, and no code in the archive is executed: see `safe_unpickle`.
 
     Raises OSError if there is no archive and none can be downloaded, ValueError if it is not the published one.
     """
@@ -80,16 +81,20 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
     try:
         with tarfile.open(path, "r:gz") as tar:
             wanted = {*archive.train, *archive.test, archive.meta}
-            members = {m.name: safe_unpickle(tar.extractfile(m)) for m in tar if m.name in wanted}
+            members = {
+                m.name: safe_unpickle(file)
+                for m in tar
+                if m.name in wanted and (file := tar.extractfile(m)) is not None
+            }
         names = tuple(name.decode() for name in members[archive.meta][archive.class_names])
         train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
     except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold what {archive.name} should hold: {error}") from error
+        raise ValueError(f"{path} does not have the content of {archive.name}: {error}") from error
     train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
     return Dataset(archive.name, train, test, names)
 
 
-def _batches(batches: list[dict], archive: Archive) -> ImageSet:
+def _batches(batches: list[dict[bytes, Any]], archive: Archive) -> ImageSet:
     rows = np.concatenate([batch[b"data"] for batch in batches])
     labels = np.concatenate([np.array(batch[archive.labels], dtype=np.int64) for batch in batches])
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32 or labels.shape != (len(rows),):
@@ -104,9 +109,9 @@ def _md5(path: Path) -> str:
 
 
 def download(archive: Archive, path: Path) -> None:
-    """Fetches archive.url into `path`: into a .part file beside it, which takes its place once its checksum is right.
+    """Downloads archive.url to `path`, first to a .part file, which is renamed once its checksum is verified.
 
-    Raises OSError, after removing the .part file, if the server cannot be reached, breaks off or sends something else.
+    Raises OSError, after removing the .part file, if the download fails or the checksum is wrong.
     """
     made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +125,10 @@ def download(archive: Archive, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if digest.hexdigest() != archive.md5:
-            raise _not_downloaded(archive, path, f"the MD5 checksum of what it sent is not {archive.md5}")
+            raise _not_downloaded(archive, path, f"the MD5 checksum of the download is not {archive.md5}")
         os.replace(part, path)
     except OSError as error:
-        if error.errno is None:  # already a sentence
+        if error.errno is None:  # already has a message
             raise
         raise OSError(f"{part} could not be written: {error.strerror}") from error
     finally:
@@ -140,7 +145,7 @@ def _not_downloaded(archive: Archive, path: Path, reason: object) -> OSError:
 
 
 def _fetch(archive: Archive, path: Path) -> Iterator[bytes]:
-    """The blocks of a download, with a progress bar where tqdm is installed and somebody looks."""
+    """The blocks of a download, with a progress bar if tqdm is installed and the output is a terminal."""
     try:
         with urllib.request.urlopen(archive.url, timeout=TIMEOUT) as response:
             total = int(response.headers.get("Content-Length", 0))

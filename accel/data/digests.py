@@ -1,4 +1,4 @@
-"""What tells one data set from another: digests of every image and every label."""
+"""Digests of all images and labels, which identify a data set."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +11,12 @@ CHUNK = 1 << 24  # bytes that a thread hashes at once
 
 
 def digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and bytes, in hexadecimal; of chunks' digests, so that all cores share it."""
+    """SHA-256 of an array's dtype, shape and bytes, in hexadecimal; computed from digests of chunks, in parallel."""
     rows = max(1, CHUNK // max(1, array[:1].nbytes))
     whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
 
     def of_chunk(start: int) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(array[start : start + rows])).digest()
+        return hashlib.sha256(np.ascontiguousarray(array[start : start + rows]).data).digest()
 
     with ThreadPoolExecutor() as pool:
         for one in pool.map(of_chunk, range(0, len(array), rows)):
@@ -25,10 +25,10 @@ def digest(array: np.ndarray) -> str:
 
 
 def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
-    """What a run remembers of its images, training and test, and of their labels where it learns from them.
+    """Descriptions of training and test images for the record of a run, and of their labels if it uses them.
 
-    Each says how many there are and how large, and ends in the digest. Raises ValueError where a packed array is no
-    longer what was packed.
+    Each has number and size, and ends with the digest. Raises ValueError if a packed array has changed since it was
+    packed.
     """
     found = {}
     for split in ("train", "test"):
@@ -36,7 +36,7 @@ def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
         count, height, width, channels = images.shape
         code = digest(images)
         if dataset.packed and dataset.packed[split] != code:
-            raise ValueError(f"{dataset.name}: its {split} images are not those that were packed: pack them anew")
+            raise ValueError(f"{dataset.name}: its {split} images differ from those that were packed: pack them again")
         found[f"{split}_images"] = f"{count:,} of {height}x{width} with {channels} channels, sha256 {code}"
         if labels and (own := getattr(dataset, split).labels) is not None:
             found[f"{split}_labels"] = f"{len(own):,} labels, sha256 {digest(own)}"
@@ -46,10 +46,14 @@ def digests(dataset: Dataset, *, labels: bool) -> dict[str, str]:
 
 
 def difference(before: dict[str, str], now: dict[str, str]) -> str | None:
-    """In what two data sets differ, by their digests, in words; None if they are the same."""
+    """The first difference between the digests of two data sets, as text; None if they are the same."""
     for name in before | now:
         if before.get(name) != now.get(name):
             one, other = ((found.get(name) or "none, ").rsplit(", ", 1)[0] for found in (before, now))
             kind = name.replace("_", " ").replace("train", "training")
-            return f"{kind}: {one}, not {other}" if one != other else f"{kind}: as many and as large, {one}"
+            return (
+                f"{kind}: {one}, not {other}"
+                if one != other
+                else f"{kind}: same number and size, {one}, but other values"
+            )
     return None

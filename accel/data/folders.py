@@ -1,4 +1,4 @@
-"""Images in folders: which files they are, and what they are called."""
+"""Lists of the image files in a folder, with their classes."""
 
 import os
 import re
@@ -10,24 +10,26 @@ import numpy as np
 from accel.data.listing import Listing
 
 TRAIN, HELD_OUT = "train", ("test", "val")  # folders of splits, in any case
-DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers and archives, ignored like hidden files
+DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # created by file managers and archivers, ignored like hidden files
 
 
 def list_folder(folder: Path) -> Listing:
     """The images of a folder; nothing is held out if the folder has no test images.
 
-    The folder holds either images (without labels), or one folder a class, of images at any depth, or `train/` with
-    `test/` or `val/` (in any case), each laid out in one of these ways. Files and classes are taken in natural order
-    (img2 before img10); labels count the classes of the training images. Once decoded, images are RGB: upright as EXIF
-    says, grey repeated, transparency laid over white, 16 bits brought to 8, the first of several frames. Hidden files
+    The folder contains either images (without labels), or one folder per class with images at any depth, or `train/`
+    with `test/` or `val/` (upper or lower case), each laid out in one of these ways. Files and classes are in natural
+    order (img2 before img10); labels are indices of the classes of the training images. Decoded images are RGB: rotated
+    by EXIF, grey repeated, transparency over white, 16 bits reduced to 8, the first of several frames. Hidden files
     and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored.
 
-    Raises ValueError that names a file or folder which is not where it should be.
+    Raises ValueError, which names a file or folder that does not fit this layout.
     """
     names, files = _entries(folder)
     splits = {name.lower(): name for name in names}
+    train: str = "."
+    test: str | None = None
     if not names or len(splits) < len(names) or not {*splits} <= {TRAIN, *HELD_OUT}:
-        train, test = ".", None
+        pass
     elif TRAIN not in splits or len(splits) > 2 or files:
         found = ", ".join([f"{name}/" for name in names] + files[:1])
         raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
@@ -36,32 +38,34 @@ def list_folder(folder: Path) -> Listing:
 
     train_files, train_classes = _listing(folder, train)
     test_files, test_classes = _listing(folder, test) if test else ([], train_classes and [])
+    places = folder / train, folder / (test or train)
     if (train_classes is None) != (test_classes is None):
-        raise ValueError(f"one of {folder / train} and {folder / test} has class folders, expected both or neither")
+        raise ValueError(f"one of {places[0]} and {places[1]} has class folders, expected both or neither")
     class_names = None if train_classes is None else tuple(dict.fromkeys(train_classes))
     unknown = set(test_classes or ()) - set(class_names or ())
     if unknown:
-        raise ValueError(f"{folder / test} has the class folder {min(unknown)}, which {folder / train} has not")
+        raise ValueError(f"{places[1]} has the class folder {min(unknown)}, which {places[0]} does not have")
 
     return Listing(
         str(folder),
         folder,
         [*train_files, *test_files],
         num_train=len(train_files),
-        labels=None if class_names is None else _labels([*train_classes, *test_classes], class_names),
+        labels=None if class_names is None else _labels([*(train_classes or ()), *(test_classes or ())], class_names),
         class_names=class_names,
     )
 
 
-def _natural(name: str) -> tuple:
+def _natural(name: str) -> tuple[list[int | str], str]:
     runs = re.split(r"([0-9]+)", name)
     return [int(run) if i % 2 else run for i, run in enumerate(runs)], name
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """The names of folders and of files in a folder, in natural order, without those that are ignored."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:  # which knows, for most files without asking the disk, what they are
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:  # which knows the type of most files without reading the disk
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in DEPOSITS:
                 (folders if entry.is_dir() else files).append(entry.name)
@@ -82,8 +86,8 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
     folders, files = _entries(folder)
     if folders and files:
         raise ValueError(
-            f"{folder} holds files ({files[0]}) beside folders ({folders[0]}), "
-            "expected images alone or one folder a class"
+            f"{folder} holds both files ({files[0]}) and folders ({folders[0]}), "
+            "expected either images only, or one folder per class"
         )
     if not folders and not files:
         raise ValueError(f"{folder} holds no images")

@@ -1,8 +1,8 @@
 """Backgrounds with the statistics of photographs, as a function of (seed, image).
 
-The amplitude spectrum of photographs falls as 1/f (Field 1987), which in two dimensions is as much energy in every
-octave. So a ground is a sum of fields, each twice as fine as the one before: random numbers on a lattice, with
-bilinear interpolation between. Only +, -, *, / and floor are used, as in `looks`.
+The amplitude spectrum of photographs decreases as 1/f (Field 1987), which in two dimensions means equal energy in every
+octave. So a background is a sum of fields, each twice as fine as the one before: random numbers on a grid, interpolated
+bilinearly. Only +, -, *, / and floor are used, as in `looks`.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ import numpy as np
 from accel.data.words import GROUND_STREAM, uniforms
 
 LATTICES = (2, 4, 8, 16, 32)  # intervals a side
-LEVELS = 21.0  # the coarsest lattice's numbers reach so far from 0, and each finer one's GROWTH times as far:
-GROWTH = 1.4  # interpolation takes so much from the fine detail of each
-COLOUR = 0.25  # of the deviation of brightness is that of each channel's own field
-BASE = (64.0, 192.0)  # between which an image's mean colour lies
-SHADE = 0.5  # at most, of the brightness, is gained at one border and lost at the opposite one
+LEVELS = 21.0  # largest absolute value on the coarsest grid; it grows by GROWTH for each finer one,
+GROWTH = 1.4  # since interpolation attenuates fine detail by this factor
+COLOUR = 0.25  # deviation of each channel's own field, relative to that of the brightness
+BASE = (64.0, 192.0)  # range of an image's mean colour
+SHADE = 0.5  # largest relative change of brightness at opposite borders
 
 FIELD = sum((intervals + 1) ** 2 for intervals in LATTICES)
 WORDS = -(-(4 * FIELD + 5) // 4) * 4  # random numbers an image
@@ -31,7 +31,7 @@ def natural_ground(count: int, seed: int, first_image: int, image_size: int) -> 
         fields += _between(_between(lattice, image_size), image_size)
         start += (intervals + 1) ** 2
     base, shade = drawn[:, 4 * FIELD :][:, :3], drawn[:, 4 * FIELD :][:, 3:5] * 2 - 1
-    low, high = np.float32(BASE)
+    low, high = (np.float32(end) for end in BASE)
     colours = (low + base * (high - low))[..., None, None]
     ground = colours + fields[:, :1] + fields[:, 1:] * np.float32(COLOUR)
     across = (np.arange(image_size, dtype=np.float32) + np.float32(0.5)) / np.float32(image_size) * 2 - 1
@@ -41,9 +41,9 @@ def natural_ground(count: int, seed: int, first_image: int, image_size: int) -> 
 
 
 def _between(lattice: np.ndarray, size: int) -> np.ndarray:
-    """Interpolates the last axis at the middles of `size` pixels and puts it before the one in front of it.
+    """Interpolates the last axis at the centres of `size` pixels and swaps it with the axis before it.
 
-    (n, C, a, b) → (n, C, size, a): twice applied, both axes are interpolated and stand as they stood.
+    (n, C, a, b) → (n, C, size, a): applied twice, it interpolates both axes and restores their order.
     """
     at = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size) * np.float32(lattice.shape[3] - 1)
     left = np.floor(at).astype(np.int64)  # a pixel's middle lies before the last point

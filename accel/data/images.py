@@ -1,4 +1,4 @@
-"""What every source of images gives: arrays of uint8 with, where they are known, labels and the truth about parts."""
+"""Data sets in memory: arrays of uint8 images, with labels and the ground truth of parts if they are known."""
 
 from dataclasses import dataclass, replace
 
@@ -7,17 +7,17 @@ import numpy as np
 from accel.common.describing import ShowsShapes
 from accel.data.words import HELD_OUT_STREAM, random_order
 
-MOST_CLASSES = 1 << 16  # labels of which more are, are numbers of something else
+MOST_CLASSES = 1 << 16  # more labels than this are probably not classes
 
 
 @dataclass(frozen=True, repr=False)
 class ImageSet(ShowsShapes):
-    """Images as they are stored. Nothing here is changed after it was made; arrays may be read-only or memory-mapped.
+    """Immutable images with labels and ground truth; the arrays may be read-only or memory-mapped.
 
     Attributes:
         images: uint8 (n, H, W, C), C = 1 or 3, values 0 to 255.
-        labels: int64 (n,), classes counted from 0, or None. Never used in training without labels.
-        truth: bool (n, T, h, w), or None: whether part type t has its centre in a cell of the model's grid.
+        labels: int64 (n,), classes counted from 0, or None. Unsupervised training never uses them.
+        truth: bool (n, T, h, w), or None: whether a cell of the model's grid holds the centre of an instance of type t.
     """
 
     images: np.ndarray
@@ -28,9 +28,9 @@ class ImageSet(ShowsShapes):
         return len(self.images)
 
     def chosen(self, indices: np.ndarray) -> "ImageSet":
-        """The images of these indices, in memory."""
-        parts = (None if part is None else part[indices] for part in (self.images, self.labels, self.truth))
-        return ImageSet(*parts)
+        """The images with these indices, as a copy in memory."""
+        labels, truth = (None if part is None else part[indices] for part in (self.labels, self.truth))
+        return ImageSet(self.images[indices], labels, truth)
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,14 +40,14 @@ class Dataset(ShowsShapes):
     Attributes:
         name: the name or path that it was loaded by.
         train, test: disjoint `ImageSet`s.
-        class_names: one name a label, or None.
-        part_names: one name a true part type (axis 1 of `truth`), or None.
-        supervised: bool (n,), which training images the data set's protocol trains classifiers on; None stands for all.
-        flip: whether a mirrored image is as likely as the image itself, so that training may flip at random.
-        left_out: a sentence for each file of the source that could not be read.
-        packed: the digests of the images of `train` and `test` at the time when they were packed, or None.
+        class_names: one name per label, or None.
+        part_names: one name per true part type (axis 1 of `truth`), or None.
+        supervised: bool (n,), the training images on which the data set's protocol trains classifiers; None for all.
+        flip: whether mirrored images are as likely as the originals, so that training may mirror at random.
+        left_out: one sentence for each file of the source that could not be read.
+        packed: digests of the images of `train` and `test` when they were packed, or None.
 
-    Raises ValueError for labels that are no classes: negative, beyond class_names, or MOST_CLASSES and more.
+    Raises ValueError for labels that are negative, beyond class_names, or at least MOST_CLASSES.
     """
 
     name: str
@@ -60,10 +60,10 @@ class Dataset(ShowsShapes):
     left_out: tuple[str, ...] = ()
     packed: dict[str, str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         classes = MOST_CLASSES if self.class_names is None else len(self.class_names)
         if classes > MOST_CLASSES:
-            raise ValueError(f"{self.name} has {classes:,} classes, at most {MOST_CLASSES:,} can be told apart")
+            raise ValueError(f"{self.name} has {classes:,} classes, at most {MOST_CLASSES:,} are supported")
         for split, labels in (("training", self.train.labels), ("test", self.test.labels)):
             if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
                 wrong = labels.min() if labels.min() < 0 else labels.max()
@@ -72,7 +72,7 @@ class Dataset(ShowsShapes):
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels tell apart, of test images too; None where training images have none."""
+        """Number of classes of training and test labels; None if training images have no labels."""
         if self.train.labels is None:
             return None
         if self.class_names is not None:
@@ -81,7 +81,7 @@ class Dataset(ShowsShapes):
         return int(max(known)) + 1
 
     def with_test(self) -> "Dataset":
-        """Itself, or with a tenth of the training images, at least one, held out where there are no test images."""
+        """This data set if it has test images; else one with a tenth of the training images, at least one, held out."""
         if len(self.test):
             return self
         train, test = held_out(self.name, len(self.train))
@@ -95,9 +95,9 @@ class Dataset(ShowsShapes):
 
 
 def held_out(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the images to train on and of a tenth, at least one, to hold out, of a set without test images.
+    """(training indices, held-out indices) of a data set without test images; a tenth, at least one, is held out.
 
-    They depend on `count` alone. Raises ValueError, which calls the set `name`, unless there are two images.
+    The split depends only on `count`. Raises ValueError, which names the set, for fewer than two images.
     """
     if count < 2:
         raise ValueError(f"{name} holds one image, expected at least two: one to train on and one to hold out")

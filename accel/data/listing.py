@@ -1,4 +1,4 @@
-"""Lists of image files, and the pixels of a file."""
+"""Lists of image files, and their decoding."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,22 +16,22 @@ from accel.common.memory import refuse_larger
 from accel.data.images import Dataset, ImageSet, held_out
 from accel.data.resize import fit, pillow
 
-SHOWN = 20  # sentences about files that were left out
-LARGEST_FILE = 1 << 28  # bytes of an image's file
-LARGE = 1 << 24  # pixels, which take 64 MB a step of decoding, from which images are decoded one at a time
+SHOWN = 20  # number of sentences to show about files that were left out
+LARGEST_FILE = 1 << 28  # maximal size of an image file in bytes
+LARGE = 1 << 24  # images of at least so many pixels, 64 MB per step of decoding, are decoded one at a time
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data set before they are decoded, those to train on first.
+    """The files of a data set before decoding, training files first.
 
     Attributes:
-        name: the name or path that the set is loaded by.
-        folder: what the names of files are relative to.
-        files: n names; `num_train` of them are to train on, the others are held out.
+        name: the name or path by which the set is loaded.
+        folder: the folder to which file names are relative.
+        files: n names; the first `num_train` are training images, the others are held out.
         labels: int64 (n,), classes counted from 0, or None.
-        class_names: one name a label, or None.
+        class_names: one name per label, or None.
         supervised: bool (num_train,), or None for all: see `Dataset`.
     """
 
@@ -43,24 +44,23 @@ class Listing:
     supervised: np.ndarray | None = None
 
     def with_test(self) -> "Listing":
-        """Itself, or a listing of which a tenth is held out where nothing is; see `accel.data.load`."""
+        """This listing, or, without test files, one with a tenth held out; see `accel.data.load`."""
         if self.num_train < len(self.files):
             return self
         train, test = held_out(self.name, len(self.files))
-        order = np.concatenate([train, test])
-        labels = None if self.labels is None else self.labels[order]
-        return replace(self, files=[self.files[i] for i in order], num_train=len(train), labels=labels)
+        return self._rearranged(np.concatenate([train, test]), len(train))
 
     def decode(self, image_size: int | None, *, strict: bool = False) -> Dataset:
-        """All files decoded in parallel, in memory; a file that is no whole image is left out (`Dataset.left_out`).
+        """Decodes all files in parallel, into memory; files that are not images are left out (`Dataset.left_out`).
 
-        Raises ValueError that names a file which differs in size from the first where no image_size is given, or, if
-        `strict`, is no whole image; for a split without any image; ImportError without Pillow.
+        Raises ValueError, which names the file, for a size that differs from the first without image_size, or, if
+        `strict`, for a file that is not a complete image; also for a split without images; ImportError without Pillow.
         """
         pillow()
         paths = [self.folder / file for file in self.files]
         bad: dict[int, str] = {}
-        images = first = None
+        images: np.ndarray | None = None
+        first = 0
 
         def decode(index: int) -> np.ndarray | None:
             try:
@@ -87,45 +87,50 @@ class Listing:
                         sizes = [f"{width}×{height}" for height, width, _ in (images.shape[1:], image.shape)]
                         raise ValueError(
                             f"{paths[first]} is {sizes[0]} pixels, but {paths[index]} is {sizes[1]}: "
-                            "give an image size (--image-size) to which all are brought"
+                            "give an image size (--image-size) to which all are resized"
                         )
                     images[index] = image
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        kept = [index for index in range(len(paths)) if index not in bad]
+        if bad:
+            refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
+        assert images is not None  # a listing has files, and those of a split that are all bad were just refused
         if not bad:
             return self.dataset(images)
-        kept = [index for index in range(len(paths)) if index not in bad]
-        refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
         return replace(self.chosen(kept).dataset(images[kept]), left_out=tuple(bad[index] for index in sorted(bad)))
 
     def chosen(self, kept: list[int]) -> "Listing":
-        """The files of these indices, which are in order."""
-        learned = [index for index in kept if index < self.num_train]
+        """The files with these indices, which must be sorted."""
+        return self._rearranged(kept, sum(index < self.num_train for index in kept))
+
+    def _rearranged(self, order: Sequence[int] | np.ndarray, num_train: int) -> "Listing":
+        """The files of these indices, of which the first `num_train`, all to train on before, are to train on."""
         return replace(
             self,
-            files=[self.files[index] for index in kept],
-            num_train=len(learned),
-            labels=None if self.labels is None else self.labels[kept],
-            supervised=None if self.supervised is None else self.supervised[learned],
+            files=[self.files[index] for index in order],
+            num_train=num_train,
+            labels=None if self.labels is None else self.labels[order],
+            supervised=None if self.supervised is None else self.supervised[order[:num_train]],
         )
 
     def dataset(self, images: np.ndarray) -> Dataset:
-        """The data set of these files, whose pixels are uint8 (n, H, W, 3)."""
+        """The data set of these files with pixels uint8 (n, H, W, 3)."""
         split = slice(self.num_train), slice(self.num_train, None)
         train, test = (ImageSet(images[s], None if self.labels is None else self.labels[s]) for s in split)
         return Dataset(self.name, train, test, self.class_names, supervised=self.supervised)
 
 
 def refuse_empty_split(name: str, train: int, both: int, first_problem: str) -> None:
-    """Raises ValueError unless there are files that could be read both to train on and to hold out."""
+    """Raises ValueError unless there are readable files for both training and testing."""
     for count, split in ((train, "training"), (both - train, "held-out")):
         if count == 0:
             raise ValueError(f"no {split} image of {name} can be read; {first_problem}")
 
 
 def left_out_lines(sentences: Sequence[str]) -> str:
-    """What a terminal shows of files that were left out: the first few sentences, and how many more there are."""
+    """Text for the terminal about files that were left out: the first few sentences, and the number of others."""
     lines = [f"left out: {sentence}" for sentence in sentences[:SHOWN]]
     if len(sentences) > SHOWN:
         lines.append(f"left out: {len(sentences) - SHOWN:,} more")
@@ -133,7 +138,7 @@ def left_out_lines(sentences: Sequence[str]) -> str:
 
 
 def decode_file(file: Path, image_size: int | None) -> np.ndarray:
-    """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError names a file that is no whole image."""
+    """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError, which names it, if it is no image."""
     try:
         return decode(read_file(file, LARGEST_FILE), image_size)
     except Exception as error:  # decoders of damaged files raise errors of many types
@@ -141,7 +146,7 @@ def decode_file(file: Path, image_size: int | None) -> np.ndarray:
 
 
 def problem(error: Exception) -> str:
-    """What is wrong with a file that was not decoded, as the end of a sentence that begins with its name."""
+    """The problem of a file that was not decoded, as the end of a sentence that begins with its name."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
@@ -150,7 +155,7 @@ def problem(error: Exception) -> str:
 
 
 def decode(content: bytes, image_size: int | None) -> np.ndarray:
-    """The bytes of an image file as uint8 (H, W, 3); raises whatever Pillow's decoders do."""
+    """The bytes of an image file as uint8 (H, W, 3); raises the errors of Pillow's decoders."""
     from PIL import ImageOps
 
     opened = pillow().open(io.BytesIO(content))
@@ -159,9 +164,9 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
         return np.asarray(upright if image_size is None else fit(upright, image_size))
 
 
-def _rgb(picture, file_format: str | None):
-    """An RGB picture of any PIL picture."""
-    # Pillow before 11 opens grey PNG files of 16 bits in its mode of 32
+def _rgb(picture: Any, file_format: str | None) -> Any:
+    """Converts any PIL image to RGB."""
+    # Pillow before 11 opens 16-bit grey PNG files in a 32-bit mode
     if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format == "PNG"):
         levels = np.asarray(picture).astype(np.int64)
         picture = pillow().fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

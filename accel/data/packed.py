@@ -1,9 +1,9 @@
-"""Image files decoded once into one .npy file, which is read piece by piece without decoding.
+"""Packed data sets: image files decoded once into one .npy file, from which batches are read without decoding.
 
-NAME.npy is an ordinary array, uint8 (n, H, W, 3), training images first; NAME.json beside it says what the images are.
-While it is packed, the array is NAME.npy.partial and only ever grows, and NAME.npy.journal says what became of each
-file so far. An entry is written after the pixels that it speaks of are on the disk, so that any prefix of the journal
-is a state to go on from, whatever happened when.
+NAME.npy is an ordinary array, uint8 (n, H, W, 3), training images first; NAME.json describes the images. During
+packing, the array is NAME.npy.partial, which only grows, and NAME.npy.journal records the result of each file so far.
+An entry is written after its pixels are on the disk, so that packing can continue from any prefix of the journal after
+any interruption.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -39,17 +39,20 @@ from accel.data.listing import LARGEST_FILE, Listing, decode, problem, refuse_em
 from accel.data.resize import pillow
 
 FORMAT = "patchvae packed 1"
-CHUNK = 64  # files that a process decodes at once
-COMMIT_EVERY = 1.0  # seconds of work that an interruption may cost
+CHUNK = 64  # files per task of a process
+COMMIT_EVERY = 1.0  # seconds of work that an interruption may lose
 LARGEST_ABOUT = 1 << 30  # bytes of a .json
 
 
 class About(TypedDict):
-    """What the .json beside a packed array holds.
+    """The content of the .json file of a packed array.
 
-    digests: of its training and held-out images; files of an earlier version have none.
+    digests: of training and held-out images; files of earlier versions have none.
     """
 
+    format: str
+    source: NotRequired[str]
+    image_size: NotRequired[int]
     contents: str
     names: list[str]
     train: int
@@ -61,13 +64,12 @@ class About(TypedDict):
     digests: NotRequired[dict[str, str]]
 
 
-Outcomes = list[int | str]  # of files: the CRC-32 of what it holds, or a sentence that says why it is left out
+Outcomes = list[int | str]  # for each file: the CRC-32 of its content, or a sentence with the reason why it is left out
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What a packed array holds: its path, how many images to train on and held out, and the files left out, each with
-    a sentence that says why."""
+    """A packed array: path, numbers of training and held-out images, and files left out, each with a reason."""
 
     path: Path
     num_train: int
@@ -76,23 +78,23 @@ class Packed:
 
     @property
     def bad_list(self) -> Path:
-        """The text file with the sentences about files left out, a line each, if there are any."""
+        """The text file with one line for each file that was left out, if any."""
         return self.path.with_suffix(".bad.txt")
 
 
 def pack(listing: Listing, out: Path, image_size: int) -> Packed:
-    """Decodes the files of a listing into `out`, with as many processes as there are CPU cores for this one.
+    """Decodes the files of a listing into `out`, with one process per available CPU core.
 
-    Images are brought to (image_size, image_size) as by `load`. A file that cannot be decoded is left out. Called again
-    after an interruption of any kind, it goes on; called again when all is done, it compares what was packed, and the
-    files that it was packed from, with the checksums that were taken then.
+    Images are resized to (image_size, image_size) as in `load`. Files that cannot be decoded are left out. After an
+    interruption, another call continues; after completion, another call compares the packed array and its source files
+    with their checksums.
 
     Raises:
-        ValueError: `out` is no .npy; or a split has no file that can be decoded; or the work that was interrupted had
-            other files or another size; or a file, or the packed array, has changed since.
-        FileExistsError: `out` exists and holds something else.
-        OSError: a file cannot be written, or a process was killed; the work so far is kept.
-        KeyboardInterrupt: with a sentence, after Ctrl-C; the work so far is kept.
+        ValueError: `out` is not a .npy file; or no file of a split can be decoded; or the interrupted packing had other
+            files or another size; or a source file or the packed array has changed.
+        FileExistsError: `out` exists and has other content.
+        OSError: a file cannot be written, or a process was killed; finished work is kept.
+        KeyboardInterrupt: after Ctrl-C, with a message; finished work is kept.
         ImportError: Pillow is missing.
     """
     pillow()
@@ -101,8 +103,8 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
     listing = listing.with_test()
     contents = _digest(listing, image_size)
     if out.exists():
-        about = _description(out) if out.with_suffix(".json").exists() else {}
-        if about.get("contents") != contents:
+        about = _description(out) if out.with_suffix(".json").exists() else None
+        if about is None or about["contents"] != contents:
             raise FileExistsError(
                 f"{out} exists, and was not packed from these files at --image-size {image_size}: "
                 "remove it or choose another name"
@@ -118,7 +120,7 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
 def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     """The images of a packed array, memory-mapped.
 
-    Raises ValueError if the array or the .json beside it is missing, damaged, or of another size than image_size.
+    Raises ValueError if the array or its .json file is missing or damaged, or the size differs from image_size.
     """
     about = _description(path)
     refuse_unusual(path)
@@ -127,22 +129,23 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     except Exception as error:  # a damaged header fails in too many ways to list
         reason = first_line(error)
         reason = "it holds Python objects" if "Python object" in reason or "pickle" in reason else reason
-        raise ValueError(f"{path} is not a .npy file, or not all of it: {reason}") from None
+        raise ValueError(f"{path} is not a complete .npy file: {reason}") from None
     names = about["names"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(names):
         raise ValueError(
-            f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it speaks of "
+            f"{path} holds {images.dtype} {images.shape}, but {path.with_suffix('.json').name} beside it describes "
             f"{len(names)} images"
         )
     if image_size is not None and images.shape[1:3] != (image_size, image_size):
         raise ValueError(
-            f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them anew with --image-size "
+            f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them again with --image-size "
             f"{image_size}, or leave the size out"
         )
-    train, counts = about["train"], {"labels": len(names), "supervised": about["train"], "crc32": len(names)}
-    for name, count in counts.items():
-        if about[name] is not None and len(about[name]) != count:
-            raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(about[name]):,}")
+    train = about["train"]
+    counts = ("labels", about["labels"], len(names)), ("supervised", about["supervised"], train)
+    for name, values, count in (*counts, ("crc32", about["crc32"], len(names))):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(values):,}")
     if not 0 < train < len(names):
         raise ValueError(f"{path.with_suffix('.json')}: train must be from 1 to {len(names) - 1:,}, got {train}")
     files = Listing(
@@ -151,31 +154,33 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
         names,
         num_train=train,
         labels=_array(about["labels"], np.int64),
-        class_names=about["class_names"] and tuple(about["class_names"]),
+        class_names=None if about["class_names"] is None else tuple(about["class_names"]),
         supervised=_array(about["supervised"], bool),
     )
     return dataclasses.replace(files.dataset(images), packed=about.get("digests"))
 
 
-def _array(values: list | None, dtype: type) -> np.ndarray | None:
+def _array(values: Sequence[Any] | None, dtype: type) -> np.ndarray | None:
     return None if values is None else np.array(values, dtype)
 
 
 def _description(path: Path) -> About:
-    """What the .json beside a packed array says; ValueError if it is missing or something else."""
+    """The content of the .json file of a packed array; ValueError if it is missing or invalid."""
     about = path.with_suffix(".json")
     try:
         values = parse_json(read_file(about, LARGEST_ABOUT), about)
     except FileNotFoundError:
-        raise ValueError(f"{about} is missing, which says what the images in {path} are") from None
+        raise ValueError(f"{about} is missing, the description of the images in {path}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"{about} does not say {FORMAT!r}, expected what pack writes beside {path}")
+        raise ValueError(
+            f"{about} is not of format {FORMAT!r}, expected the description that pack writes beside {path}"
+        )
     refuse_other(values, About, about)
-    return values
+    return cast(About, values)
 
 
 def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
-    """Raises ValueError that names a file that no longer holds what it held when it was packed into `out`."""
+    """Raises ValueError, which names the file, for a source file that has changed since it was packed into `out`."""
 
     def same(name: str) -> bool:
         return zlib.crc32(read_file(folder / name, LARGEST_FILE)) == crcs[name]
@@ -185,7 +190,7 @@ def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
             if not unchanged:
                 pool.shutdown(cancel_futures=True)
                 raise ValueError(
-                    f"{folder / name} has changed since it was packed into {out}: remove that to pack anew"
+                    f"{folder / name} has changed since it was packed into {out}: remove that file to pack again"
                 )
 
 
@@ -194,7 +199,7 @@ def _journal(out: Path) -> Path:
 
 
 def _digest(listing: Listing, image_size: int) -> str:
-    """Tells whether the same work is asked for: the size, and files of the same names and lengths in the same roles."""
+    """A digest that identifies a packing: the image size, and names, lengths and splits of the files."""
     lengths = []
     for file in listing.files:
         try:
@@ -216,7 +221,7 @@ def _digest(listing: Listing, image_size: int) -> str:
 
 
 def _header(images: int, image_size: int) -> bytes:
-    """What a .npy file begins with; of one length whatever the number of images, as NumPy makes room for growth."""
+    """The header of a .npy file; its length does not depend on the number of images, since NumPy pads it."""
     header = io.BytesIO()
     shape = (images, image_size, image_size, 3)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -224,8 +229,9 @@ def _header(images: int, image_size: int) -> bytes:
 
 
 def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, Outcomes]:
-    """The pixels of the files that can be decoded, and for each file its CRC-32 or what is wrong with it."""
-    pixels, outcomes = [], []
+    """The pixels of readable files, and for each file its CRC-32 or its problem."""
+    pixels: list[bytes] = []
+    outcomes: Outcomes = []
     for path in paths:
         try:
             content = read_file(path, LARGEST_FILE)
@@ -237,7 +243,7 @@ def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, Outcomes]:
 
 
 def _begin_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes what is in hand
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and finishes pending work
     end_with_parent()
 
 
@@ -246,7 +252,7 @@ def _images(outcomes: Outcomes) -> int:
 
 
 class _Packing:
-    """One packing: its files, and the outcome of each of the first of them, a CRC-32 or a sentence."""
+    """One packing: its files, and the results of the finished ones, each a CRC-32 or a sentence."""
 
     def __init__(self, listing: Listing, out: Path, image_size: int, contents: str):
         self.listing, self.out, self.image_size, self.contents = listing, out, image_size, contents
@@ -255,7 +261,7 @@ class _Packing:
         self.outcomes: Outcomes = []
 
     def run(self) -> About:
-        """Everything from the state on the disk to the finished files; returns what is in the .json."""
+        """Continues from the state on the disk to the finished files; returns the content of the .json file."""
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._take_up()
@@ -268,7 +274,7 @@ class _Packing:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped after {self._so_far()}; run the same command again to go on") from None
         except OSError as error:
-            if error.filename is None and error.strerror:  # writing to an open file does not say which
+            if error.filename is None and error.strerror:  # errors of writing to an open file do not name it
                 error.filename = str(self.partial)
             raise
 
@@ -276,11 +282,11 @@ class _Packing:
         return f"{len(self.outcomes):,} of {len(self.listing.files):,} files"
 
     def _end(self) -> int:
-        """Where in the file the next image goes."""
+        """The offset of the next image in the file."""
         return len(_header(0, self.image_size)) + _images(self.outcomes) * self.image_bytes
 
     def _take_up(self) -> None:
-        """Reads the journal, and cuts off what an interruption left half written."""
+        """Reads the journal, and truncates incomplete data of an interruption."""
         lines = []
         if self.journal.exists():
             lines = read_file(self.journal, LARGEST_ABOUT).splitlines(keepends=True)
@@ -290,8 +296,8 @@ class _Packing:
             self.journal.write_text(json.dumps(self.contents) + "\n")
         elif parse_json(lines[0], self.journal) != self.contents:
             raise ValueError(
-                f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
-                f"and {self.journal.name} to begin anew"
+                f"{self.partial} was started with other files or another --image-size: use the same ones, or remove it "
+                f"and {self.journal.name} to start again"
             )
         else:
             whole = (self.partial.stat().st_size - self._end()) // self.image_bytes
@@ -300,7 +306,7 @@ class _Packing:
                 entry = parse_json(line, self.journal)
                 refuse_other(entry, Outcomes, self.journal)
                 whole -= _images(entry)
-                if whole < 0:  # the disk lost what it had promised to hold
+                if whole < 0:  # the disk lost data after a sync
                     break
                 self.outcomes += entry
                 read += len(line)
@@ -316,16 +322,17 @@ class _Packing:
             raise OSError(f"{self.out} needs {missing / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB free")
 
     def _decode(self) -> None:
-        """Decodes the files that are left."""
+        """Decodes the remaining files."""
         began = len(self.outcomes)
         paths = [self.listing.folder / file for file in self.listing.files[began:]]
         bar = progress(len(self.listing.files), initial=began, unit=" images")
         with self.partial.open("ab") as array, self.journal.open("ab") as journal, bar as advance:
-            pending, committed = [], time.monotonic()
+            pending: Outcomes = []
+            committed = time.monotonic()
 
             def commit() -> None:
                 entry = pending.copy()
-                pending.clear()  # first, so that no interruption can lead to a second entry
+                pending.clear()  # first, so that an interruption cannot lead to a second entry
                 for file, content in ((array, b""), (journal, json.dumps(entry).encode() + b"\n")):
                     file.write(content)
                     file.flush()
@@ -346,7 +353,7 @@ class _Packing:
                         commit()
 
     def _finish(self) -> About:
-        """Gives the array its header and its name, after the files that describe it."""
+        """Writes the descriptions, then the header of the array, and renames it."""
         listing, outcomes = self.listing, self.outcomes
         kept = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, int)]
         bad = {listing.files[i]: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
@@ -354,24 +361,24 @@ class _Packing:
         refuse_empty_split(listing.name, train, len(kept), next(iter(bad.values()), ""))
         shape = (len(kept), self.image_size, self.image_size, 3)
         images = np.memmap(self.partial, np.uint8, "r", offset=len(_header(0, self.image_size)), shape=shape)
-        about = {
+        about: About = {
             "format": FORMAT,
             "source": listing.name,
             "contents": self.contents,
             "image_size": self.image_size,
             "train": train,
-            "class_names": listing.class_names,
+            "class_names": None if listing.class_names is None else list(listing.class_names),
             "labels": None if listing.labels is None else listing.labels[kept].tolist(),
             "supervised": None if listing.supervised is None else listing.supervised[kept[:train]].tolist(),
             "names": [listing.files[i] for i in kept],
-            "crc32": [outcomes[i] for i in kept],
+            "crc32": [outcome for outcome in outcomes if isinstance(outcome, int)],
             "bad": bad,
             "digests": {name: digest(part) for name, part in (("train", images[:train]), ("test", images[train:]))},
         }
         texts = {self.out.with_suffix(".json"): json.dumps(about) + "\n"}
         if bad:
             texts[Packed(self.out, 0, 0, bad).bad_list] = "".join(f"{sentence}\n" for sentence in bad.values())
-        # Names of files that are no UTF-8 have surrogates in them.
+        # File names that are not UTF-8 contain surrogates.
         write_whole({path: text.encode(errors="backslashreplace") for path, text in texts.items()})
         with self.partial.open("r+b") as array:
             array.write(_header(len(kept), self.image_size))
@@ -381,17 +388,17 @@ class _Packing:
         return about
 
 
-def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, Outcomes]]:
-    """Chunks of decoded files in order, from several processes, which are never far ahead."""
+def _decoded(paths: list[Path], image_size: int) -> Generator[tuple[bytes, Outcomes]]:
+    """Chunks of decoded files in order, from several processes with a bounded lead."""
     if not paths:
         return
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # A fork does not import PyTorch once more; elsewhere than on Linux it is not safe.
+    # A fork does not import PyTorch again; it is safe only on Linux.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(min(cores, len(chunks)), context, _begin_process)
     try:
-        ahead = deque()
+        ahead: deque[Future[tuple[bytes, Outcomes]]] = deque()
         for chunk in chunks:
             ahead.append(pool.submit(_decode_chunk, chunk, image_size))
             if len(ahead) > 2 * cores:

@@ -1,8 +1,8 @@
-"""The generated set `parts`: images of a few part types at random places, with the truth about where they are.
+"""The generated data set `parts`: images of a few part types at random places, with ground truth of their places.
 
 Image i is a function of (seed, i) alone: its random numbers are words i·WORDS to (i + 1)·WORDS of the seed's stream,
-and its grain comes from a stream of its own in the same way. All pixels of a chunk of images are computed together,
-stamp by stamp.
+and its grain comes from a separate stream in the same way. All pixels of a chunk of images are computed together,
+one instance after another.
 """
 
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from accel.data.images import ImageSet
 from accel.data.looks import ALIKE, LOOKS, PALETTES, Look, edge
 from accel.data.words import CONTRAST_STREAM, GRAIN_STREAM, PARTS_STREAM, random_words, uniforms
 
-PRESENT = 2  # types in an image, unless a difficulty says otherwise
-REPEATS = 3  # an image shows each of its types one to this many times
-CLUTTER = 8  # an image shows none to this many pieces of clutter
+PRESENT = 2  # default number of types per image
+REPEATS = 3  # largest number of instances of a type in an image; the smallest is 1
+CLUTTER = 8  # largest number of pieces of clutter in an image; the smallest is 0
 CANDIDATES = 8  # places tried for each instance
 RADIUS = 0.135  # of a part, in image sides
-MARGIN = 0.09  # of the image's border without centres, in image sides
-MIDDLE = 0.5  # of a cell's width may hold centres, so that no pixel decides which cell a part is in
-SPACING = 0.29  # between the centres of two parts wherever a candidate allows it, in image sides
-SHAPE_REACH = 1.45  # how far a shape may lie from its centre, in radii
+MARGIN = 0.09  # width of the border without centres, in image sides
+MIDDLE = 0.5  # central fraction of a cell's width that may hold centres, so that the cell of a part is unambiguous
+SPACING = 0.29  # smallest distance between centres, if a candidate satisfies it, in image sides
+SHAPE_REACH = 1.45  # largest extent of a shape from its centre, in radii
 PIECE_REACH = 1.7  # the same for a piece of clutter
 GRAIN = 6.0  # standard deviation of each pixel's own brightness, in levels
 CHUNK = 512  # images rendered together; changes the speed only
 
-WORDS = 208  # random numbers an image of two types, a multiple of 4 (one Philox block)
-WORDS_MORE = 72  # and for each type more; a type and its places take 56
+WORDS = 208  # random numbers per image with two types, a multiple of 4 (one Philox block)
+WORDS_MORE = 72  # additional random numbers for each further type; a type and its places need 56
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes the set harder than it is by default; every field is one difference, and any may be combined.
+    """Options that make the data set harder; each field is one difference from the default, and all can be combined.
 
-    present: types in an image, 2 to 4.
-    anywhere: centres lie anywhere in a cell, so that a pixel may decide which cell holds a part.
-    alike: all types have one palette and one texture, and only their shape tells them apart.
-    natural: the ground has the spectrum of photographs and is shaded, instead of blending four colours.
-    contrast: 0 to 1; an image's contrast about mid-grey is multiplied by a draw from [1 − contrast, 1].
+    present: number of types per image, 2 to 4.
+    anywhere: centres lie anywhere in a cell, even at its border.
+    alike: all types have the same palette and texture, and differ only in shape.
+    natural: the background has the spectrum of photographs and is shaded, instead of blending four colours.
+    contrast: 0 to 1; an image's contrast about mid-grey is multiplied by a random factor from [1 − contrast, 1].
 
     Raises ValueError for a value outside its range.
     """
@@ -51,7 +51,7 @@ class Difficulty:
     natural: bool = False
     contrast: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 2 <= self.present <= 4:
             raise ValueError(f"parts: present must be between 2 and 4, got {self.present}")
         if not 0 <= self.contrast <= 1:
@@ -59,18 +59,18 @@ class Difficulty:
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """What the types look like."""
+        """Shape, texture and palette of each type."""
         return ALIKE if self.alike else LOOKS
 
     @property
     def words(self) -> int:
-        """Random numbers an image."""
+        """Number of random numbers per image."""
         return WORDS + WORDS_MORE * (self.present - PRESENT)
 
 
 TODAY = Difficulty()
 
-# The ladder, as keywords of `draw_parts`: the set as it is, one difference at a time, and all that fit one image size.
+# The ladder, as keywords of `draw_parts`: the default set, one difference at a time, and all that fit one image size.
 RUNGS = {
     "today's set": {},
     "centres anywhere": {"anywhere": True},
@@ -95,7 +95,7 @@ RUNGS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What n images show, before it is drawn. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
+    """The content of n images before rendering. Lengths are in image sides, angles are (cos, sin), colours 0 to 255.
 
     Each image has S = present · REPEATS places for instances of parts and K = CLUTTER for pieces of clutter; a slot may
     be empty.
@@ -117,18 +117,18 @@ class Scene:
     piece_colours: np.ndarray  # (n, K, 2, 3)
 
 
-def _triangle_piece(u, v, a, b):
+def _triangle_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     lean = (b - np.float32(0.5)) * np.float32(0.5) * (v + np.float32(0.4))
     side = np.abs(u + lean) - (v + np.float32(1.1)) * (np.float32(0.3) + a * np.float32(0.25))
     return np.maximum(side * np.float32(0.8), v - np.float32(0.8))
 
 
-def _blob_piece(u, v, a, b):
+def _blob_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     v = v * (1 + a)
     return np.sqrt(u * u + v * v + (b - np.float32(0.5)) * u * v) - np.float32(0.9)
 
 
-def _stroke_piece(u, v, a, b):
+def _stroke_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     bend = (b - np.float32(0.5)) * (u * u - np.float32(0.5))
     return np.maximum(np.abs(u) - np.float32(1.2), np.abs(v + bend) - np.float32(0.2) - a * np.float32(0.3))
 
@@ -163,8 +163,8 @@ def _direction(turns: np.ndarray) -> np.ndarray:
 
 
 def _places(draws: _Draws, needed: np.ndarray, grid: int, middle: float) -> np.ndarray:
-    """Centres of the instances (n, S, 2), one after another: the first candidate that keeps its distance from all
-    instances before it, else the candidate that keeps most."""
+    """Centres of the instances (n, S, 2), one after another: the first candidate with the required distance from all
+    previous instances, else the candidate with the largest distance."""
     slots = needed.shape[1]
     candidates = (np.float32(MARGIN) + draws(slots, CANDIDATES, 2) * np.float32(1 - 2 * MARGIN)) * np.float32(grid)
     middles = np.floor(candidates) + np.float32(0.5)
@@ -183,7 +183,7 @@ def _places(draws: _Draws, needed: np.ndarray, grid: int, middle: float) -> np.n
 def _label_and_types(draws: _Draws, num_types: int, present: int) -> tuple[np.ndarray, np.ndarray]:
     """The class (n,) and the types (n, present): a pair in random order, one of which beats the other, and others.
 
-    Of a pair the class is the type that beats the other; of more types the sum of their numbers modulo num_types.
+    For a pair, the class is the type that beats the other; for more types, the sum of their numbers modulo num_types.
     """
     label = draws.integer(num_types, 1)
     beaten = (label + 1 + draws.integer((num_types - 1) // 2, 1)) % num_types
@@ -206,7 +206,7 @@ def scene(
     grid: int,
     difficulty: Difficulty = TODAY,
 ) -> Scene:
-    """Decides what `count` images show; see `draw_parts`."""
+    """The random content of `count` images; see `draw_parts`."""
     draws, present = _Draws(seed, first_image, count, difficulty.words), difficulty.present
     label, types = _label_and_types(draws, num_types, present)
     repeats = 1 + draws.integer(REPEATS, present)
@@ -215,13 +215,13 @@ def scene(
     def every_slot(of_type: np.ndarray) -> np.ndarray:  # (n, present, …) → (n, S, …)
         return np.repeat(of_type, REPEATS, axis=1)
 
-    jitter = np.float32(jitter)
+    varied = np.float32(jitter)
     palettes = PALETTES[[look.palette for look in difficulty.looks]]
-    tint = draws.symmetric(present, 1, 3) * (jitter * np.float32(127.5))
+    tint = draws.symmetric(present, 1, 3) * (varied * np.float32(127.5))
     part_colours = every_slot(np.clip(palettes[types] + tint, 0, 255))
-    part_radius = every_slot((1 + draws.symmetric(present) * (jitter / 2)) * np.float32(RADIUS))
-    part_angle = every_slot(_direction(draws.symmetric(present) * (jitter / 4)))
-    part_phase = every_slot(draws.symmetric(present) * jitter)
+    part_radius = every_slot((1 + draws.symmetric(present) * (varied / 2)) * np.float32(RADIUS))
+    part_angle = every_slot(_direction(draws.symmetric(present) * (varied / 4)))
+    part_phase = every_slot(draws.symmetric(present) * varied)
 
     tones = draws(4, 2)
     ends = PALETTES[draws.integer(len(PALETTES), 4)]
@@ -249,9 +249,9 @@ def scene(
 
 
 class _Canvas:
-    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that no stamp leaves.
+    """Images being painted, float32 (n, rows, 3 channels, columns), with a border that contains all stamps.
 
-    The ground is a blend of the colours of the corners, or the images (n, H, W, 3) that are given for it.
+    The background is a blend of the colours of the corners, or the given images (n, H, W, 3).
     """
 
     def __init__(self, corners: np.ndarray, image_size: int, border: int, ground: np.ndarray | None):
@@ -266,7 +266,7 @@ class _Canvas:
         bottom = colours[:, 2] + (colours[:, 3] - colours[:, 2]) * at
         self.pixels = np.ascontiguousarray(top[:, None] + (bottom - top)[:, None] * at[:, None, None])
 
-    def stamps(self, half: int, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray):
+    def stamps(self, half: int, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, ...]:
         """Windows of 2 · half pixels a side about m centres: the first row and column (m, 2) of each on the canvas, its
         pixels' own coordinates u and v (m, 2·half, 2·half), and the radius in pixels (m, 1, 1)."""
         middle = centre * np.float32(self.size)
@@ -279,7 +279,9 @@ class _Canvas:
         first = whole[:, ::-1].astype(np.int64) + (self.border - half)
         return first, cosine * x + sine * y, cosine * y - sine * x, radius
 
-    def paint(self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray):
+    def paint(
+        self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray
+    ) -> None:
         """Blends one stamp into each of m different images: cover and tone (m, window, window), colours (m, 2, 3)."""
         window = cover.shape[-1]
         runs = np.lib.stride_tricks.sliding_window_view(self.pixels.reshape(-1), window, writeable=True)
@@ -300,7 +302,7 @@ class _Canvas:
 def render(s: Scene, image_size: int, looks: tuple[Look, ...] = LOOKS, ground: np.ndarray | None = None) -> np.ndarray:
     """The images of a scene, uint8 (n, image_size, image_size, 3): background, then clutter, then parts.
 
-    ground: the background (n, image_size, image_size, 3), 0 to 255, in place of a blend of the scene's corners.
+    ground: the background (n, image_size, image_size, 3), 0 to 255, instead of a blend of the scene's corners.
     """
     reach = {"part": s.part_radius.max() * SHAPE_REACH, "piece": s.piece_radius.max() * PIECE_REACH}
     half = {name: int(np.ceil(longest * image_size)) + 1 for name, longest in reach.items()}
@@ -330,9 +332,9 @@ def render(s: Scene, image_size: int, looks: tuple[Look, ...] = LOOKS, ground: n
 
 
 def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) with every pixel brighter or darker by a draw of deviation GRAIN.
+    """Images uint8 (n, H, W, 3) with noise of standard deviation GRAIN added to the brightness of every pixel.
 
-    The draw is the sum of two random bytes less its mean, scaled: a triangular distribution.
+    The noise is the sum of two random bytes, centred and scaled: a triangular distribution.
     """
     count, height, width, _ = images.shape
     blocks = -(-(height * width) // 16)  # a block's 32 bytes are 16 pixels
@@ -345,7 +347,7 @@ def add_grain(images: np.ndarray, seed: int, first_image: int) -> np.ndarray:
 
 
 def lower_contrast(images: np.ndarray, seed: int, first_image: int, contrast: float) -> np.ndarray:
-    """Images uint8 (n, H, W, 3), each with its contrast about mid-grey times a draw from [1 − contrast, 1]."""
+    """Images uint8 (n, H, W, 3), each with its contrast multiplied by a random factor from [1 − contrast, 1]."""
     kept = 1 - _Draws(seed, first_image, len(images), 4, CONTRAST_STREAM)(1, 1, 1) * np.float32(contrast)
     return np.rint(np.float32(128) + (images - np.float32(128)) * kept).astype(np.uint8)
 
@@ -388,26 +390,27 @@ def draw_parts(
     grid: int | None = None,
     **differences: Any,
 ) -> ImageSet:
-    """Draws `count` images of the set `parts`: image i of the result depends on (seed, first_image + i) alone, so any
+    """Draws `count` images of the set `parts`. Image i of the result depends only on (seed, first_image + i), so any
     split of the indices over calls gives the same bytes.
 
     Each image shows two of the `num_types` types, each one to three times: four instances on average, each about a
-    quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies anywhere in the
-    middle of a cell of the truth's grid (MIDDLE of its width and height), so that which cell holds a part is never a
-    matter of a pixel. Behind them are a smooth, greyed blend of four corner colours and none to eight pieces of
-    clutter: triangles, blobs and strokes whose form, size, direction and tones are drawn anew, so that none repeats.
+    quarter of the image wide, drawn anti-aliased at random places apart from each other. A centre lies in the
+    middle of a cell of the ground truth's grid (MIDDLE of its width and height), so it is never ambiguous which cell
+    holds a part. The background is a smooth, greyed blend of four corner colours, with zero to eight pieces of clutter:
+    triangles, blobs and strokes of random form, size, direction and tones, none of which recurs.
     Types, clutter and backgrounds share four palettes of a light and a dark colour, and each palette belongs to two
-    of eight types, which meet in one image of six. Over everything lies a fine grain, as in photographs: without it
-    backgrounds have no gradient energy, and under a weighted loss it costs nothing to paint a part there.
+    of eight types, which occur together in one of six images. A fine grain is added, as in photographs: without it
+    backgrounds would have no gradient energy, and the weighted loss would not penalise a part painted there.
 
-    A type has a shape, a texture and a palette of its own (`looks.LOOKS`). What varies is drawn once for each image and
-    type, and is the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
+    Each type has its own shape, texture and palette (`looks.LOOKS`). Variations are drawn once for each image and type,
+    and are the same for all instances of the type in the image. With independent U uniform on [-1, 1]:
     each colour channel moves by U · jitter · 127.5 levels (light and dark together), the radius is multiplied by
     1 + U · jitter / 2, the part is rotated by U · jitter · 90°, and the texture moves by U · jitter of its range.
 
-    The label follows from the set of types shown, whatever their places and numbers: the types stand in a ring, each
-    beats the (num_types - 1) // 2 that follow it, and of the two types shown the label is the one that beats the other.
-    So there are `num_types` equally frequent classes, types are equally frequent, and no single type gives the class.
+    The label depends only on the set of types shown, not on their places or numbers. The types are arranged in a ring,
+    and each beats the (num_types - 1) // 2 types that follow it; of the two types shown, the label is the one that
+    beats the other. So there are `num_types` equally frequent classes, types are equally frequent, and no single type
+    gives the class.
 
     Args:
         image_size: H = W in pixels, a multiple of `grid`.
@@ -415,16 +418,16 @@ def draw_parts(
         first_image: index of the first image, not negative.
         jitter: 0 (no variation) to 1.
         num_types: T, 3 to 12.
-        grid: cells a side of the truth, by default image_size // 8.
-        differences: fields of `Difficulty`, which make the set harder; RUNGS names a ladder of them.
+        grid: number of cells per side of the ground truth, by default image_size // 8.
+        differences: fields of `Difficulty`, which make the set harder; RUNGS lists examples.
 
     Returns:
         ImageSet of images uint8 (count, image_size, image_size, 3), labels int64 (count,) in [0, num_types), truth bool
         (count, num_types, grid, grid): the cells that hold an instance's centre. About 3 % of them are true for T = 8.
 
     Raises:
-        ValueError: an argument outside its range.
-        TypeError: an argument of another name.
+        ValueError: an argument is out of range.
+        TypeError: an argument is unknown.
     """
     difficulty = Difficulty(**differences)
     _refuse_arguments(count, image_size, first_image, jitter, num_types, grid)

@@ -1,6 +1,6 @@
-"""The paper's larger data sets as they are published: what to download, where it goes, and whether all of it is there.
+"""The paper's larger data sets in their published form: downloads, locations, and checks of completeness.
 
-A set NAME lies in DATA_DIR/NAME as its archives unpack, or packed in DATA_DIR/NAME.npy.
+A data set NAME is in DATA_DIR/NAME, as unpacked from its archives, or packed in DATA_DIR/NAME.npy.
 """
 
 import os
@@ -15,7 +15,7 @@ from accel.common.files import read_text
 from accel.data.folders import list_folder
 from accel.data.listing import Listing
 
-SHOWN = 3  # missing files that an error names
+SHOWN = 3  # number of missing files that an error names
 
 INDOOR_LISTS = ("TrainImages.txt", "TestImages.txt")
 PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"
@@ -24,15 +24,15 @@ PLACES_LISTS = tuple(f"trainvalsplit_places205/{split}_places205.csv" for split 
 
 @dataclass(frozen=True)
 class Published:
-    """A data set as it is published.
+    """A published data set.
 
     Attributes:
-        name: what it is called here.
-        needed: files and folders in its folder.
-        download: where they come from.
-        classes, train, test: how many classes, images to train on (with or without labels) and to test on it has.
-        fits: whether its images, decoded, fit into a usual memory.
-        read: its files, from its folder; raises ValueError for a file that its lists name and that is not there.
+        name: its name here.
+        needed: required files and folders in its folder.
+        download: instructions for downloading them.
+        classes, train, test: numbers of classes, training images (with or without labels) and test images.
+        fits: whether its decoded images fit into the memory of a usual machine.
+        read: a function from its folder to its files; raises ValueError if files in its lists are missing.
     """
 
     name: str
@@ -45,19 +45,22 @@ class Published:
     read: Callable[[Path], Listing]
 
     def listing(self, data_dir: Path) -> Listing:
-        """The files of the set, all of which are there.
+        """The files of the data set, after a check that it is complete.
 
-        Raises FileNotFoundError that says what to download and where to put it, or ValueError that says what is missing
-        of what was published.
+        Raises FileNotFoundError with instructions for downloading it, or ValueError, which names missing parts.
         """
         folder = data_dir / self.name
         if missing := [name for name in self.needed if not (folder / name).exists()]:
-            raise FileNotFoundError(f"{folder} lacks {' and '.join(missing)}: {self.download}, to be put into {folder}")
+            raise FileNotFoundError(
+                f"{folder} lacks {' and '.join(missing)}: {self.download}, and put them into {folder}"
+            )
         listing = self.read(folder)
         self._check(folder, listing)
         return listing
 
     def _check(self, folder: Path, listing: Listing) -> None:
+        assert listing.labels is not None  # every published set has classes
+        assert listing.class_names is not None
         splits = (
             ("training", self.train, listing.labels[: listing.num_train]),
             ("test", self.test, listing.labels[listing.num_train :]),
@@ -75,7 +78,7 @@ class Published:
 
 
 def _refuse_missing(folder: Path, files: Iterable[str], listed_in: str) -> None:
-    """Raises ValueError that names the first of the files which are not in the folder, and says how many are not."""
+    """Raises ValueError, with the first missing files and the number of all missing files."""
     present: dict[str, set[str]] = {}
     missing = []
     files = list(files)
@@ -94,7 +97,7 @@ def _refuse_missing(folder: Path, files: Iterable[str], listed_in: str) -> None:
 
 
 def _indoor67(folder: Path) -> Listing:
-    """All images that are not in the test list are trained on; classifiers, on those of the training list alone."""
+    """Training uses all images that are not in the test list; classifiers only those of the training list."""
     images = folder / "Images"
     train, test = (
         [line.strip() for line in read_text(folder / name).splitlines() if line.strip()] for name in INDOOR_LISTS
@@ -104,6 +107,7 @@ def _indoor67(folder: Path) -> Listing:
     tested, supervised = set(test), set(train)
     is_test = np.array([file in tested for file in found.files])
     order = np.argsort(is_test, kind="stable")
+    assert found.labels is not None  # the lists name files in class folders, which are there
     files = [found.files[i] for i in order]
     num_train = int((~is_test).sum())
     return Listing(
@@ -118,7 +122,7 @@ def _indoor67(folder: Path) -> Listing:
 
 
 def _places205(folder: Path) -> Listing:
-    """Lines of the lists are a file and its label; a file lies in LETTER/CLASS/."""
+    """Each line of a list is a file name and its label; files are in LETTER/CLASS/."""
     images = folder / PLACES_IMAGES
     splits = []
     for name in PLACES_LISTS:
@@ -126,7 +130,7 @@ def _places205(folder: Path) -> Listing:
             rows = [line.split() for line in read_text(folder / name).splitlines() if line.strip()]
             splits.append(([file for file, _ in rows], [int(label) for _, label in rows]))
         except ValueError:
-            raise ValueError(f"{folder / name} must hold lines of a file and its label") from None
+            raise ValueError(f"{folder / name} must consist of lines that hold a file name and its label") from None
     files, labels = ([*train, *test] for train, test in zip(*splits, strict=True))
     _refuse_missing(images, files, " and ".join(PLACES_LISTS))
     names = {label: file.split("/", 1)[-1].rpartition("/")[0] for file, label in zip(files, labels, strict=True)}

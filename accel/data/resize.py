@@ -1,9 +1,12 @@
-"""Pillow, where it is needed: bringing pictures to one size."""
+"""Resizing of images with Pillow."""
+
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 
-def pillow():
+def pillow() -> ModuleType:
     """The module PIL.Image (with PIL.ImageOps loaded); ImportError says how to install it."""
     try:
         from PIL import Image, ImageOps  # noqa: F401
@@ -14,8 +17,8 @@ def pillow():
     return Image
 
 
-def fit(picture, size: int):
-    """A PIL picture resized to that shorter side (bilinear, anti-aliased) and cropped about the centre to a square."""
+def fit(picture: Any, size: int) -> Any:
+    """Resizes a PIL image to a shorter side of `size` (bilinear, anti-aliased) and crops the centre to a square."""
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -24,7 +27,7 @@ def fit(picture, size: int):
 
 
 def fit_array(images: np.ndarray, size: int | None) -> np.ndarray:
-    """uint8 (n, H, W, C) brought to (n, size, size, C); as they are if they have that size or size is None."""
+    """Resizes uint8 (n, H, W, C) to (n, size, size, C); unchanged if they have that size or size is None."""
     if size is None or images.shape[1:3] == (size, size) or len(images) == 0:
         return images
     from_array = pillow().fromarray

@@ -1,4 +1,4 @@
-"""One call for images from anywhere: `load` finds out what a name or a path stands for."""
+"""`load`: images from any source, given by name or path."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ NAMES = ("parts", "cifar10", "cifar100", *PUBLISHED)
 DATA_DIR = "data"  # under the current directory
 PARTS_TRAIN, PARTS_TEST = 8000, 2000
 PARTS_TYPES = 8
-LIKENESS = 0.6  # of a name that is proposed in place of one that there is not
+LIKENESS = 0.6  # minimal similarity of a name that an error proposes
 FIRST_TEST_IMAGE = 1 << 40  # index in the generator; training images count from 0
 
 
@@ -34,30 +34,32 @@ def load(
     train_images: int | None = None,
     strict: bool = False,
 ) -> Dataset:
-    """The images that a name or a path stands for.
+    """Loads the images of a named data set or a path.
 
-    - `"parts"`: the generated set (`draw_parts`), with the truth; 2000 held-out images of the same seed.
+    - `"parts"`: the generated set (`draw_parts`), with ground truth; 2000 held-out images of the same seed.
     - `"cifar10"`, `"cifar100"`: the original python archives, read from `data_dir` and downloaded on first use.
     - `"indoor67"`, `"places205"`, `"imagenet"`: as published, in folders of these names in `data_dir` (see
-      `published`), or packed in a file such as `imagenet.npy` there, which the latter two must be.
+      `published`), or packed in a file such as `imagenet.npy` there; the last two must be packed.
     - a `.npz` file: see `arrays.read_npz`. A folder of images: see `folders.list_folder`.
     - a `.npy` file that `pack` wrote: see `packed.read_packed`.
 
-    A name stands for the set even if a folder is called so; write `./parts` for the folder. Where a source has no test
-    images, a tenth of its images is held out, chosen by a permutation that depends on their number alone.
+    A name denotes the data set even if a folder of the same name exists; write `./parts` for the folder. If a source
+    has no test images, a tenth of its images is held out, chosen by a permutation that depends only on their number.
 
     Args:
-        image_size: height and width of the images. `parts` is drawn at that size (default 32); others are resized to
-            that shorter side and cropped about the centre (needs Pillow), by default they stay as they are.
-        data_dir: folder of the sets that are not drawn, by default `data` under the current directory.
-        seed: of the images of `parts`.
-        train_images: how many training images to use (default: 8000 for `parts`, else all); fewer than there are
-            are chosen by a fixed permutation.
-        strict: refuse a folder with files that are no whole images, which else are left out (`Dataset.left_out`).
+        image_size: height and width of the images. `parts` is generated at that size (default 32); others are resized
+            so that their shorter side has it, and cropped about the centre (needs Pillow); by default they keep their
+            size.
+        data_dir: folder that holds the named data sets as published, by default `data` in the current directory.
+        seed: random seed of the images of `parts`.
+        train_images: number of training images to use (default: 8000 for `parts`, else all); a smaller number is
+            chosen by a fixed permutation.
+        strict: raise an error for files of a folder that are not complete images, instead of leaving them out
+            (`Dataset.left_out`).
 
     Raises:
-        FileNotFoundError: neither a name nor an existing path.
-        ValueError, OSError: a source that is not what it should be, with its file named.
+        FileNotFoundError: `data` is neither a known name nor an existing path.
+        ValueError, OSError: the source is damaged or has unexpected content; the message names the file.
         ImportError: Pillow is needed and missing.
     """
     if train_images is not None and train_images < 1:
@@ -86,15 +88,15 @@ def load(
 
 
 def listing(data: str | Path, data_dir: str | Path | None = None) -> Listing:
-    """The image files that a name or a folder stands for, as `load` would decode them; for `pack`.
+    """The image files of a named data set or a folder, which `load` would decode; for `pack`.
 
-    Raises ValueError for what consists of no such files; else as `load`.
+    Raises ValueError for a source that does not consist of image files, and other errors as `load`.
     """
     name, path = str(data), Path(data)
     if name in PUBLISHED:
         return PUBLISHED[name].listing(Path(data_dir or DATA_DIR))
     if name in NAMES or path.is_file():
-        raise ValueError(f"{name} needs no packing, expected a folder of images or {', '.join(PUBLISHED)}")
+        raise ValueError(f"{name} cannot be packed, expected a folder of images or {', '.join(PUBLISHED)}")
     if not path.is_dir():
         raise FileNotFoundError(_not_found(name, path))
     return list_folder(path)
@@ -114,10 +116,10 @@ def _published(name: str, data_dir: Path, image_size: int | None) -> Dataset:
 
 
 def _not_found(name: str, path: Path) -> str:
-    close = nearest(name.lower(), NAMES, LIKENESS)
+    close: str | Path | None = nearest(name.lower(), NAMES, LIKENESS)
     if close is None and path.parent.is_dir():
         neighbour = nearest(path.name, (entry.name for entry in path.parent.iterdir()), LIKENESS)
-        close = neighbour and path.parent / neighbour
+        close = path.parent / neighbour if neighbour else None
     hint = f" (nearest: {close})" if close else ""
     kinds = "a .npz file, a packed .npy file or a folder of images"
     return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, {kinds}"
@@ -130,7 +132,7 @@ def _parts(image_size: int, seed: int, train_images: int) -> Dataset:
         "parts",
         train=draw_parts(train_images, **options),
         test=draw_parts(PARTS_TEST, first_image=FIRST_TEST_IMAGE, **options),
-        class_names=names,  # a class is named after the type that beats the other
+        class_names=names,  # the class has the name of the type that beats the other
         part_names=names,
         flip=False,  # two-sided rings have a left and a right
     )

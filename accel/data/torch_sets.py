@@ -1,7 +1,7 @@
-"""Images out of PyTorch's own data sets and loaders."""
+"""Images from PyTorch data sets and data loaders."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,12 +10,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from accel.data.images import Dataset, ImageSet
 
-BATCH = 256  # items a batch where a loader does not say
+BATCH = 256  # default number of items per batch
 IMAGE_KEYS = ("image", "images", "data", "pixel_values")  # in items that are dictionaries
 LABEL_KEYS = ("label", "labels", "target")
 LIMITS = ((0.0, 1.0), (-1.0, 1.0))
 
-Source = TorchDataset | DataLoader
+Source = TorchDataset[Any] | DataLoader[Any]
 
 
 def from_torch(
@@ -27,24 +27,24 @@ def from_torch(
     value_range: tuple[float, float] = (0.0, 1.0),
     flip: bool = True,
 ) -> Dataset:
-    """The images of PyTorch data sets or DataLoaders, as `accel.training.train` takes them.
+    """Reads PyTorch data sets or DataLoaders into a data set for `accel.training.train`.
 
         dataset = from_torch(train_set, test_set)
         train(TrainingConfig(data="photographs"), dataset)
 
     Items are (image, label), (image, label, …), an image alone, or a dictionary of "image" and "label" ("data",
-    "images", "pixel_values"; "labels", "target"). Images are tensors (C, H, W), C = 1 or 3 and all of one size, uint8
-    or floating in value_range, as torchvision's ToTensor gives them; or pictures of PIL or NumPy arrays (H, W) or
-    (H, W, C), uint8. Every item is read once, in its order whatever the loader shuffles, and kept in memory as uint8,
-    so a random transformation is drawn once; the one that training draws anew for every epoch is `flip`.
+    "images", "pixel_values"; "labels", "target"). Images are tensors (C, H, W) with C = 1 or 3, all of one size, uint8
+    or floating point in value_range, as from torchvision's ToTensor; or PIL images; or NumPy arrays (H, W) or (H, W, C)
+    of uint8. Every item is read once, in the order of the data set even if the loader shuffles, and kept in memory as
+    uint8. So random transformations are applied only once; the only augmentation in every epoch is `flip`.
 
     Args:
-        train, test: data sets or loaders of them; a tenth of `train` is held out where there is no `test`.
-        name: what the log calls the set. class_names: one a label.
-        value_range: of floating images, (0, 1) or (−1, 1).
+        train, test: data sets or loaders; without `test`, a tenth of `train` is held out.
+        name: name of the data set in the log. class_names: one name per label.
+        value_range: range of floating-point images, (0, 1) or (−1, 1).
         flip: whether training may mirror images.
 
-    Raises ValueError for items that are none of these, images of several sizes, or values outside of value_range.
+    Raises ValueError for items of other types, images of different sizes, or values outside of value_range.
     """
     if tuple(map(float, value_range)) not in LIMITS:
         raise ValueError(f"value_range must be (0, 1) or (-1, 1), got {value_range}")
@@ -63,31 +63,31 @@ def _read(source: Source, which: str, value_range: tuple[float, float]) -> Image
         image, label = _taken_apart(item, which)
         images.append(_bytes(image, which, value_range))
         if images[-1].shape[1:] != images[0].shape[1:]:
-            raise ValueError(f"images of {which} differ in size: let its transform resize or crop them to one")
+            raise ValueError(f"images of {which} differ in size: let its transform resize or crop them to one size")
         if label is not None:
             labels.append(np.asarray(label).reshape(-1))
     if not images:
         raise ValueError(f"{which} holds no images")
-    images = np.concatenate(images)
+    pixels = np.concatenate(images)
     if not labels:
-        return ImageSet(images)
-    labels = np.concatenate(labels)
-    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        return ImageSet(pixels)
+    classes = np.concatenate(labels)
+    if len(classes) != len(pixels) or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
         raise ValueError(
-            f"labels of {which} must be whole numbers from 0, one an image, got {len(labels)} of {labels.dtype} for "
-            f"{len(images)} images"
+            f"labels of {which} must be whole numbers from 0, one per image, got {len(classes)} of {classes.dtype} for "
+            f"{len(pixels)} images"
         )
-    return ImageSet(images, labels.astype(np.int64))
+    return ImageSet(pixels, classes.astype(np.int64))
 
 
 def _items(source: Source, which: str) -> Iterator[Any]:
-    """Items of a data set, or batches as a loader collates them, in the data set's order."""
+    """Items of a data set, or batches that a loader collates, in the order of the data set."""
     if not isinstance(source, TorchDataset | DataLoader):
         raise ValueError(f"{which} must be a torch Dataset or DataLoader, got {type(source).__name__}")
     if isinstance(source, IterableDataset) or isinstance(getattr(source, "dataset", None), IterableDataset):
-        yield from source
+        yield from cast(Iterable[Any], source)
     elif isinstance(source, DataLoader):
-        # A loader that shuffles would give another order, and so another run, every time.
+        # A loader that shuffles would give a different order, and so a different run, every time.
         yield from DataLoader(
             source.dataset,
             batch_size=source.batch_size or BATCH,
@@ -96,7 +96,7 @@ def _items(source: Source, which: str) -> Iterator[Any]:
             collate_fn=source.collate_fn,
         )
     else:
-        for index in range(len(source)):
+        for index in range(len(cast(Sized, source))):
             yield source[index]
 
 

@@ -1,4 +1,4 @@
-"""How good a trained model is: its reconstructions, and the parts that it has found."""
+"""Evaluation of trained models: reconstructions, and discovered parts."""
 
 from accel.evaluation.discovery import Discovery, discover, discover_by_clustering, part_average_precision, untrained
 from accel.evaluation.measures import measure, observe

@@ -1,4 +1,4 @@
-"""A table of the paper made again: what its runs have given, as plain data and as Markdown."""
+"""Results of a reproduced table, as plain data and as Markdown."""
 
 import statistics
 from typing import Any
@@ -9,7 +9,7 @@ from accel.training.record import machine
 
 
 def collect(table: Table, jobs: list[Job], failures: dict[str, str]) -> dict[str, Any]:
-    """What is known of a table, as plain data: for every cell the values by seed, their mean and standard deviation."""
+    """A table as plain data: for every cell the values by seed, their mean and standard deviation."""
     by_row = {job.row.name: [other for other in jobs if other.row.name == job.row.name] for job in jobs}
     first = jobs[0].config
     rows = []
@@ -52,24 +52,24 @@ def _cell(jobs: list[Job], protocol: str, last: str, selected: str, paper: float
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """A table of the last epochs' accuracies, and one of those that a held-out tenth of the training set chose."""
+    """A table of accuracies after the last epoch, and one after the epoch selected on held-out images."""
     titles = list(result["rows"][0]["cells"])
     lines = [f"# {result['table'].replace('table', 'Table ')}: {result['caption']}", ""]
     seeds = f"{result['seeds']} seed" + ("s" if result["seeds"] > 1 else "")
     lines += [
         f"{result['data']}; {seeds}; epochs: {result['epochs']} of training, {result['transfer_epochs']} of transfer; "
         f"{result['machine']['device']}, PyTorch {result['machine']['torch']}.",
-        "Percent, mean ± standard deviation over the seeds, or over as many as stand behind; in brackets the paper's.",
+        "Percent, mean ± standard deviation over the seeds ('of n': only n have finished); in brackets the paper's.",
         "",
         f"    {result['command']}",
         "",
     ]
-    headings = {"last": "After the last epoch", "selected": "After the epoch that a held-out tenth chose"}
+    headings = {"last": "After the last epoch", "selected": "After the epoch selected on a held-out tenth"}
     for choice, heading in headings.items():
         lines += [
             f"## {heading}",
             "",
-            "| | " + " | ".join(titles) + " | seconds a run |",
+            "| | " + " | ".join(titles) + " | seconds per run |",
             "|---|" + "---:|" * (len(titles) + 1),
         ]
         for row in result["rows"]:

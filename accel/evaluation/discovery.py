@@ -1,4 +1,4 @@
-"""Which true part types were found, where a data set tells the truth about them, and by simpler means than a model."""
+"""Part discovery: how well the true part types of a data set were found, by a model and by simple baselines."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_m
 from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import in_order
 
-CHOOSING_IMAGES = 4000  # training images on which each type's part is chosen, and baselines are fitted
+CHOOSING_IMAGES = 4000  # training images for choosing the part of each type and for fitting baselines
 
 
 def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Maps (n, M, h, w) on the grid of `like` by the maximum over each of its cells, if theirs is a finer one."""
+    """Maps (n, M, h, w), reduced to the grid of `like` by the maximum over its cells, if their grid is finer."""
     (height, width), (rows, columns) = maps.shape[2:], like.shape[2:]
     if (height, width) == (rows, columns) or height % rows or width % columns:
         return maps
@@ -25,7 +25,7 @@ def merge_cells(maps: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def one_grid(occurrence: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both maps on the coarser of their grids; ValueError if images or grids do not belong together."""
+    """Both maps on the coarser of their grids; ValueError if images or grids do not match."""
     occurrence, truth = merge_cells(occurrence, truth), merge_cells(truth, occurrence)
     if len(occurrence) != len(truth) or occurrence.shape[2:] != truth.shape[2:]:
         raise ValueError(
@@ -36,17 +36,17 @@ def one_grid(occurrence: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How well each learned part finds each true type: average precision over all cells of all images.
+    """Average precision with which each learned part finds each true type, over all cells of all images.
 
         AP = Σ_k (R_k − R_{k−1}) P_k
 
-    over the distinct values of the occurrence from high to low, P_k and R_k being precision and recall of the
-    cells at or above the k-th. Equal values form one step, so the order of tied cells does not matter, and a
-    constant map scores what chance does: the share of cells that hold the type. Where one grid is finer, its
-    cells are merged to the other's by their maximum.
+    over the distinct values of the occurrence from high to low, where P_k and R_k are precision and recall of the cells
+    at or above the k-th value. Equal values form one step, so the order of tied cells does not matter, and a constant
+    map
+    scores chance: the share of cells that hold the type. If one grid is finer, its cells are merged by their maximum.
 
-    occurrence: (n, N, h, w), any numbers that rank cells. truth: bool (n, T, h', w'). Returns float64 (N, T),
-    not a number for a type that never occurs. Raises ValueError for shapes that do not belong together.
+    occurrence: (n, N, h, w), any scores that rank cells. truth: bool (n, T, h', w'). Returns float64 (N, T), NaN for a
+    type that never occurs. Raises ValueError for shapes that do not match.
     """
     occurrence, truth = one_grid(occurrence, truth)
     scores = occurrence.swapaxes(0, 1).reshape(occurrence.shape[1], -1)
@@ -65,19 +65,19 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Discovery:
-    """For T true types and N parts, what is found on held-out images; each type's part is chosen on training images."""
+    """Results on held-out images for T true types and N parts; parts are assigned to types on training images."""
 
-    part: np.ndarray  # int64 (T,), the part of highest average precision for the type
+    part: np.ndarray  # int64 (T,), the part with the highest average precision for the type
     average_precision: np.ndarray  # float64 (T,), of that part
     chance: np.ndarray  # float64 (T,), the share of cells that hold the type
     localisation_error: np.ndarray  # float64 (T,), cells, see `localisation_errors`
-    coverage: np.ndarray  # float64 (T,), share of the type's cells in which any part occurs that is not saturated
-    marked: float  # share of all cells in which one does: what coverage would be by chance
-    purity: np.ndarray  # float64 (N,), share of the part's surest occurrences that lie on one type
+    coverage: np.ndarray  # float64 (T,), share of the type's cells in which any part occurs, except saturated parts
+    marked: float  # share of all cells in which such a part occurs: chance level of coverage
+    purity: np.ndarray  # float64 (N,), share of the part's most probable occurrences that lie on one type
     purest: np.ndarray  # int64 (N,), that type
 
     def summary(self) -> dict[str, float]:
-        """The means, over types or parts, by name."""
+        """{name: mean over types or parts}."""
         return {
             "average_precision": float(np.nanmean(self.average_precision)),
             "localisation_error": float(np.nanmean(self.localisation_error)),
@@ -87,10 +87,10 @@ class Discovery:
 
 
 def localisation_errors(occurrence: np.ndarray, truth: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """How far, in cells, a type's part is from the type: float64 (T,), not a number for a type that never occurs.
+    """Distance, in cells, of a type's part from the type: float64 (T,), NaN for a type that never occurs.
 
-    The mean, over the images that show the type, of the distance from the middle of the cell of which its part is
-    surest to the middle of the nearest cell that holds the type. occurrence (n, N, h, w) and truth (n, T, h, w) on one
+    The mean over the images that show the type of the distance between the centre of the most probable cell of its part
+    and the centre of the nearest cell that holds the type. occurrence (n, N, h, w) and truth (n, T, h, w) on one
     grid, part (T,).
     """
     rows, columns = occurrence.shape[2:]
@@ -108,9 +108,10 @@ def localisation_errors(occurrence: np.ndarray, truth: np.ndarray, part: np.ndar
 
 
 def purities(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Share of each part's surest occurrences that lies on each type: float64 (N, T).
+    """Share of each part's most probable occurrences that lies on each type: float64 (N, T).
 
-    The SUREST images with the surest cells, one cell each. occurrence (n, N, h, w) and truth (n, T, h, w) on one grid.
+    These are the SUREST images with the most probable cells, one cell per image. occurrence (n, N, h, w) and truth (n,
+    T, h, w) on one grid.
     """
     flat = occurrence.reshape(*occurrence.shape[:2], -1)
     images = np.argsort(-flat.max(axis=2), axis=0, kind="stable")[:SUREST]  # (K, N)
@@ -119,9 +120,9 @@ def purities(occurrence: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def compare(chosen: np.ndarray, train: ImageSet, maps: np.ndarray, test: ImageSet) -> Discovery:
-    """What maps (n, N, h, w) of training images choose, and maps of held-out images then find; both sets have truth.
+    """Chooses parts by maps (n, N, h, w) of training images and evaluates them on maps of held-out images.
 
-    Any numbers that rank a part's cells will do; where one is above ½ the part occurs.
+    Both sets have ground truth. Maps are any scores that rank the cells of a part; a part occurs where they exceed ½.
     """
     precision = part_average_precision(chosen, train.truth)
     part = np.where(np.isnan(precision), -1, precision).argmax(axis=0)
@@ -147,8 +148,8 @@ def compare(chosen: np.ndarray, train: ImageSet, maps: np.ndarray, test: ImageSe
 def discover(model: nn.Module, dataset: Dataset) -> Discovery:
     """Chooses each type's best part on training images and measures it on held-out ones.
 
-    The choice is made on other images than the measurement, which would otherwise profit from it. Raises
-    ValueError if the data set does not tell the truth about its parts.
+    Choosing parts on the held-out images would bias the measurement. Raises ValueError if the data set has no ground
+    truth of parts.
     """
     train = first_training_images(dataset)
     return compare(
@@ -157,18 +158,18 @@ def discover(model: nn.Module, dataset: Dataset) -> Discovery:
 
 
 def first_training_images(dataset: Dataset) -> ImageSet:
-    """Those on which parts are chosen; ValueError if the data set does not tell the truth about its parts."""
+    """The training images on which parts are chosen; ValueError if the data set has no ground truth of parts."""
     if dataset.train.truth is None or dataset.test.truth is None:
-        raise ValueError(f"{dataset.name} does not say where parts are, so their discovery cannot be measured")
+        raise ValueError(f"{dataset.name} has no ground truth of parts, so part discovery cannot be measured")
     few = slice(CHOOSING_IMAGES)
     return ImageSet(dataset.train.images[few], truth=dataset.train.truth[few])
 
 
-# Two simpler ways to parts, to be compared with a model's.
+# Two baselines
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model of the same make with new random weights: what the architecture finds before it learns anything."""
+    """A model with the same configuration and new random weights, as a baseline."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return type(model)(**model.config).eval()
@@ -177,8 +178,8 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
 def discover_by_clustering(dataset: Dataset, num_parts: int, scale: int, seed: int = 0) -> Discovery:
     """As `discover`, with k-means over the pixels of cells (scale × scale) in place of a model: a cluster is a part.
 
-    A cell's score for a cluster is by how much the cluster's centre is nearer than any other, in squared distance, plus
-    ½, so that every cell belongs to one cluster with a score above ½. (The distance itself ranks far worse.)
+    The score of a cell for a cluster is the margin by which the cluster's centre is nearer than any other, in squared
+    distance, plus ½; so every cell belongs to one cluster, with a score above ½. (The distance itself ranks far worse.)
     """
     train = first_training_images(dataset)
     vectors = cell_pixels(train.images, scale)
@@ -204,14 +205,14 @@ def cell_pixels(images: np.ndarray, scale: int) -> Tensor:
 def k_means(vectors: Tensor, count: int, seed: int, rounds: int = 30, sample: int = 20_000) -> Tensor:
     """Centres (count, M) of vectors (m, M) after Lloyd's rounds from a k-means++ start, on a random sample.
 
-    The same seed gives the same centres. A centre that no vector is nearest to stays where it is.
+    The same seed gives the same centres. A centre that is not the nearest of any vector does not move.
     """
     generator = torch.Generator().manual_seed(seed)
     vectors = vectors[torch.randperm(len(vectors), generator=generator)[:sample]]
     centres = vectors[:1]
     squared = (vectors - centres).square().sum(1)
     while len(centres) < count:
-        # Where fewer than `count` different vectors exist, every distance is 0 and any vector will do.
+        # If there are fewer than `count` distinct vectors, all distances are 0, and any vector can be chosen.
         weights = squared if squared.any() else torch.ones_like(squared)
         new = vectors[torch.multinomial(weights, 1, generator=generator)]
         centres = torch.cat([centres, new])

@@ -1,4 +1,4 @@
-"""A classifier trained on a run's encoder: fine-tuned from some layer on, or a linear one on its features."""
+"""Training of classifiers on a run's encoder: fine-tuning with frozen first layers, or a linear probe."""
 
 import contextlib
 import copy
@@ -34,13 +34,13 @@ from accel.training.interrupt import Stopped, StopRequest
 from accel.training.protocols import FREEZES, TransferConfig
 from accel.training.step import Execution, load_optimiser
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # the paper gives neither; these are the authors' code's
-CACHE = 4 << 30  # bytes that an encoder's features may take in memory
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # not given in the paper; as in the authors' code
+CACHE = 4 << 30  # maximal size of cached features, in bytes
 SAVE_EVERY = 30  # seconds
 
 
 class State(TypedDict):
-    """What the checkpoint of an unfinished transfer holds."""
+    """The content of the checkpoint of an unfinished transfer."""
 
     identity: dict
     data: dict[str, str]
@@ -64,11 +64,14 @@ def checksum(network: nn.Module) -> int:
 class Fit:
     """One classifier, trained by stochastic gradient descent on cross-entropy.
 
-    Images are learned from in the precision that `execution` says, as in the run, and tested in float32.
+    Training uses the precision of `execution`, as in the run; testing uses float32.
 
-    Features of an encoder that nothing moves are computed once, and mirrored ones beside them, where they fit into
-    memory; what is learned is the same.
+    The features of a frozen encoder, also of mirrored images, are computed once if they fit into memory; the result is
+    the same. Subclasses choose the network, its inputs and the schedule.
     """
+
+    schedule: str
+    weight_decay: float
 
     def __init__(
         self,
@@ -83,34 +86,29 @@ class Fit:
         self.folder, self.protocol, self.config = folder / "transfer" / protocol, protocol, config
         self.run_folder, self.dataset, self.device = folder, dataset, device
         self.encoder = checksum(model.encoder)
-        preset = model.config["encoder"]
-        linear = protocol == "linear"
-        self.epochs = config.epochs or (30 if preset == "resnet18" and not linear else 90)
-        self.batch_size = config.batch_size or (256 if linear else 128)
-        self.learning_rate = config.learning_rate or (0.1 * self.batch_size / 256 if linear else 0.01)
+        self.epochs, self.batch_size, self.learning_rate = self.pace(model)
         self.sets = split(dataset)
         self.train = self.sets["train"]
-        self.network = self.build(model, preset)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = self.classifier(model)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.features = self.kept_features(model)
         self.learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         # On the device, where a captured step reads it.
         self.rate = torch.tensor(self.learning_rate, device=device)
-        decay = 0.0 if linear else WEIGHT_DECAY
-        self.optimiser = torch.optim.SGD(self.learned, self.rate, MOMENTUM, weight_decay=decay, fused=True)
+        self.optimiser = torch.optim.SGD(self.learned, self.rate, MOMENTUM, weight_decay=self.weight_decay, fused=True)
         self.parameters = {
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
-            "schedule": "cosine" if linear else "divided by 10 after each third",
+            "schedule": self.schedule,
             "momentum": MOMENTUM,
-            "weight_decay": decay,
+            "weight_decay": self.weight_decay,
             "train_images": len(self.train),
             "validation_images": len(self.sets["validation"]),
             "flip": dataset.flip,
             "precision": "float32" if self.features is not None else execution.precision,
-        }
-        if linear:
-            self.parameters["features"] = "mean over cells"
-        else:
-            self.parameters |= {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": config.frozen_bn_stats}
+        } | self.own_parameters()
         self.autocast = execution.autocast(device)
         self.seed, self.clock = torch.tensor(config.seed, device=device), torch.tensor(0, device=device)
         self.loss = torch.zeros((), device=device)
@@ -128,49 +126,37 @@ class Fit:
         self.epoch, self.seconds = 0, 0.0
         self.best = (-1.0, 0, None)  # accuracy on the validation images, epoch, weights
 
-    def build(self, model: nn.Module, preset: str) -> nn.Module:
-        """The network whose parameters are learned; says where its inputs come from."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            channels, classes = model.encoder.conv1.in_channels, self.dataset.num_classes
-            if self.protocol == "linear":
-                network = nn.Linear(model.encoder.out_channels, classes)
-                nn.init.normal_(network.weight, std=0.01)
-                nn.init.zeros_(network.bias)
-            else:
-                network = Classifier(
-                    image_size=model.image_size, channels=channels, num_classes=classes, encoder=preset
-                )
-                network.encoder.load_state_dict(model.encoder.state_dict())
-                network.freeze(FREEZES[self.protocol], keep_statistics=self.config.frozen_bn_stats == "keep")
-        network = network.to(self.device, memory_format=torch.channels_last)
-        encoder, pool = (model.encoder, cell_mean) if self.protocol == "linear" else (network.encoder, coarse_vector)
-        self.features = self.extract_all(encoder, pool) if self.nothing_moves(encoder) else None
-        return network
+    def pace(self, model: nn.Module) -> tuple[int, int, float]:
+        """(epochs, batch size, initial learning rate), from the options or by default."""
+        raise NotImplementedError
 
-    def nothing_moves(self, encoder: nn.Module) -> bool:
-        """Whether an image's features are the same in every epoch, and those of all images fit into memory."""
-        if self.protocol == "linear":
-            return True
-        frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
-        cells = 16 * encoder.out_channels
-        return frozen and 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """The network to train; new weights are drawn from PyTorch's generator."""
+        raise NotImplementedError
+
+    def kept_features(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """The features to cache (`extract_all`), or None to train on images."""
+        raise NotImplementedError
+
+    def own_parameters(self) -> dict:
+        """Further parameters for transfer.json."""
+        raise NotImplementedError
+
+    def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits of images, or of their features if those are cached."""
+        raise NotImplementedError
+
+    def rate_of(self, epoch: int) -> float:
+        """The learning rate of an epoch."""
+        raise NotImplementedError
 
     def extract_all(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Features (n, F) of each set, and of the mirrored training images if they are to be seen."""
+        """Features (n, F) of each set, and of mirrored training images if training mirrors."""
         names = ("train", "validation", "test")
         features = {name: extract(encoder, pool, self.sets[name], self.device) for name in names}
         if self.dataset.flip:
             features["mirrored"] = extract(encoder, pool, self.train, self.device, mirror=True)
         return features
-
-    def logits(self, inputs: Tensor, noise: Noise | None = None) -> Tensor:
-        """Of images, or of their features where those are kept."""
-        if self.protocol == "linear":
-            return self.network(inputs)
-        if self.features is not None:
-            return self.network.output(self.network.represent(inputs, noise))
-        return self.network(inputs, noise)
 
     def update(self, inputs: Tensor, labels: Tensor) -> None:
         """One step of SGD."""
@@ -190,7 +176,7 @@ class Fit:
         self.optimiser.step()
 
     def batches(self, epoch: int) -> Examples:
-        """The training batches of an epoch; which images, and which of them mirrored, does not depend on features."""
+        """The training batches of an epoch: the same images and mirrorings with and without cached features."""
         if self.features is None:
             yield from self.image_batches.epoch(epoch)
             return
@@ -217,20 +203,14 @@ class Fit:
                 examples = zip(self.features[name].split(BATCH), labels.split(BATCH), strict=True)
             return top_accuracies((self.logits(inputs), labels) for inputs, labels in examples)
 
-    def rate_of(self, epoch: int) -> float:
-        """The step size of an epoch."""
-        if self.protocol == "linear":
-            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
-
     def run(self) -> dict:
-        """Trains to the last epoch and measures on the test images; gives the entry of transfer.json."""
+        """Trains to the last epoch and evaluates on the test images; returns the entry of transfer.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder):
             return self.finish()
 
     def finish(self) -> dict:
-        """The same, while no other process works in the folder."""
+        """As `run`, with the lock on the folder held."""
         self.resume()
         saved_at = time.monotonic()
         bar = progress(self.epochs, initial=self.epoch, desc=self.protocol, unit="epoch")
@@ -243,8 +223,8 @@ class Fit:
                     saved_at = time.monotonic()
                 if stop.signal_number is not None:
                     raise Stopped(
-                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} with everything saved; "
-                        f"the same command on {shlex.quote(str(self.run_folder))} continues",
+                        f"stopped after epoch {self.epoch} of {self.epochs} of {self.protocol} and saved; the same "
+                        f"command on {shlex.quote(str(self.run_folder))} continues",
                         stop.signal_number,
                     )
         began = time.monotonic()
@@ -260,7 +240,7 @@ class Fit:
         return self.identity() | outcome | {"seconds": self.seconds + time.monotonic() - began}
 
     def train_epoch(self) -> None:
-        """One pass over the training images, and a look at the validation images."""
+        """One pass over the training images, and an evaluation on the validation images."""
         began = time.monotonic()
         self.network.train()
         self.rate.fill_(self.rate_of(self.epoch))
@@ -279,7 +259,7 @@ class Fit:
         self.seconds += time.monotonic() - began
 
     def identity(self) -> dict:
-        """What tells one transfer from another."""
+        """The settings that identify a transfer."""
         return {
             "protocol": self.protocol,
             "data": self.dataset.name,
@@ -289,7 +269,7 @@ class Fit:
         }
 
     def state(self) -> dict:
-        """What a step changes, but the sum of the loss."""
+        """The state that a step changes, except the sum of the loss."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -297,13 +277,13 @@ class Fit:
         }
 
     def load_state(self, state: dict) -> None:
-        """Gives it back, into the same tensors."""
+        """Restores this state, into the same tensors."""
         self.network.load_state_dict(state["network"])
         load_optimiser(self.optimiser, state["optimiser"])
         self.clock.copy_(state["clock"])
 
     def take_back(self, before: tuple[dict, Tensor]) -> None:
-        """Undoes a step whose compilation failed half way."""
+        """Undoes a step whose compilation failed."""
         state, loss = before
         self.load_state(state)
         self.loss.copy_(loss)
@@ -324,13 +304,13 @@ class Fit:
             write_whole({path: tensors_to_bytes(state)})
 
     def resume(self) -> None:
-        """Takes up the state of the same transfer, if one was interrupted and the run has learned nothing since."""
+        """Restores an interrupted transfer with the same settings, if the run was not trained further since."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return
         state = load_tensors(path)
         if isinstance(state, dict) and "data" not in state:
-            return  # of an earlier version, which did not say of which images
+            return  # of an earlier version, which did not record the images
         refuse_other(state, State, path)
         if (state["identity"], state["encoder"], state["data"]) != (self.identity(), self.encoder, self.data):
             return
@@ -339,5 +319,76 @@ class Fit:
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
-            raise ValueError(f"{path} does not fit the classifier that it is of: {reason}; remove it") from error
+            raise ValueError(f"{path} does not fit its classifier: {reason}; remove the file to start again") from error
         self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]
+
+
+class FineTuning(Fit):
+    """The paper's protocol (section 4.1): a classifier on a copy of the encoder, whose first stages are frozen."""
+
+    schedule, weight_decay = "divided by 10 after each third", WEIGHT_DECAY
+
+    def pace(self, model):
+        epochs = 30 if model.config["encoder"] == "resnet18" else 90
+        return self.config.epochs or epochs, self.config.batch_size or 128, self.config.learning_rate or 0.01
+
+    def classifier(self, model):
+        network = Classifier(
+            image_size=model.image_size,
+            channels=model.encoder.conv1.in_channels,
+            num_classes=self.dataset.num_classes,
+            encoder=model.config["encoder"],
+        )
+        network.encoder.load_state_dict(model.encoder.state_dict())
+        network.freeze(FREEZES[self.protocol], keep_statistics=self.config.frozen_bn_stats == "keep")
+        return network
+
+    def kept_features(self, model):
+        encoder = self.network.encoder
+        frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
+        cells = 16 * encoder.out_channels
+        fits = 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
+        return self.extract_all(encoder, coarse_vector) if frozen and fits else None
+
+    def own_parameters(self):
+        return {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": self.config.frozen_bn_stats}
+
+    def logits(self, inputs, noise=None):
+        if self.features is not None:
+            return self.network.output(self.network.represent(inputs, noise))
+        return self.network(inputs, noise)
+
+    def rate_of(self, epoch):
+        return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
+
+
+class LinearProbe(Fit):
+    """A linear classifier on the features of the frozen encoder, averaged over cells."""
+
+    schedule, weight_decay = "cosine", 0.0
+
+    def pace(self, model):
+        batch_size = self.config.batch_size or 256
+        return self.config.epochs or 90, batch_size, self.config.learning_rate or 0.1 * batch_size / 256
+
+    def classifier(self, model):
+        network = nn.Linear(model.encoder.out_channels, self.dataset.num_classes)
+        nn.init.normal_(network.weight, std=0.01)
+        nn.init.zeros_(network.bias)
+        return network
+
+    def kept_features(self, model):
+        return self.extract_all(model.encoder, cell_mean)
+
+    def own_parameters(self):
+        return {"features": "mean over cells"}
+
+    def logits(self, inputs, noise=None):
+        return self.network(inputs)
+
+    def rate_of(self, epoch):
+        return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+
+# By protocol.
+FITS: dict[str, type[Fit]] = {**dict.fromkeys(FREEZES, FineTuning), "linear": LinearProbe}

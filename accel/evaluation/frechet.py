@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of images: Gaussians of features, and the networks that give features."""
+"""The Fréchet distance of two sets of images: Gaussians of features, and networks for the features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from accel.models import Classifier
 
 
 class Moments:
-    """Mean and covariance of vectors that come in batches, in float64 on the vectors' device.
+    """Mean and covariance of vectors in batches, in float64 on the vectors' device.
 
-    A batch's own moments are merged with those of all before (Chan et al. 1983), so nothing is lost to subtracting two
-    large numbers, and the covariance divides by n − 1.
+    Moments of a batch are merged with those of all earlier ones (Chan et al. 1983), which avoids cancellation; the
+    covariance divides by n − 1.
     """
 
     def __init__(self):
@@ -24,7 +24,7 @@ class Moments:
         self.mean = self.scatter = 0.0  # (M,) and (M, M), Σ (x − mean)(x − mean)ᵀ
 
     def add(self, vectors: Tensor) -> None:
-        """Takes vectors (B, M) of any floating dtype."""
+        """Adds vectors (B, M) of any floating dtype."""
         vectors = vectors.double()
         count, mean = len(vectors), vectors.mean(0)
         centred = vectors - mean
@@ -48,7 +48,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     symmetric. Raises ValueError for fewer than two vectors, or vectors of different lengths.
     """
     if one.covariance.shape != other.covariance.shape:
-        raise ValueError(f"features are of {len(one.mean)} and of {len(other.mean)} numbers")
+        raise ValueError(f"features must have the same dimension, got {len(one.mean)} and {len(other.mean)}")
     values, vectors = torch.linalg.eigh(one.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     trace_of_root = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()
@@ -58,20 +58,20 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 
 @dataclass(frozen=True)
 class Features:
-    """A network that turns images into vectors, and what has to be said beside a distance of them."""
+    """A network that maps images to vectors, and the settings to report with a distance."""
 
-    name: str  # of the measure: fid for Inception's alone
-    network: str  # what gives the features, in words
-    resize: str  # what is done to the images' size, in words
-    range: str  # of the pixels that the network reads
+    name: str  # name of the measure: fid only for Inception
+    network: str  # description of the network
+    resize: str  # description of the resizing
+    range: str  # range of the pixels that the network expects
     extract: Callable[[Tensor], Tensor]  # float images (B, C, H, W) in [−1, 1] → (B, M)
 
 
 def inception_features(path: Path, device: torch.device) -> Features:
-    """Those of the Fréchet Inception distance, from the state dict that pytorch-fid distributes.
+    """The features of the Fréchet Inception distance, with weights from the state dict that pytorch-fid distributes.
 
-    Raises FileNotFoundError, or ValueError for any other file; a TorchScript archive is one, since to open it is to run
-    the code that it holds.
+    Raises FileNotFoundError, or ValueError for any other file, including a TorchScript archive, which would execute
+    code when opened.
     """
     network = Inception.from_file(path).to(device).eval()
 
@@ -86,14 +86,14 @@ def inception_features(path: Path, device: torch.device) -> Features:
 
 
 def classifier_features(folder: Path, device: torch.device) -> Features:
-    """The 512 numbers that a classifier of `transfer` reads its classes from; `folder` is its model's."""
+    """The 512 penultimate features of a classifier that `transfer` trained; `folder` is that of its model."""
     network = Classifier.from_pretrained(folder, device).eval()
     words = f"classifier {'/'.join(folder.parts[-4:])}, 512 numbers before its classes"
     return Features("frechet_classifier", words, "none", "[-1, 1]", network.penultimate)
 
 
 def encoder_features(model: nn.Module) -> Features:
-    """A model's own features φ(x), averaged over cells: they say nothing of another model's."""
+    """A model's own features φ(x), averaged over cells; distances cannot be compared between models."""
 
     def extract(images: Tensor) -> Tensor:
         return model.features(images).mean((2, 3))

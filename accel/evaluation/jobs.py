@@ -1,6 +1,6 @@
-"""The runs that a table of the paper needs, and what of each is missing.
+"""The runs that a table of the paper needs, and the missing steps of each.
 
-All that is known of a run lies in its folder, so whoever is interrupted goes on by asking for the table again.
+The state of a run is in its folder, so an interrupted `reproduce` continues when the same command is given again.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ END_TO_END = "end-to-end"  # in place of a protocol of transfer
 class Job:
     """One run of training and the transfers from it.
 
-    row: of the table, with the figures that are to stand beside it. protocols: of transfer, or END_TO_END.
+    row: the row of the table, with the paper's figures. protocols: transfer protocols, or END_TO_END.
     """
 
     row: Row
@@ -31,11 +31,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For the terminal and the record of failures."""
+        """Name for the terminal and the record of failures."""
         return f"{self.row.name}, seed {self.config.seed}"
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What is recorded of the transfers that are done, by protocol."""
+        """{protocol: recorded result} of finished transfers."""
         asked = {"data": str(Path(self.config.data)), "seed": self.config.seed, "epochs": self.transfer_epochs}
         found = {}
         for entry in transfer_records.results(self.config.folder):
@@ -44,13 +44,13 @@ class Job:
         return found
 
     def missing(self) -> list[str]:
-        """What is to be done, the training first; nothing once all transfers are recorded, as they come last."""
+        """Missing steps, with the training first; empty once all transfers are recorded."""
         done = self.results()
         protocols = [name for name in self.protocols if name not in done]
         return ["training", *protocols] if protocols else []
 
     def seconds(self) -> float:
-        """What training and transfers have taken so far."""
+        """Seconds that training and transfers have taken so far."""
         return sum(entry["seconds"] for entry in [*read_history(self.config.folder), *self.results().values()])
 
 
@@ -66,15 +66,15 @@ def plan(
     """The runs of a table, row by row, each with the seeds 0, 1, ….
 
     Args:
-        out: the folder in which each run has its own.
-        systems: the rows of Tables 1 and 2 that are wanted, by default all; in the others the systems on which the
+        out: the folder that contains the folders of all runs.
+        systems: rows of Tables 1 and 2 to include, by default all; for the other tables, the systems for which the
             option is varied, by default patchvae.
-        epochs: of training and of each transfer, instead of the paper's.
-        options: of `TrainingConfig`, for all rows; `data` is the table's by default. `weights`, for the row supervised
-            alone, is a file of torchvision's ResNet-18: the paper's encoder that was trained on ImageNet.
+        epochs: number of epochs of training and of each transfer, instead of the paper's.
+        options: options of `TrainingConfig` for all rows; by default `data` is the table's. `weights`, only for the row
+            supervised, is a file of torchvision's ResNet-18: the paper's encoder that was trained on ImageNet.
 
-    Raises ValueError for a system that the table has not, an option that has no effect, or a run in `out` that was
-    trained with other options, whose results would else pass for these.
+    Raises ValueError for a system that the table does not have, an option without effect, or a run in `out` that was
+    trained with other options, so that its results do not belong to this table.
     """
     weights = options.pop("weights", None)
     options = (
@@ -84,7 +84,7 @@ def plan(
     jobs = []
     rows = rows_of(table, systems)
     if weights is not None and not any(row.imagenet for row in rows):
-        raise ValueError(f"no row of {table.name} that is wanted starts from weights")
+        raise ValueError(f"--weights has no effect: none of the chosen rows of {table.name} starts from weights")
     for row in rows:
         own = {"epochs": training_epochs} | options | row.options
         if row.imagenet:
@@ -103,14 +103,14 @@ def plan(
 
 
 def rows_of(table: Table, systems: tuple[str, ...]) -> list[Row]:
-    """The rows that are wanted, each of one system; see `plan`."""
+    """The selected rows, each for one system; see `plan`."""
     known = tuple(row.options["system"] for row in table.rows if "system" in row.options)
     if known:
         if unknown := [system for system in systems if system not in known]:
-            raise ValueError(f"{table.name} has no row {unknown[0]!r}, expected some of {', '.join(known)}")
+            raise ValueError(f"{table.name} has no row {unknown[0]!r}, expected one or more of {', '.join(known)}")
         return [row for row in table.rows if not systems or row.options["system"] in systems]
     if other := [system for system in systems if system in SYSTEMS and SYSTEMS[system].model != "PatchVAE"]:
-        raise ValueError(f"{table.name} varies an option of PatchVAE, which {other[0]!r} has not")
+        raise ValueError(f"{table.name} varies an option of PatchVAE that {other[0]!r} does not have")
     systems = systems or ("patchvae",)
     return [
         dataclasses.replace(

@@ -1,4 +1,4 @@
-"""All figures of a run on held-out images, each with what it was measured on, as plain numbers and words for a file."""
+"""All measures of a run on held-out images, each with the settings of its measurement, as plain data for a file."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import evaluating, in_order
 from accel.training.protocols import FREEZES
 
-Number = float | None  # of what is not a number, there is none
+Number = float | None  # None for NaN
 
 
 class Reconstruction(TypedDict):
@@ -47,7 +47,7 @@ class Part(TypedDict):
 
 
 class Parts(TypedDict):
-    """The learned parts, together and one by one."""
+    """Statistics of the learned parts, in total and for each part."""
 
     occurrences_an_image: Number
     effective_parts: Number
@@ -73,7 +73,7 @@ class Type(TypedDict):
 
 
 class Purity(TypedDict):
-    """On which true type a part mostly is."""
+    """The true type on which a part mostly occurs."""
 
     part: int
     purity: Number
@@ -81,7 +81,7 @@ class Purity(TypedDict):
 
 
 class Measures(TypedDict, total=False):
-    """What measures.json holds, as far as a report and pictures read it."""
+    """The entries of measures.json that reports and figures use."""
 
     reconstructions: list[Reconstruction]
     parts: Parts
@@ -97,8 +97,8 @@ OBSERVED = 1000  # training and held-out images
 def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequence[Features] = ()) -> list[dict]:
     """PSNR, SSIM and Fréchet distances of deterministic reconstructions, one pass over uint8 images (n, H, W, C).
 
-    Each is a dictionary of name, value, unit, count (of images), range (of the pixels) and resize, and Fréchet
-    distances of network and dimensions, too. No SSIM of images smaller than its window, no distance for one image.
+    Each is a dictionary of name, value, unit, count (of images), range (of the pixels) and resize; Fréchet distances
+    also have network and dimensions. There is no SSIM of images smaller than its window, and no distance for one image.
     """
     quality = {"psnr": psnr}
     if min(images.shape[1:3]) >= WINDOW_SIZE:
@@ -131,7 +131,7 @@ def measure_reconstructions(model: nn.Module, images: np.ndarray, features: Sequ
 
 
 def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
-    """What can be said of parts without truth, on uint8 images (n, H, W, C): totals, and a dictionary a part."""
+    """Statistics of parts without ground truth, on uint8 images (n, H, W, C): totals, and a dictionary per part."""
     found = find_occurrences(model, images)
     alike = consistency(model, images, found, side=2 * model.scale)
     others = found.overlap - np.eye(len(found.overlap)) * found.overlap
@@ -161,7 +161,7 @@ def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
 
 
 def measure_discovery(model: nn.Module, dataset: Dataset) -> dict:
-    """How well true types are found, by the model and by two simpler means: means, a dictionary a type, purities."""
+    """How well true types are found by the model and two baselines: means, a dictionary per type, purities."""
     found = {
         "model": discover(model, dataset),
         "k_means": discover_by_clustering(dataset, model.num_parts, model.scale),
@@ -193,10 +193,10 @@ def measure_discovery(model: nn.Module, dataset: Dataset) -> dict:
 
 
 def observe(model: nn.Module, dataset: Dataset, epoch: int) -> dict[str, float]:
-    """What training logs of a model's parts after every OBSERVE_EVERY-th epoch, on the first OBSERVED images.
+    """Statistics of a model's parts for the log, after every OBSERVE_EVERY-th epoch, on the first OBSERVED images.
 
-    The means of `Discovery` where the data set tells the truth, occurrences an image, and how many equally frequent
-    parts would be in use as evenly. Nothing after other epochs, or of a model without parts.
+    Occurrences per image, the effective number of parts, and the means of `Discovery` if there is ground truth. Empty
+    after other epochs, and for models without parts.
     """
     if epoch % OBSERVE_EVERY or not model.has_parts:
         return {}
@@ -209,10 +209,10 @@ def observe(model: nn.Module, dataset: Dataset, epoch: int) -> dict[str, float]:
 
 
 def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) -> dict:
-    """Everything that is measured of a model on held-out images: what measures.json holds.
+    """All measures of a model on held-out images: the content of measures.json.
 
-    features: of the Fréchet distances. What is not a number is None. A model that does not reconstruct, or has no
-    parts, is measured as far as it goes.
+    features: networks for the Fréchet distances. NaN becomes None. Measures that do not apply to a model without
+    decoder or without parts are left out.
     """
     height, width = dataset.test.images.shape[1:3]
     result = {
@@ -228,13 +228,13 @@ def measure(model: nn.Module, dataset: Dataset, features: Sequence[Features]) ->
 
 
 def classifier_folder(run: Path) -> Path | None:
-    """The classifier that `transfer` left in a run's folder, of the most layers frozen if there are several."""
+    """The classifier that `transfer` saved in a run's folder; of several, the one with most frozen layers."""
     folders = [run / "transfer" / protocol / "model" for protocol in reversed(FREEZES)]
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _plain(value):
-    """NumPy's numbers as Python's, and None for what JSON has no word for."""
+    """Converts NumPy numbers to Python numbers, and numbers that are not finite to None."""
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -245,7 +245,7 @@ def _plain(value):
 
 
 def measures_table(measures: dict) -> str:
-    """What measures.json holds, as tables for the terminal."""
+    """The content of measures.json as tables for the terminal."""
     images = measures["images"]
     rows = [f"{images['count']:,} held-out images of {images['data']}, {images['size']}"]
 
@@ -263,7 +263,8 @@ def measures_table(measures: dict) -> str:
         rows.append("")
         rows += [f"{title:<28}{number(parts[name]):>12}" for name, title in PART_TITLES.items()]
         rows += [
-            f"{title:<28}{parts[name]:>12}" for name, title in (("dead", "dead parts"), ("saturated", "saturated"))
+            f"{title:<28}{parts[name]:>12}"
+            for name, title in (("dead", "dead parts"), ("saturated", "saturated parts"))
         ]
     if "types" in measures:
         head = ("best part", "AP", "off by", "covered", "k-means", "untrained", "chance")
@@ -278,8 +279,9 @@ def measures_table(measures: dict) -> str:
         rows.append(f"{'mean':<39}" + "".join(f"{number(mean):>11}" for mean in [*means, measures["chance"]]))
         rows.append(f"{'purity of parts':<39}{number(own['purity']):>11}")
         rows.append(
-            "AP: average precision over cells of the type's best part, 1 is perfect; that of other means beside it\n"
-            "off by: cells from the surest cell to the nearest true one; covered: by any part that is not saturated"
+            "AP: average precision over cells of the type's best part, 1 is perfect; on the right: baselines\n"
+            "off by: distance in cells from the most probable cell to the nearest true one\n"
+            "covered: share of the type's cells in which any part occurs, except parts that occur nearly everywhere"
         )
     return "\n".join(rows)
 
@@ -292,9 +294,9 @@ TITLES = {
     "frechet_encoder": "Fréchet, own encoder",
 }
 PART_TITLES = {
-    "occurrences_an_image": "occurrences an image",
-    "effective_parts": "parts in even use",
-    "mean_overlap": "overlap of two parts",
-    "consistency_pixels": "alike, in pixels",
-    "consistency_features": "alike, in features",
+    "occurrences_an_image": "occurrences per image",
+    "effective_parts": "effective number of parts",
+    "mean_overlap": "mean overlap of two parts",
+    "consistency_pixels": "consistency, pixels",
+    "consistency_features": "consistency, features",
 }

@@ -1,4 +1,4 @@
-"""Where parts occur: maps of images at hand, and one pass over a whole set for each part's surest occurrences."""
+"""Occurrences of parts: maps of given images, and statistics and most probable occurrences over a whole set."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
 OCCURS = 0.5  # a part occurs in a cell where its probability is greater
-ALIKE = 0.8  # overlap of two parts' maps beyond which they are one part twice
-SUREST = 50  # occurrences of a part, at most one an image, that stand for it
+ALIKE = 0.8  # overlap of the maps of two parts above which they count as one part
+SUREST = 50  # number of most probable occurrences of a part, at most one per image, that represent it
 
 
 def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
@@ -24,22 +24,22 @@ def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Occurrences:
-    """What one pass over n images found, for N parts; K ≤ n of the surest, at most one an image, surest first."""
+    """Statistics of N parts over n images, and the K ≤ n most probable occurrences of each, one per image, sorted."""
 
-    logit: np.ndarray  # float32 (N, K), log-odds, which still differ where probabilities round to 1
+    logit: np.ndarray  # float32 (N, K), log-odds, which differ even if probabilities are rounded to 1
     image: np.ndarray  # int64 (N, K)
     row: np.ndarray  # int64 (N, K), of the cell
     column: np.ndarray  # int64 (N, K)
     an_image: np.ndarray  # float64 (N,), expected occurrences: Σ p over cells, averaged over images
     occupied: np.ndarray  # float64 (N,), share of all cells where the part occurs with p > ½
-    information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): bits that a cell says by the part's being there
+    information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): information per cell in the part's occurrence, bits
     overlap: np.ndarray  # float64 (N, N), Σ p q / √(Σ p² Σ q²) over all cells: 1 for equal maps
     covered: float  # share of all cells where some part occurs with p > ½
 
     @property
     def probability(self) -> np.ndarray:
         """float64 (N, K)."""
-        return 1 / (1 + np.exp(-self.logit.astype(np.float64)))
+        return np.exp(-np.logaddexp(0, -self.logit.astype(np.float64)))  # which no logit makes overflow
 
     @property
     def dead(self) -> np.ndarray:
@@ -53,11 +53,11 @@ class Occurrences:
 
     @property
     def order(self) -> np.ndarray:
-        """int64 (N,): parts by what they say, most first; dead and saturated ones, which say least, are last."""
+        """int64 (N,): parts by information, in descending order; dead and saturated parts are last."""
         return np.lexsort((-self.information, self.dead | self.saturated))
 
     def distinct(self) -> int:
-        """How many parts that occur differ: those whose maps overlap by more than ALIKE count as one."""
+        """Number of distinct parts that occur; parts whose maps overlap by more than ALIKE count as one."""
         kinds: list[int] = []
         for part in self.order[~self.dead[self.order]]:
             if not any(self.overlap[part, kind] > ALIKE for kind in kinds):
@@ -65,15 +65,15 @@ class Occurrences:
         return len(kinds)
 
     def entropy(self) -> float:
-        """Of which part an occurrence is of, in bits: log₂ N if all occur equally often, 0 if one alone does."""
+        """Entropy of the parts' frequencies, in bits: log₂ N if all occur equally often, 0 if only one occurs."""
         share = self.an_image / self.an_image.sum()
         return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
 
 
 def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) -> Occurrences:
-    """Each part's `count` surest occurrences and its statistics, in one pass with all sums on the model's device.
+    """Statistics of each part and its `count` most probable occurrences, in one pass with sums on the model's device.
 
-    model: with `encode`, as PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. Equally sure ones are in the images' order.
+    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. Equally probable occurrences are in the order of the images.
     """
     with evaluating(model) as device:
         surest, sums, products, cells, covered = None, 0, 0, 0, 0
@@ -110,7 +110,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
 
 
 def _entropy(p: Tensor) -> Tensor:
-    """Of Bernoulli(p), in bits."""
+    """The entropy of Bernoulli(p), in bits."""
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / np.log(2)
 
 
@@ -120,7 +120,7 @@ def crop_patches(
     """Squares of `side` pixels about the middles of cells.
 
     images: uint8 (m, H, W, C), and one cell of each, row and column (m,), of `scale` pixels a side. outside: the value
-    of what lies outside of an image, by default that of its nearest pixel. Returns uint8 (m, side, side, C).
+    of pixels outside of the image; by default the value of the nearest pixel. Returns uint8 (m, side, side, C).
     """
     height, width = images.shape[1:3]
     steps = np.arange(side) - side // 2 + scale // 2
@@ -133,11 +133,12 @@ def crop_patches(
 
 
 def receptive_field(model: nn.Module, images: np.ndarray, share: float = 0.5) -> int:
-    """Side in pixels of the square about a cell that holds `share` of what moves the cell's occurrence logits.
+    """Effective receptive field: side in pixels of the square around a cell that holds `share` of the gradient.
 
-    What moves them is the absolute gradient with respect to the pixels, summed over parts and uint8 images
-    (n, H, W, C), at the cell in the middle of the grid. The theoretical field is much larger: 67 pixels for two
-    residual stages, most of which hardly count (Luo et al. 2016). At least the cell's own side.
+    This is the absolute gradient of the cell's occurrence logits with respect to the pixels, summed over parts and
+    uint8 images (n, H, W, C), for the cell in the middle of the grid. The theoretical receptive field is much larger:
+    67 pixels for two residual stages, most of which have little influence (Luo et al. 2016). At least the side of the
+    cell.
     """
     with evaluating(model) as device, torch.enable_grad():
         (batch,) = in_order(images, len(images), device)
@@ -159,11 +160,12 @@ def receptive_field(model: nn.Module, images: np.ndarray, share: float = 0.5) ->
 
 
 def consistency(model: nn.Module, images: np.ndarray, found: Occurrences, side: int) -> dict[str, float]:
-    """How alike a part's surest occurrences are, as patches of pixels and as the encoder's features of their cells.
+    """Consistency of a part's most probable occurrences, for patches of pixels and for the encoder's features.
 
-    Each is between-part variance over between- plus within-part variance of the K surest of every part that is neither
-    dead nor saturated: 1 if a part always looks the same, and near 1/K if parts do not differ. Not a number for fewer
-    than two such parts. images: uint8 (n, H, W, C), those in which `found` was; side: of the patches, in pixels.
+    It is the between-part variance divided by the sum of between- and within-part variance, for the K most probable
+    occurrences of all parts that are neither dead nor saturated: 1 if a part always looks the same, near 1/K if parts
+    do not differ, NaN for fewer than two such parts. images: uint8 (n, H, W, C), those of `found`; side: side of the
+    patches in pixels.
     """
     live = np.flatnonzero(~(found.dead | found.saturated))
     if len(live) < 2:

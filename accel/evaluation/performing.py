@@ -1,4 +1,4 @@
-"""The runs of a table performed: whatever of each is missing, one after another or several at once."""
+"""Performs the missing runs and transfers of a table, one after another or several at once."""
 
 import contextlib
 import dataclasses
@@ -28,26 +28,26 @@ from accel.training.loop import Run, open_run
 from accel.training.protocols import TransferConfig
 from accel.training.resources import load_dataset
 
-FIRST_STEPS = WARM_UP + 2  # which compile, capture and choose kernels, once a run
-TIMED_STEPS = 10  # between looks at the clock, each of which waits for the device
+FIRST_STEPS = WARM_UP + 2  # which include compilation, capture and choice of kernels, once per run
+TIMED_STEPS = 10  # between readings of the clock, each of which waits for the device
 TIMED_SECONDS = 1.0
 LOG = "log.txt"
 
 
 @functools.lru_cache(maxsize=1)
 def _dataset(data: str, image_size: int | None, data_dir: str | None, train_images: int | None) -> Dataset:
-    """See `dataset_of`: of a configuration, only what decides about the images, so that runs share them."""
+    """See `dataset_of`; takes only the options that determine the images, so that runs share them."""
     config = TrainingConfig(data=data, image_size=image_size, data_dir=data_dir, train_images=train_images)
     return load_dataset(config)
 
 
 def dataset_of(config: TrainingConfig) -> Dataset:
-    """The images that the configuration names, loaded once for all runs of a process that have them in common."""
+    """The data set of a configuration, loaded once for all runs of a process that share it."""
     return _dataset(config.data, config.image_size, config.data_dir, config.train_images)
 
 
 def perform(job: Job, device: str, say: Callable[[str], object]) -> None:
-    """Trains and transfers whatever of a job is missing; `say` gets a line for each thing done."""
+    """Performs the missing training and transfers of a job; `say` gets one line for each."""
     missing = job.missing()
     if not missing:
         return
@@ -71,7 +71,7 @@ def perform(job: Job, device: str, say: Callable[[str], object]) -> None:
 
 
 def classify(job: Job, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Records how well a run that has learned from labels names the test images, and returns the entry."""
+    """Records the test accuracy of a supervised run, and returns the entry."""
     began = time.monotonic()
     with evaluating(model) as device:
         examples = split(dataset)["test"].batches(device)
@@ -92,17 +92,17 @@ def classify(job: Job, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
 
 def devices_of(name: str) -> list[str]:
-    """All GPUs for "auto", if there are any; else the one device that is named."""
+    """All GPUs for "auto", if there are any; otherwise the given device."""
     if name != "auto":
         return [name]
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
 def perform_all(jobs: list[Job], devices: list[str], say: Callable[[str], object]) -> Iterator[dict[str, str]]:
-    """Performs jobs, and gives after each what has failed so far: name → sentence.
+    """Performs jobs, and yields the failures so far after each of them: {name: message}.
 
-    There is one process for each entry of `devices`, which may name a device several times; if there is one entry, runs
-    follow each other in this process. A run that fails leaves the others alone.
+    Starts one process for each entry of `devices`, which may contain a device several times; for a single entry, jobs
+    run one after another in this process. A failed run does not affect the others.
     """
     failures: dict[str, str] = {}
     if len(devices) == 1:
@@ -126,13 +126,15 @@ def perform_all(jobs: list[Job], devices: list[str], say: Callable[[str], object
                     failures[futures[future].name] = problem
                 yield failures
         except BrokenProcessPool:
-            raise OSError("a process that trains was killed; the same command goes on from where it was") from None
+            raise OSError(
+                "a training process was killed; the same command continues from the last checkpoint"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _attempt(job: Job, device: str, say: Callable[[str], object]) -> str | None:
-    """Performs a job; gives the sentence about what a user can cause, such as a run that diverged."""
+    """Performs a job; returns the message of an error that a user can cause, such as a run that diverged."""
     try:
         perform(job, device, say)
     except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
@@ -148,7 +150,7 @@ def _take_device(queue) -> None:
     global _device
     _device = queue.get()
     if _device != "cpu":
-        torch.cuda.set_device(torch.device(_device).index or 0)  # where kernels are launched, too
+        torch.cuda.set_device(torch.device(_device).index or 0)  # kernels are launched there, too
     end_with_parent()
 
 
@@ -158,9 +160,9 @@ def _attempt_here(job: Job) -> tuple[list[str], str | None]:
 
 
 def estimate(jobs: list[Job], devices: list[str]) -> float:
-    """Seconds that the missing work will take, about: of each row's system the first steps, which compile and capture,
-    count once a run, and those after them are timed; an epoch of transfer, which computes less than an epoch of
-    training, counts as one; looks at held-out images do not count."""
+    """Estimated seconds for the missing work. For each row's system, the first steps, which include compilation and
+    capture, count once per run, and the following steps are timed. An epoch of transfer, which is cheaper, counts as an
+    epoch of training; evaluation on held-out images does not count."""
     total, timed = 0.0, {}
     for job in jobs:
         if not job.missing():

@@ -1,4 +1,4 @@
-"""What an encoder's features say as they are: features of whole sets, accuracies, and the vote of neighbours."""
+"""Probes of a frozen encoder: features of whole sets, accuracies, and the vote of nearest neighbours."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def top_accuracies(batches: Examples) -> tuple[float, float]:
 def extract(
     encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
 ) -> Tensor:
-    """pool(φ(x)) of every image, (n, F) on the device, in evaluation mode; of mirrored ones with `mirror`."""
+    """pool(φ(x)) of every image, (n, F) on the device, in evaluation mode; of mirrored images if `mirror`."""
     encoder.to(device, memory_format=torch.channels_last)
     parts = []
     with evaluating(encoder):
@@ -39,7 +39,7 @@ def extract(
 
 
 def cell_mean(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) averaged over cells, (B, C): what the probes read."""
+    """Features (B, C, h, w) averaged over cells, (B, C): the input of the probes."""
     return features.mean((2, 3))
 
 
@@ -63,7 +63,7 @@ def knn(
 
 
 def vote(encoder: nn.Module, config: TransferConfig, dataset: Dataset) -> dict:
-    """The entry of transfer.json for "knn", whose bank is all of the training images: nothing is chosen by them."""
+    """The entry of transfer.json for "knn", which uses all training images, since it selects nothing on them."""
     began, sets = time.monotonic(), split(dataset)
     top1, top5 = knn(encoder, sets["both"], sets["test"], dataset.num_classes, config)
     parameters = {"k": config.neighbours, "T": config.knn_temperature}

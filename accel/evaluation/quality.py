@@ -1,4 +1,4 @@
-"""How close reconstructions are: PSNR and SSIM on pixels brought to [0, 1], one value an image."""
+"""Quality of reconstructions: PSNR and SSIM on pixels mapped to [0, 1], one value per image."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
 
         SSIM = (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂)),   C_i = K_i²
 
-    with moments under an 11 × 11 Gaussian window of deviation 1.5. Both (B, C, H, W) in [−1, 1] → (B,), at
+    with moments in an 11 × 11 Gaussian window of deviation 1.5. Both (B, C, H, W) in [−1, 1] → (B,), at
     most 1. Raises ValueError for images smaller than the window.
     """
     height, width = images.shape[2:]
@@ -34,7 +34,7 @@ def ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
 
     x, y = (images + 1) / 2, (reconstruction + 1) / 2
     mean_x, mean_y = local_mean(x), local_mean(y)
-    # Moments about the window's means lose digits where contrast is low; these are about the image's.
+    # Moments are taken relative to the image's mean, since cancellation loses digits where contrast is low.
     centred_x, centred_y = x - x.mean((2, 3), keepdim=True), y - y.mean((2, 3), keepdim=True)
     local_x, local_y = local_mean(centred_x), local_mean(centred_y)
     variance_x = local_mean(centred_x**2) - local_x**2

@@ -1,4 +1,4 @@
-"""Which images of a data set a transfer learns from, chooses an epoch by, and tests on."""
+"""The images of a data set for the training, epoch selection and test of a transfer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from torch import Tensor
 from accel.data import Dataset, ImageSet
 from accel.data.images import held_out
 
-BATCH = 500  # images at once where nothing is learned
+BATCH = 500  # batch size of evaluation
 
-Examples = Iterator[tuple[Tensor, Tensor]]  # (inputs, labels) a batch
+Examples = Iterator[tuple[Tensor, Tensor]]  # (inputs, labels) of each batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Some images of a set, which may be too many to be copied."""
+    """A subset of the images of a set, without copies."""
 
     images: ImageSet
     indices: np.ndarray
@@ -39,7 +39,7 @@ class Chosen:
 
 
 def split(dataset: Dataset) -> dict[str, Chosen]:
-    """What to train on, a tenth of that to choose an epoch by, both of them, and what to test on."""
+    """Training images, a tenth of them for validation, both together, and test images."""
     train, test = dataset.train, dataset.test
     labelled = np.arange(len(train)) if dataset.supervised is None else np.flatnonzero(dataset.supervised)
     most, tenth = held_out(dataset.name, len(labelled))

@@ -1,7 +1,6 @@
-"""The paper's Tables 1 to 6: their rows as options of training, their columns as protocols of transfer, their figures.
+"""The paper's Tables 1 to 6: rows as training options, columns as transfer protocols, and the paper's figures.
 
-Figures are copied from the paper as printed, in percent. What a table says of a data set is found under the name by
-which `accel.data.load` knows it.
+Figures are copied from the paper as printed, in percent. Data sets have the names that `accel.data.load` uses.
 """
 
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ class Row:
     """One row of a table.
 
     Attributes:
-        name: as the table calls it.
-        options: of `TrainingConfig`, what sets the row apart.
-        paper: the paper's figures, data set → one a column.
-        imagenet: whether those are of an encoder that was trained on ImageNet with labels.
+        name: name of the row in the table.
+        options: options of `TrainingConfig` that distinguish the row.
+        paper: the paper's figures, {data set: one per column}.
+        imagenet: whether these figures are for an encoder that was trained on ImageNet with labels.
         end_to_end: whether the row is the accuracy of training itself, without transfer.
     """
 
@@ -38,12 +37,12 @@ class Table:
     """A table of the paper.
 
     Attributes:
-        name: "table1" and so on. caption: what it shows.
-        columns: title → protocol of transfer, and where its result has the accuracy after the last epoch and after the
-            one that was chosen.
-        rows: in the paper's order.
-        data: the data set that is meant where none is named.
-        options: of training, for all rows.
+        name: "table1" and so on. caption: its caption.
+        columns: {title: (protocol of transfer, key of the accuracy after the last epoch, key of the accuracy after the
+            selected epoch)}.
+        rows: rows in the paper's order.
+        data: default data set.
+        options: training options of all rows.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Table:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """The protocols of transfer that the columns come from."""
+        """The transfer protocols of the columns."""
         return tuple(dict.fromkeys(protocol for protocol, *_ in self.columns.values()))
 
 

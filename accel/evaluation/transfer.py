@@ -1,7 +1,7 @@
-"""How well a run's encoder recognises: the paper's transfer protocol (section 4.1), and two probes.
+"""Recognition accuracy of a run's encoder: the paper's transfer protocol (section 4.1), and two probes.
 
-The test images are looked at twice, once training is over: with the weights of the last epoch, and with those of
-the epoch that did best on a tenth of the training images, which nothing is trained on.
+Test images are evaluated twice, after training: with the weights of the last epoch, and with those of the epoch that
+was best on a tenth of the training images, which are not used for training.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from accel.data import Dataset, load
-from accel.evaluation.fine_tuning import Fit
+from accel.evaluation.fine_tuning import FITS
 from accel.evaluation.probes import vote
 from accel.evaluation.transfer_records import record
 from accel.training.config import TrainingConfig
@@ -20,7 +20,7 @@ from accel.training.run_folder import load_run
 from accel.training.step import choose_execution
 from accel.training.systems import build_model
 
-UNTRAINED = "untrained"  # folder in the run's, of what is kept of transfers from its first weights
+UNTRAINED = "untrained"  # folder, in that of the run, for transfers from its initial weights
 
 
 def transfer(
@@ -31,16 +31,16 @@ def transfer(
     *,
     untrained: bool = False,
 ) -> dict:
-    """Measures the run's encoder by a protocol, records what comes out in transfer.json, and returns it.
+    """Measures the run's encoder with a protocol, records the result in transfer.json, and returns it.
 
-    protocol: "conv1", "conv3" or "conv5", which leave the columns Conv1, Conv[1-3] and Conv[1-5] of the paper's tables
-    as they are and fine-tune the rest, or "knn" or "linear". dataset: instead of the one that config.data names.
-    untrained: measure the encoder as it was before training, too, for the entry's `untrained_top1`.
-    The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer goes on after the
-    last epoch that it has saved when it is asked for again.
+    protocol: "conv1", "conv3" or "conv5", which freeze the layers Conv1, Conv[1-3] or Conv[1-5] as in the paper's
+    tables and fine-tune the rest; or "knn" or "linear". dataset: used instead of config.data.
+    untrained: also measure the encoder before training, for the entry's `untrained_top1`.
+    The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer continues after its
+    last saved epoch when it is started again.
 
-    Raises ValueError or OSError with a sentence for data without labels or of another size than the run's, and Stopped
-    after Ctrl-C, once the state is saved.
+    Raises ValueError or OSError for data without labels or of another size than the run's, and Stopped after Ctrl-C,
+    once the state is saved.
     """
     folder, config = Path(folder), config or TransferConfig()
     if protocol not in (*FREEZES, *PROBES):
@@ -53,7 +53,7 @@ def transfer(
     def measure(model: nn.Module, folder: Path) -> dict:
         if protocol == "knn":
             return vote(model.encoder.to(device), config, dataset)
-        return Fit(model, folder, protocol, config, dataset, device, choose_execution(run, device)).run()
+        return FITS[protocol](model, folder, protocol, config, dataset, device, choose_execution(run, device)).run()
 
     entry = measure(model, folder)
     if untrained:
@@ -64,13 +64,13 @@ def transfer(
 
 
 def before_training(run: TrainingConfig, model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The run's model with the weights it began with, in evaluation mode."""
+    """The run's model with its initial weights, in evaluation mode."""
     channels = model.encoder.conv1.in_channels
     return build_model(run, *model.image_size, channels, dataset.num_classes).eval()
 
 
 def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module) -> Dataset:
-    """The images that the options name: the run's own, or others at the size that its model takes."""
+    """The data set of the options: the run's own, or another one, resized to the model's image size."""
     changed = {"data_dir": config.data_dir, "train_images": config.train_images}
     if config.data in (None, run.data):
         own = load_dataset(dataclasses.replace(run, **{name: v for name, v in changed.items() if v is not None}))
@@ -79,11 +79,11 @@ def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module)
 
 
 def refuse_unfit(dataset: Dataset, model: nn.Module) -> None:
-    """Raises ValueError for data without labels, or images that the model does not take."""
+    """Raises ValueError for data without labels, or images of a size that the model does not accept."""
     if dataset.train.labels is None or dataset.test.labels is None:
         which = "training" if dataset.train.labels is None else "test"
         raise ValueError(
-            f"the {which} images of {dataset.name} have no labels, which a transfer needs: give labelled ones by --data"
+            f"the {which} images of {dataset.name} have no labels, but transfer needs them: give labelled --data"
         )
     channels, size = model.encoder.conv1.in_channels, tuple(model.image_size)
     shape = dataset.train.images.shape[1:]

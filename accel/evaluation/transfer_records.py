@@ -1,4 +1,4 @@
-"""transfer.json: what was recorded of the transfers from a run."""
+"""transfer.json: recorded results of transfers from a run."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ NAME = "transfer.json"
 
 
 class Entry(TypedDict):
-    """What every entry holds at least."""
+    """An entry of transfer.json."""
 
     protocol: str
     data: str
@@ -32,12 +32,12 @@ class Records(TypedDict):
 
 
 def results(folder: str | Path) -> list[Entry]:
-    """What `transfer` has recorded in a run folder, the oldest first; ValueError names the file if it is another."""
+    """The recorded results of `transfer` in a run folder, the oldest first; ValueError, which names an invalid file."""
     return read_json(Path(folder) / NAME, Records, may_be_missing=True).get("results", [])
 
 
 def record(folder: Path, entry: Entry) -> None:
-    """Adds an entry to transfer.json, in place of one of the same protocol, data, seed, length and parameters."""
+    """Adds an entry to transfer.json, replacing one with the same protocol, data, seed, epochs and parameters."""
     same = ("protocol", "data", "seed", "epochs", "parameters")
     (folder / "transfer").mkdir(exist_ok=True)
     with held(folder / "transfer", wait=True):

@@ -1,4 +1,4 @@
-"""Pictures of what a model does, as matplotlib Figures; they need the extra `images`."""
+"""Figures of models and runs, made with matplotlib; they need the extra `images`."""
 
 from accel.figures.appearances import interpolations, swap_appearance, swaps, traversals, vary_appearance
 from accel.figures.curves import discovery_bars, reproduction_bars, training_curves, transfer_bars

@@ -1,4 +1,4 @@
-"""What an appearance does: swapped between images, interpolated, and one number at a time (paper, figure 5)."""
+"""Effects of appearances: swaps between images, interpolations, and traversals of dimensions (paper, figure 5)."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from accel.training.held_out import evaluating, in_order
 
 @torch.no_grad()
 def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int) -> tuple[Tensor, Tensor]:
-    """Reconstructions of targets as they are, and with the appearance that `part` has in the source.
+    """Reconstructions of targets, and reconstructions with the appearance of `part` in the source.
 
-    source: (1, C, H, W); targets: (B, C, H, W), uint8 or in [−1, 1]. Where parts occur stays as it is. Returns two
-    tensors (B, C, H, W) in [−1, 1].
+    source: (1, C, H, W); targets: (B, C, H, W), uint8 or in [−1, 1]. Occurrences do not change. Returns two tensors
+    (B, C, H, W) in [−1, 1].
     """
     new, posterior = model.encode(source).appearance_mean, model.encode(targets)
     appearance = posterior.appearance_mean.clone()
@@ -31,7 +31,7 @@ def swap_appearance(model: nn.Module, source: Tensor, targets: Tensor, part: int
 
 @torch.no_grad()
 def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Tensor) -> Tensor:
-    """An image's reconstruction with each of several appearances of one part in place of its own.
+    """Reconstructions of an image with each of several appearances of one part.
 
     image: (1, C, H, W), uint8 or in [−1, 1]; appearances: (K, D). Returns (K, C, H, W) in [−1, 1].
     """
@@ -44,19 +44,19 @@ def vary_appearance(model: nn.Module, image: Tensor, part: int, appearances: Ten
 
 
 def most_different(vectors: np.ndarray) -> tuple[int, np.ndarray]:
-    """Of vectors (K, M), the one of the two farthest apart that comes first, and all of them by distance from it."""
+    """Of vectors (K, M), the first of the two most distant, and the order of all by distance from it, descending."""
     squared = ((vectors[:, None] - vectors) ** 2).sum(-1)
     first = int(np.unravel_index(squared.argmax(), squared.shape)[0])
     return first, np.argsort(-squared[first], kind="stable")
 
 
 def _live(found: Occurrences) -> list[int]:
-    """Parts that occur, most telling first; the first of all if none does."""
+    """Parts that occur, by descending information; the first of all parts if none occurs."""
     return [int(part) for part in found.order if not found.dead[part]] or [int(found.order[0])]
 
 
 def _where_it_occurs(found: Occurrences, part: int) -> np.ndarray:
-    """Indices of the images where a part is surest, and occurs, if there are two of them."""
+    """Indices of the images where a part is most probable; only those where it occurs, if there are at least two."""
     images = found.image[part]
     occurs = images[found.probability[part] > OCCURS]
     return occurs if len(occurs) > 1 else images
@@ -69,11 +69,11 @@ def _posteriors(model: nn.Module, images: np.ndarray):
 
 
 def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int = 2, found: Occurrences | None = None):
-    """A Figure as the paper's figure 5: a part's appearance in a source image, put into target images.
+    """A Figure like the paper's figure 5: a part's appearance in a source image, transferred to target images.
 
-    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts the source and its targets
-    are, of the images where the part is surest and occurs, those that differ most in its appearance. found: what
-    `find_occurrences` found in the images, if it is at hand. Raises ImportError if matplotlib is missing.
+    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts, source and targets are the
+    images with the most different appearances, among those where the part is most probable and occurs. found: the
+    result of `find_occurrences` on the images, if available. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images)
     tiles, labels, changes = [], [], []
@@ -99,19 +99,20 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
     return mosaic(
         tiles,
         labels,
-        headers=["source", "the part there", "target", "the part there", "before", "after", "difference"],
-        title="One part's appearance put into other images",
-        text="The part's appearance in the source replaces its appearance in the target, where it occurs as before; "
-        f"before and after are reconstructions. Difference: light is {largest:.2f} of the range.",
+        headers=["source", "source map", "target", "target map", "before", "after", "difference"],
+        title="Appearance of one part transferred to other images",
+        text="The appearance of the part in the source image replaces its appearance in the target image; its "
+        "occurrences stay the same. Before and after are reconstructions of the target. Difference: from black (none) "
+        f"to white ({largest:.2f} of the pixel range).",
     )
 
 
 def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps: int = 8, found=None):
-    """A Figure of reconstructions on the way from one appearance to another, a part a row.
+    """A Figure of reconstructions that interpolate between two appearances, one row per part.
 
-    Of the images where a part is surest, the two whose appearances differ most; the first is reconstructed with the
-    part's appearance moved to that in the second. For a model without parts, as BetaVAE: from the code of one image to
-    that of another. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
+    Each row takes the two most different appearances among the images where the part is most probable; the first image
+    is reconstructed with appearances between the two. For models without parts, like BetaVAE, it interpolates between
+    the codes of two images. images: uint8 (n, H, W, C), n ≥ 2. Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
     if model.has_parts:
@@ -128,8 +129,8 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
             tiles.append([surest[first], *as_images(drawn), surest[int(others[0])]])
             labels.append(f"part {part}")
         text = (
-            "The part's appearance in the first image moves in equal steps to that in the last, where it occurs as in "
-            "the first; all else stays."
+            "Reconstructions of the first image in which the appearance of one part moves in equal steps to its "
+            "appearance in the last image; everything else stays the same."
         )
     else:
         batch, posterior = _posteriors(model, images[: 2 * rows])
@@ -139,7 +140,7 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
             with evaluating(model):
                 tiles.append([images[one], *as_images(model.decode(between)), images[one + 1]])
             labels.append(f"pair {one // 2 + 1}")
-        text = "The code of the first image moves in equal steps to that of the last; each is decoded."
+        text = "Decoded codes, in equal steps from the code of the first image to that of the last."
     return mosaic(
         [[enlarge(image) for image in row] for row in tiles],
         labels,
@@ -152,11 +153,11 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
 def traversals(
     model: nn.Module, images: np.ndarray, *, rows: int = 12, values: Sequence[float] = range(-3, 4), found=None
 ):
-    """A Figure with a row for each number of an appearance, moved through the prior's range while all else stays.
+    """A Figure with a row for each dimension of an appearance, which varies over the range of the prior.
 
-    The most telling parts come first, each in the image where it is surest. For a model without parts, as BetaVAE: the
-    numbers of the code that vary most over images, in the first image. values: in the prior's deviations from its mean.
-    images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
+    Parts are sorted by information, each in the image where it is most probable. For models without parts, like
+    BetaVAE, it shows the code dimensions with the largest deviation, in the first image. values: in standard deviations
+    of the prior from its mean. images: uint8 (n, H, W, C). Raises ImportError if matplotlib is missing.
     """
     tiles, labels = [], []
     amounts = torch.tensor([float(value) for value in values])
@@ -170,7 +171,7 @@ def traversals(
                 every[:, number] = model.bottleneck.appearance_prior_mean + amounts.to(every)
                 with evaluating(model):
                     tiles.append([image[0], *as_images(vary_appearance(model, batch, part, every))])
-                labels.append(f"part {part}" + (f"\nnumber {number}" if model.part_dim > 1 else ""))
+                labels.append(f"part {part}" + (f"\ndimension {number}" if model.part_dim > 1 else ""))
     else:
         batch, posterior = _posteriors(model, images[:256])
         spread = posterior.code.std(0, correction=0)
@@ -179,12 +180,12 @@ def traversals(
             code[:, number] = amounts.to(code)
             with evaluating(model):
                 tiles.append([images[0], *as_images(model.decode(code))])
-            labels.append(f"number {number}\nvaries by {spread[number]:.2f}")
+            labels.append(f"dimension {number}\ndeviation {spread[number]:.2f}")
     return mosaic(
         [[enlarge(image) for image in row] for row in tiles],
         labels,
         headers=["image", *[f"{value:+g} σ".replace("-", "−") if value else "mean" for value in values]],
-        title="One number at a time" if not found else "What the numbers of an appearance say",
-        text="Reconstructions of the image on the left with one number of its code set to so many standard deviations "
-        "from the prior's mean, all others as they are.",
+        title="Effect of single code dimensions" if not found else "Effect of single appearance dimensions",
+        text="Reconstructions of the image on the left in which one dimension of its code is set to the given number "
+        "of standard deviations from the mean of the prior, and all others stay the same.",
     )

@@ -1,27 +1,31 @@
-"""What every picture shares: its title, its text, its colours, and rows of small images with labels.
+"""Shared layout of all figures: title, text, colours, and rows of small images with labels.
 
-A Figure is made without any global state. Its label, `figure.get_label()`, is the title and, on a line of its own, what
-one sees: the text for whoever cannot see it.
+Figures are made without global state. The label of a Figure, `figure.get_label()`, is its title and, on the next line,
+its description, which also serves as alternative text.
 """
 
+import contextlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-TILE_SIZE = 96  # pixels to which smaller images are enlarged, about
+TILE_SIZE = 96  # approximate size in pixels to which smaller images are enlarged
 GAP = 6
 DOTS_PER_INCH = 100
 LETTER = 0.6  # width of an average letter in font sizes
 TITLE_SIZE, TEXT_SIZE = 15, 12  # of fonts, in pixels
 LINE = 1.45  # from one line of text to the next, in font sizes
-INK, QUIET = "#1a1a1a", "#555555"
-# Okabe and Ito's colours, which the colour-blind can tell apart too.
+INK, QUIET, FRAME, GRID = "#1a1a1a", "#555555", "#bbbbbb", "#e5e5e5"
+# The colours of lines and letters on a dark page, and the colour of that page, the report's.
+DARK = {INK: "#ececec", QUIET: "#b4b9bf", FRAME: "#5d646c", GRID: "#33383e", "#000000": "#ececec", "#333333": "#d0d0d0"}
+DARK_PAGE = "#16181b"
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7", "#56b4e9", "#e69f00")
 
 
 def new_figure(width: float, height: float):
-    """An empty matplotlib Figure of so many pixels; ImportError with the command that installs matplotlib."""
+    """An empty matplotlib Figure of this size in pixels; ImportError with the command that installs matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -64,7 +68,7 @@ def write_heading(figure, title: str, text: str, lines: Sequence[tuple[str, floa
 
 
 def enlarge(image: np.ndarray, size: int = TILE_SIZE) -> np.ndarray:
-    """uint8 (H, W, 1 or 3) → (H', W', 3), each pixel a square of as many pixels as bring H to about `size`."""
+    """uint8 (H, W, 1 or 3) → (H', W', 3), each pixel repeated so that H' is about `size`."""
     factor = max(1, round(size / len(image)))
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -88,8 +92,8 @@ def mosaic(
     """A matplotlib Figure of rows of equally large RGB images (H, W, 3), each row with its label on the left.
 
     title, text: above all. headers: one above each column. captions: one under each image, cut to its width.
-    Saved at its own resolution, each pixel of an image is a pixel of the picture. Raises ImportError with the
-    command that installs matplotlib if it is missing.
+    If the figure is saved at its own resolution, each pixel of an image is a pixel of the file. Raises ImportError with
+    the command that installs matplotlib if it is missing.
     """
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
@@ -101,18 +105,20 @@ def mosaic(
     first = GAP + round(lines_above * small * LINE)
     pitch = height + GAP + under
     canvas = np.full((first + len(rows) * pitch, left + columns * (width + GAP), 3), 255, dtype=np.uint8)
+    opaque = np.zeros(canvas.shape[:2])  # the page is seen between images
     tops = [first + index * pitch for index in range(len(rows))]
     lefts = [left + index * (width + GAP) for index in range(columns)]
     for top, row in zip(tops, rows, strict=True):
         for at, tile in zip(lefts, row, strict=False):
             canvas[top : top + height, at : at + width] = tile
+            opaque[top : top + height, at : at + width] = 1
 
     lines, above = heading(title, text, canvas.shape[1])
     above = round(above)
     figure = new_figure(canvas.shape[1], above + len(canvas))
     axis = figure.add_axes((0, 0, 1, len(canvas) / (above + len(canvas))))
     axis.set_axis_off()
-    axis.imshow(canvas, interpolation="nearest", aspect="auto")
+    axis.imshow(canvas, interpolation="nearest", aspect="auto", alpha=opaque)
     write_heading(figure, title, text, lines)
     for top, label in zip(tops, labels, strict=True):
         size = points(text_size)
@@ -153,9 +159,36 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
         )
         axis = figure.add_axes(frame)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#bbbbbb")
-        axis.tick_params(labelsize=points(11), color="#bbbbbb", labelcolor=QUIET)
-        axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axis.spines[["left", "bottom"]].set_color(FRAME)
+        axis.tick_params(labelsize=points(11), color=FRAME, labelcolor=QUIET)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         axes.append(axis)
     return figure, axes
+
+
+@contextlib.contextmanager
+def darkened(figure) -> Iterator[None]:
+    """Within this context, a figure that was drawn before has the colours of a dark page.
+
+    The background, lines and text change; images and bars keep their colours.
+    """
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    grounds = [(page, page.get_facecolor()) for page in (figure, *figure.axes)]
+    artists = figure.findobj(lambda artist: isinstance(artist, (Line2D, Spine, Text)))
+    colours = [(one, to_hex(one.get_edgecolor() if isinstance(one, Spine) else one.get_color())) for one in artists]
+    try:
+        for page, _ in grounds:
+            page.set_facecolor(DARK_PAGE)
+        for artist, colour in colours:
+            artist.set_color(DARK.get(colour, colour))
+        yield
+    finally:
+        for page, colour in grounds:
+            page.set_facecolor(colour)
+        for artist, colour in colours:
+            artist.set_color(colour)

@@ -1,35 +1,36 @@
-"""How training went, and figures as bars."""
+"""Training curves, and bar charts of results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from accel.figures.canvas import COLOURS, charts, points
+from accel.figures.canvas import COLOURS, GRID, QUIET, charts, points
 
 NAMES = {
-    "total": "loss, nats an image",
-    "reconstruction": "reconstruction error, nats an image",
-    "kl_appearance": "appearance divergence, nats an image",
-    "kl_occurrence": "occurrence divergence, nats an image",
+    "total": "loss, nats per image",
+    "reconstruction": "reconstruction error, nats per image",
+    "kl_appearance": "appearance divergence, nats per image",
+    "kl_occurrence": "occurrence divergence, nats per image",
+    "kl_ground": "background divergence, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
-    "images_per_second": "images a second",
-    "occurrences": "occurrences an image",
-    "effective_parts": "parts in even use",
+    "images_per_second": "images per second",
+    "occurrences": "occurrences per image",
+    "effective_parts": "effective number of parts",
     "average_precision": "average precision of best parts",
-    "localisation_error": "off by, cells",
+    "localisation_error": "localisation error, cells",
     "purity": "purity of parts",
 }
 PREFIXES = {"train_": "training", "held_out_": "held out"}
 
 
 def training_curves(history: Sequence[Mapping]):
-    """A Figure with a chart for each quantity that training has logged, over epochs.
+    """A Figure with a chart for each logged quantity, over epochs.
 
-    history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; any other number but those
-    that count (epoch, step, seconds) has one of its own, and what is true or false has none. None, for what was not
-    finite, is a gap, and so is an epoch that has no such number. Raises ImportError if matplotlib is missing.
+    history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; other numbers, except epoch,
+    step and seconds, have their own charts; booleans have none. Missing values, and None for values that were not
+    finite, are gaps. Raises ImportError if matplotlib is missing.
     """
     series: dict[str, dict[str, str]] = {}
     for line in history:
@@ -40,9 +41,9 @@ def training_curves(history: Sequence[Mapping]):
             series.setdefault(key.removeprefix(prefix), {})[key] = PREFIXES.get(prefix, "")
     figure, axes = charts(
         len(series),
-        title="How training went",
-        text=f"Every quantity that training logs, over {len(history)} epochs: blue on training images, orange on "
-        "held-out ones, green without such a distinction.",
+        title="Training curves",
+        text=f"All logged quantities over {len(history)} epochs. Blue: training images; orange: held-out images; "
+        "green: no such distinction.",
     )
     epochs = [line["epoch"] for line in history]
     for axis, (name, lines) in zip(axes, series.items(), strict=True):
@@ -61,9 +62,9 @@ def training_curves(history: Sequence[Mapping]):
 
 
 def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: float, part_names: Sequence[str]):
-    """A Figure of how well each true type is found, by each of several means.
+    """A Figure of the average precision of each true type, for each of several methods.
 
-    average_precision: for each means by name, one number a type. part_names: of the types. Raises ImportError if
+    average_precision: {method: one number per type}. part_names: names of the types. Raises ImportError if
     matplotlib is missing.
     """
     means = ", ".join(f"{name} {np.nanmean(values):.2f}" for name, values in average_precision.items())
@@ -71,8 +72,8 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
         {name: np.array(values, float) for name, values in average_precision.items()},
         part_names,
         title="How well the true parts were found",
-        text="Average precision over cells of held-out images; each type's part was chosen on training images. Means: "
-        f"{means}; chance {chance:.2f}, the dashed line.",
+        text="Average precision over the cells of held-out images; the part of each type was chosen on training "
+        f"images. Averages: {means}; chance (dashed line): {chance:.2f}.",
         line=chance,
         limit=1.0,
         form="{:.2f}",
@@ -80,9 +81,10 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
 
 
 def transfer_bars(results: Sequence[Mapping]):
-    """A Figure of the accuracies that transfer reached: the results of transfer.json, a bar for each protocol.
+    """A Figure of the accuracies of transfers, from the results of transfer.json, with a bar for each protocol.
 
-    Of several results of one protocol and data the mean is shown. Raises ImportError if matplotlib is missing.
+    For several results of one protocol and data set, the bar is their mean. Raises ImportError if matplotlib is
+    missing.
     """
     accuracies: dict[str, list[float]] = {}
     for result in results:
@@ -91,21 +93,21 @@ def transfer_bars(results: Sequence[Mapping]):
     return _bars(
         {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},
         names,
-        title="What the features are worth for recognition",
-        text="Top-1 accuracy on test images, in per cent after the last epoch, of classifiers on top of the frozen "
+        title="Recognition accuracy with the run's features",
+        text="Top-1 accuracy in per cent on test images after the last epoch, for classifiers on top of the frozen "
         "layers: "
         + ", ".join(f"{name} ({len(accuracies[name])})" for name in names).replace("\n", " on ")
-        + "; in brackets, over how many runs the mean was taken.",
+        + "; in brackets: number of runs averaged.",
         limit=100.0,
         form="{:.1f}",
     )
 
 
 def reproduction_bars(result: Mapping):
-    """A Figure of a table of accuracies, as `evaluation.collecting.collect` gives it: a group of bars for each row.
+    """A Figure of a table of accuracies from `evaluation.collecting.collect`, with a group of bars for each row.
 
-    A bar is the mean over seeds after the last epoch, its whisker the standard deviation, and a black mark the paper's
-    figure. Raises ImportError if matplotlib is missing.
+    Bars are means over seeds after the last epoch, whiskers are standard deviations, black marks the paper's figures.
+    Raises ImportError if matplotlib is missing.
     """
     rows, columns = result["rows"], list(result["rows"][0]["cells"])
     cells = {column: [row["cells"][column] for row in rows] for column in columns}
@@ -134,7 +136,7 @@ def reproduction_bars(result: Mapping):
         axis.errorbar(means[column], at, xerr=deviations[column], fmt="none", ecolor="#333333", linewidth=1, capsize=2)
         axis.vlines(papers[column], at - 0.45 * height, at + 0.45 * height, color="black", linewidth=2)
     for text, mean in zip(axis.texts, np.concatenate(list(means.values())), strict=True):
-        if mean > limit / 10:  # within the bar, where neither whisker nor mark is
+        if mean > limit / 10:  # inside the bar, where there is no whisker or mark
             text.set(x=limit / 100, color="white")
     return figure
 
@@ -148,7 +150,7 @@ def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text
     left = (max(len(part) for name in names for part in name.split("\n")) * 7 + 16) / size[0]
     axis.set_position((left, box.y0, box.x1 - left - 0.04, box.height))
     axis.grid(axis="y", visible=False)
-    axis.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axis.grid(axis="x", color=GRID, linewidth=0.8)
     height = 0.8 / len(groups)
     for index, (label, values) in enumerate(groups.items()):
         at = np.arange(len(names)) + (index - (len(groups) - 1) / 2) * height
@@ -157,7 +159,7 @@ def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text
             words = form.format(value) if np.isfinite(value) else "none"
             axis.text(np.nan_to_num(value) + limit / 100, y, words, va="center", fontsize=points(11))
     if line is not None:
-        axis.axvline(line, color="#555555", linestyle="--", linewidth=1)
+        axis.axvline(line, color=QUIET, linestyle="--", linewidth=1)
     axis.set_yticks(np.arange(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, limit)

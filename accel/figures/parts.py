@@ -1,4 +1,4 @@
-"""What each learned part responds to: where in images, and what it looks like there."""
+"""Where each learned part occurs in images, and what it looks like there."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 
 OUTLINE = (255, 212, 0)
 WHITE = 255
-FINDS = 3  # times the average precision of chance, from which a part is said to find a type
-EXPLAINED_BITS = "Bits a cell: how much a part's being there says about a cell; 0 if it is everywhere or nowhere."
+FINDS = 3  # multiple of chance from which the average precision counts as finding a type
+EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if the part occurs everywhere or nowhere."
 EXPLAINED_AP = (
-    "AP: average precision with which the part's map ranks cells with the type named before all others; 1 is perfect."
+    "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
-DARKEST = 0.4  # brightness of what is certainly not an occurrence
+DARKEST = 0.4  # brightness of cells with probability 0
 
 
 def parts(
@@ -28,18 +28,17 @@ def parts(
     columns: int = 10,
     found: Occurrences | None = None,
 ):
-    """A Figure with a row for each learned part: the images where it is surest, dark where it does not occur.
+    """A Figure with a row for each learned part: the images where it is most probable, dark where it does not occur.
 
-    Where the part occurs with a probability above one half is outlined. Rows are ordered by how much a
-    part says: by the average precision of the true type that it finds best where images.truth is known, and
-    otherwise by its information about cells, H(mean p) − mean H(p) (a part that is on or off everywhere has
-    none). At most `rows` parts are shown.
+    Cells where its probability is above one half are outlined. Rows are sorted by the average precision of the true
+    type that a part finds best if images.truth is known, and otherwise by its information about cells, H(mean p) − mean
+    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown.
 
-    part_names: of the true types, axis 1 of images.truth. found: what `find_occurrences` found in the images, if it is
-    at hand. Raises ImportError if matplotlib is missing.
+    part_names: names of the true types, axis 1 of images.truth. found: the result of `find_occurrences` on the images,
+    if available. Raises ImportError if matplotlib is missing.
     """
     found = found or find_occurrences(model, images.images, columns)
-    order, labels = found.order, [f"{bits:.3f} bits a cell" for bits in found.information]
+    order, labels = found.order, [f"{bits:.3f} bits per cell" for bits in found.information]
     if images.truth is not None:
         precision = np.nan_to_num(part_average_precision(occurrence_maps(model, images.images), images.truth))
         order = np.argsort(-precision.max(axis=1), kind="stable")
@@ -56,13 +55,14 @@ def parts(
         tiles,
         [f"part {part}\n{_state(found, part) or labels[part]}" for part in best],
         title="Where each part occurs",
-        text="A part a row, and the images where it is surest, surest first. Bright is where the part occurs, outlined "
-        "where its probability is above one half. " + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
+        text="Each row shows one part in the images where it is most probable, in descending order. Bright cells: the "
+        "part is likely; outlined cells: its probability is above one half. "
+        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
     )
 
 
 def _finding(precision: np.ndarray, chance: np.ndarray, names: Sequence[str]) -> str:
-    """The type that a part finds best, by its average precision for each type; none if that is near chance."""
+    """The type with the highest average precision for a part, as text; no type if that is near chance."""
     best = precision.argmax()
     found = precision[best] >= FINDS * chance[best]
     return f"{names[best] if found else 'no type'}, AP {precision[best]:.2f}"
@@ -82,12 +82,12 @@ def gallery(
     rows: int = 16,
     columns: int = 12,
 ):
-    """A Figure with a row for each part: patches cropped about its surest occurrences, as in the paper's figure 4.
+    """A Figure with a row for each part: patches around its most probable occurrences, as in the paper's figure 4.
 
-    found: what `find_occurrences` found in `images`: at most one an image, sorted by probability. side: of the patches
-    in pixels. scale: pixels a cell. Where images have labels, the classes (class_names or numbers) stand underneath;
-    no model has seen them. Rows are ordered by how much a part says about cells; at most `rows` are shown, and no part
-    that occurs nowhere while there are others. Raises ImportError if matplotlib is missing.
+    found: the result of `find_occurrences` on `images`: at most one occurrence per image, sorted by probability. side:
+    of the patches in pixels. scale: pixels per side of a cell. If images have labels, their classes (class_names or
+    numbers) are shown below the patches. Rows are sorted by information about cells; at most `rows` are shown, and
+    parts that occur nowhere are left out, unless all do. Raises ImportError if matplotlib is missing.
     """
     shown = [part for part in found.order if not found.dead[part]][:rows] or list(found.order[:1])
     tiles, captions = [], []
@@ -98,33 +98,33 @@ def gallery(
         tiles.append([enlarge(patch) for patch in patches])
         if images.labels is not None:
             captions.append([class_names[k] if class_names else f"class {k}" for k in images.labels[chosen]])
-    labels = [f"part {part}\n{found.an_image[part]:.2f} an image" for part in shown]
+    labels = [f"part {part}\n{found.an_image[part]:.2f} per image" for part in shown]
     return mosaic(
         tiles,
         labels,
         captions=captions,
         title="What each part looks like",
-        text=f"A part a row, and patches of {side} × {side} pixels about its surest occurrences in {len(images):,} "
-        "images, at most one an image, surest first."
-        + (" Underneath, the class of the image, which no model was told." if captions else ""),
+        text=f"Each row shows one part: patches of {side} × {side} pixels around its most probable occurrences in "
+        f"{len(images):,} images, at most one per image, in descending order."
+        + (" Below each patch: the class of the image, which was not used in training." if captions else ""),
     )
 
 
 def part_statistics(found: Occurrences):
-    """A Figure of how often each part occurs, and of how much any two parts occur in the same cells."""
+    """A Figure of the frequency of each part, and of the overlap of each two parts."""
     count = len(found.an_image)
     figure, (often, shared) = charts(
         2,
         columns=2,
         size=(440, 330),
-        title="How often parts occur, and together",
-        text=f"Left, expected occurrences an image: {found.an_image.sum():.1f} in all, spread over parts as evenly as "
-        f"{2 ** found.entropy():.1f} equally frequent ones would be; {found.dead.sum()} of {count} parts occur "
-        f"nowhere, {found.saturated.sum()} nearly everywhere. Right, overlap of two parts' maps: black none, white the "
-        "same cells.",
+        title="How often parts occur, alone and together",
+        text=f"Left: expected occurrences of each part per image, {found.an_image.sum():.1f} in total, with an "
+        f"effective number of {2 ** found.entropy():.1f} parts; {found.dead.sum()} of {count} parts occur nowhere, "
+        f"{found.saturated.sum()} nearly everywhere. Right: overlap of the maps of two parts, from black (no common "
+        "cell) to white (identical).",
     )
     often.bar(range(count), found.an_image, color="#0072b2")
-    often.set_title("occurrences an image", fontsize=points(12), loc="left")
+    often.set_title("occurrences per image", fontsize=points(12), loc="left")
     often.set_xlabel("part", fontsize=points(11))
     often.xaxis.get_major_locator().set_params(integer=True)
     shared.imshow(heat(found.overlap - np.eye(count) * found.overlap), interpolation="nearest", aspect="auto")
@@ -137,7 +137,7 @@ def part_statistics(found: Occurrences):
 
 
 def overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
-    """The image, enlarged, darkened where the part does not occur, with outlines around where it does."""
+    """The enlarged image, darkened where the part does not occur, with outlines around the cells where it does."""
     tile = enlarge(image)
     height, width = (size // cells for size, cells in zip(tile.shape, occurrence.shape, strict=False))
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)

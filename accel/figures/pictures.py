@@ -1,25 +1,26 @@
-"""All pictures of a run, by the names of their files, and the files."""
+"""All figures of a run, and their files."""
 
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from torch import nn
 
 from accel.common.files import read_file, write_whole
 from accel.data import Dataset, ImageSet
-from accel.evaluation import find_occurrences, receptive_field
+from accel.evaluation import Occurrences, find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
+from accel.figures.canvas import DOTS_PER_INCH, darkened, heading
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.reconstructions import reconstructions, samples, weight_masks
 from accel.training.checkpoint import writing
 
 FOLDER = "figures"  # in the run's
-INDEX = "index.json"  # in it: the pictures' titles and what one sees, in order
+INDEX = "index.json"  # in it: titles and descriptions of the figures, in order
 
 LARGEST = 1 << 26  # bytes of a picture
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # with which a PNG file begins; its first chunk ends at byte 33
@@ -31,26 +32,33 @@ class Drawn(TypedDict):
     file: str
     title: str
     text: str
+    dark: NotRequired[str]  # the file of the same picture for a dark page; earlier versions drew none
+    heading: NotRequired[int]  # pixels at its top that the title and the text take
 
 
 SHOWN = 12  # images in a row of inputs and outputs
-FIELD_IMAGES = 16  # on which the receptive field is measured
+FIELD_IMAGES = 16  # number of images for measuring the receptive field
 
 
-def closing_pictures(model: nn.Module, dataset: Dataset) -> Iterator[tuple[str, object]]:
-    """(name, Figure) of what a training run ends in: its parts and its reconstructions."""
+def closing_pictures(
+    model: nn.Module, dataset: Dataset, found: Occurrences | None = None
+) -> Iterator[tuple[str, object]]:
+    """(name, Figure) of the figures at the end of a training run: parts and reconstructions.
+
+    found: the result of `find_occurrences` on the held-out images, if available.
+    """
     if model.has_parts:
-        yield "parts", parts(model, dataset.test, dataset.part_names)
+        yield "parts", parts(model, dataset.test, dataset.part_names, found=found)
     if model.has_decoder:
         yield "reconstructions", reconstructions(model, spread(dataset.test, SHOWN))
 
 
 def spread(images: ImageSet, count: int) -> np.ndarray:
-    """At most `count` images from all over a set: of each class in turn, or without labels at equal distances."""
+    """At most `count` images spread over a set: from each class in turn, or at equal distances without labels."""
     count = min(count, len(images))
     if images.labels is None:
         return images.images[np.arange(count) * len(images) // count]
-    # Of each image, how many of its class come before it: all first ones, then all second ones, and so on.
+    # For each image, the number of earlier images of its class: first all first ones, then all second ones, etc.
     order = np.argsort(images.labels, kind="stable")
     sizes = np.unique(images.labels, return_counts=True)[1]
     turn = np.concatenate([np.arange(size) for size in sizes])
@@ -66,12 +74,12 @@ def pictures(
     transfer: Sequence[Mapping] = (),
     patch_size: int | None = None,
 ) -> Iterator[tuple[str, object]]:
-    """(name, Figure) of everything there is to be seen of a run, in the order in which it is looked at.
+    """(name, Figure) of all figures of a run, in their order in a report.
 
-    history: the lines of metrics.jsonl. measures: of measures.json. transfer: the results of transfer.json. What is
-    empty is not drawn, nor is what a model without parts has no use for, or what takes two held-out images of one.
-    patch_size: of the gallery's patches in pixels, by default the receptive field. Raises ImportError if matplotlib is
-    missing.
+    history: the lines of metrics.jsonl. measures: the content of measures.json. transfer: the results of transfer.json.
+    Figures without data, those that do not apply to a model without parts, and those that need two held-out images are
+    left out where these are missing. patch_size: size of the gallery's patches in pixels, by default the receptive
+    field. Raises ImportError if matplotlib is missing.
     """
     images = dataset.test.images
     few = spread(dataset.test, SHOWN)
@@ -110,10 +118,11 @@ def pictures(
 
 
 def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run: bool = True) -> list[str]:
-    """Writes pictures into the run's folder `figures`, NAME.png each; returns their files' names within the run.
+    """Writes figures as NAME.png into the run's folder `figures`; returns the file names within the run.
 
-    all_of_run: whether these are all of its pictures, which index.json then lists with what they show, in order.
-    Without, an index of earlier pictures goes, because they show an earlier state. Raises OSError with a sentence.
+    all_of_run: whether these are all figures of the run; then index.json lists them in order, with descriptions, and
+    each is also written as NAME-dark.png for the report on a dark page. Otherwise an older index is removed, because
+    its figures show an earlier state. Raises OSError that names the file.
     """
     folder = run / FOLDER
     with writing(folder, run):
@@ -121,22 +130,35 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
         (folder / INDEX).unlink(missing_ok=True)
     index = []
     for name, figure in drawn:
-        path = folder / f"{name}.png"
         title, text = figure.get_label().split("\n", 1)
-        figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
-        with writing(path, run):
-            write_whole({path: buffer.getvalue()})
-        index.append({"file": path.name, "title": title, "text": text})
+        entry: Drawn = {"file": f"{name}.png", "title": title, "text": text}
+        save(run, figure, entry["file"])
+        if all_of_run:
+            width, _ = figure.get_size_inches() * DOTS_PER_INCH
+            entry["heading"] = round(heading(title, text, width)[1])
+            entry["dark"] = f"{name}-dark.png"
+            with darkened(figure):
+                save(run, figure, entry["dark"])
+        index.append(entry)
     if all_of_run:
         with writing(folder / INDEX, run):
             write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
     return [f"{FOLDER}/{entry['file']}" for entry in index]
 
 
+def save(run: Path, figure, name: str) -> None:
+    """Writes a Figure into the run's folder `figures`, with its title and text; raises OSError that names the file."""
+    path = run / FOLDER / name
+    title, text = figure.get_label().split("\n", 1)
+    figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
+    with writing(path, run):
+        write_whole({path: buffer.getvalue()})
+
+
 def read_picture(run: Path, name: str) -> bytes:
     """A PNG file of the run's folder `figures`.
 
-    Raises OSError, or ValueError for a name or a link that leads out of that folder, or a file that is something else.
+    Raises OSError, or ValueError for a name or link outside of that folder, or a file that is not a PNG file.
     """
     path = run / FOLDER / name
     if Path(name).name != name or path.is_symlink():

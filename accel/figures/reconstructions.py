@@ -1,4 +1,4 @@
-"""What a model makes of images, where the weighted loss looks, and what the model draws by itself."""
+"""Reconstructions, weights of the reconstruction loss, and samples."""
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ def as_images(output: Tensor) -> np.ndarray:
 def reconstructions(model: nn.Module, images: np.ndarray):
     """A Figure with a column for each image: input, deterministic reconstruction and their difference.
 
-    images: uint8 (n, H, W, C), as many as there shall be columns. The difference is the mean over channels; all columns
-    share its scale. Raises ImportError if matplotlib is missing.
+    images: uint8 (n, H, W, C), one per column. The difference is the mean over channels, with the same scale in all
+    columns. Raises ImportError if matplotlib is missing.
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
@@ -32,22 +32,22 @@ def reconstructions(model: nn.Module, images: np.ndarray):
     labels = [
         "input",
         f"reconstruction\nmean PSNR {quality:.1f} dB",
-        f"difference\nlight {largest:.2f} of the range",
+        f"difference\nwhite: {largest:.2f} of range",
     ]
     rows = [images, as_images(output), heat(difference / largest)]
     return mosaic(
         [[enlarge(image) for image in row] for row in rows],
         labels,
-        title="What is left of images after the bottleneck",
-        text="Held-out images, what the model makes of the mean of their codes, and where the two differ.",
+        title="Reconstructions",
+        text="Held-out images, their reconstructions from the mean of the code, and the difference between the two.",
     )
 
 
 def weight_masks(images: np.ndarray):
     """A Figure with a column for each image: the image, and the weights of its pixels in the weighted loss.
 
-    images: uint8 (n, H, W, C). Shown is the mean over channels of the gradient-energy weights (paper, section 3.4),
-    where 1 is what every pixel has in the unweighted loss; all columns share its scale. No model takes part.
+    images: uint8 (n, H, W, C). It shows the mean over channels of the gradient-energy weights (paper, section 3.4),
+    which would be 1 in the unweighted loss, with the same scale in all columns. It does not depend on a model.
     Raises ImportError if matplotlib is missing.
     """
     (batch,) = in_order(images, len(images), torch.device("cpu"))
@@ -59,19 +59,19 @@ def weight_masks(images: np.ndarray):
     rows = [images, heat(share), weighted]
     return mosaic(
         [[enlarge(image) for image in row] for row in rows],
-        ["image", f"weight\ndark 0, light {weights.max():.1f}", "image in the\nlight of its weights"],
-        title="Where the weighted loss looks",
-        text="Errors count by the energy of the image's gradient in patches of 8 × 8 pixels: textured foreground more, "
-        "smooth background less. A weight of 1 is what every pixel has without weighting.",
+        ["image", f"weight\nblack 0, white {weights.max():.1f}", "image with its weights\nas brightness"],
+        title="Weights of the reconstruction loss",
+        text="How strongly each patch of 8 × 8 pixels is weighted in the loss, in proportion to its gradient energy: "
+        "textured foreground more than smooth background. Without weighting, every pixel has weight 1.",
     )
 
 
 @torch.no_grad()
 def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
-    """Images decoded from draws of the aggregated posterior, the mean of the posteriors of all images: (B, C, H, W).
+    """Images (B, C, H, W) from samples of the aggregated posterior, the mean of the posteriors of all images.
 
-    One draw from each of uint8 `images` (B, C, H, W), taken from a set at random. A part occurs or it does not: no
-    relaxation. Where an encoder gives a code without a variance, as Bigan's, the code is decoded as it is.
+    Takes one sample for each of uint8 `images` (B, C, H, W), a random subset of a data set. Occurrences are discrete,
+    not relaxed. For encoders without a variance, like Bigan's, the code itself is decoded.
     """
     posterior, noise, count = model.encode(images), Noise(seed), len(images)
     if model.has_parts:
@@ -94,10 +94,10 @@ def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:
 
 
 def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 3):
-    """A Figure of images drawn from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
+    """A Figure of samples from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
 
-    n is the number of images of each kind, in `rows` rows. A sample of the prior has each part in each cell with the
-    prior's probability (PatchVAE). Raises ImportError if matplotlib is missing.
+    It shows n samples of each kind, in `rows` rows. In samples from the prior of a PatchVAE, each part occurs in each
+    cell with the prior's probability. Raises ImportError if matplotlib is missing.
     """
     with evaluating(model) as device:
         (batch,) = in_order(images, len(images), device)
@@ -112,7 +112,11 @@ def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 
     return mosaic(
         tiles,
         labels,
-        title="What the model draws by itself",
-        text="Decoded codes, drawn from the prior and from the posteriors of images taken at random."
-        + (" By the prior parts occur anywhere, by the posteriors as in images." if model.has_parts else ""),
+        title="Samples",
+        text="Images decoded from codes that are sampled from the prior, and from the posteriors of random images."
+        + (
+            " Under the prior, parts occur at random places; under the posteriors, as they do in images."
+            if model.has_parts
+            else ""
+        ),
     )

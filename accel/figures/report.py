@@ -1,4 +1,4 @@
-"""Runs as one HTML file that needs nothing else: tables, pictures as data URIs, a style and a script of its own."""
+"""A self-contained HTML report of runs: tables, figures as data URIs, style sheet and script."""
 
 import base64
 import struct
@@ -13,17 +13,19 @@ from accel.evaluation.measures import PART_TITLES, TITLES
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file's bytes, and what one sees in it."""
+    """The bytes of a PNG file, with title and description."""
 
-    file: str  # its name, by which pictures of several runs are put side by side
+    file: str  # file name, by which figures of several runs are matched
     title: str
     text: str
     png: bytes
+    dark: bytes | None = None  # the same for a dark page
+    heading: int = 0  # pixels at its top that title and text take, which the report shows as text of its own
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder holds, as far as a report shows it; what is not there is empty."""
+    """The content of a run folder that a report shows; missing items are empty."""
 
     name: str
     config: Mapping[str, Any]
@@ -34,19 +36,19 @@ class RunRecord:
 
 
 def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
-    """The HTML text of a report on runs side by side; `made`, for its end, says by what and when.
+    """The HTML text of a report on one or more runs; `made` is the footer: command, version and date.
 
-    The same arguments give the same text.
+    The output depends only on the arguments.
     """
     sections = [
-        ("summary", "Summary", _summary(runs)),
         ("pictures", "Pictures", _pictures(runs)),
+        ("summary", "Summary", _summary(runs)),
         ("parts", "Parts", _parts(runs)),
         ("measures", "Measures", _measures(runs)),
         ("transfer", "Transfer", _transfer(runs)),
         ("ledger", "Terms of the loss", _ledger(runs)),
         ("configuration", "Configuration", _configuration(runs)),
-        ("words", "Words", _glossary()),
+        ("words", "Glossary", _glossary()),
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
@@ -62,7 +64,7 @@ def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
 
 
 def _words(value: Any) -> str:
-    """A value for people: numbers with about four digits, – for what there is none of."""
+    """A value as text: numbers with about four digits, – for missing values."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -81,7 +83,7 @@ def _cell(value: Any) -> str:
 
 
 def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], marked: Iterable[bool] = ()) -> str:
-    """A table that can be sorted by each column; the first cell of a row is its header. marked: rows to point out."""
+    """A table that can be sorted by each column; first cells are row headers. marked: rows to highlight."""
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(title)}</button></th>' for title in header
     )
@@ -98,14 +100,14 @@ def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], m
     )
 
 
-# What each section holds; nothing where there is nothing to show.
+# The content of each section; empty if there is nothing to show.
 
 
 def _reconstructions(run: RunRecord) -> dict[str, Mapping]:
     return {one["name"]: one for one in (run.measures or {}).get("reconstructions", ())}
 
 
-# Columns of what finds parts, with their keys in measures.json, and the baselines beside the model.
+# Columns for part discovery, with their keys in measures.json, and the baselines.
 DISCOVERY = {"average precision of best parts": "average_precision", "purity of parts": "purity"}
 BASELINES = {"k_means": "k-means on cells", "untrained": "untrained encoder"}
 
@@ -119,7 +121,7 @@ def _title(name: str) -> str:
 
 
 def _names(lists: Iterable[Iterable[str]]) -> list[str]:
-    """Every name once, in the order of first appearance."""
+    """All names without duplicates, in the order of first appearance."""
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
@@ -148,23 +150,23 @@ def _summary(runs: Sequence[RunRecord]) -> str:
                 for column, cells in columns.items():
                     cells.append(values.get(column))
     known = {title: values for title, values in columns.items() if any(value is not None for value in values)}
-    return _table("Runs, and for each the baselines of its data", list(known), zip(*known.values(), strict=True))
+    return _table("Runs, each with the baselines on its data", list(known), zip(*known.values(), strict=True))
 
 
 def _measures(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         for one in _reconstructions(run).values():
-            network = f"{one['network']}, {one.get('dimensions')} numbers" if "network" in one else ""
+            network = f"{one['network']}, {one.get('dimensions')} dimensions" if "network" in one else ""
             title = _title(one["name"]) + (f", {one['unit']}" if one["unit"] else "")
             rows.append([title, run.name, one["value"], one["count"], one["range"], one["resize"], network])
     header = ["measure", "run", "value", "images", "range", "resize", "features"]
     if not rows:
         return ""
-    note = "<p>Reconstructions of held-out images from the means of their codes."
+    note = "<p>All measures are of held-out images, reconstructed from the means of their codes."
     if any(row[0] == TITLES["frechet_encoder"] for row in rows):
-        note += " A distance of a run's own features says nothing beside another run's."
-    return note + "</p>" + _table("Quality of reconstructions, with what each was measured on", header, rows)
+        note += " Fréchet distances in the features of a run's own encoder cannot be compared between runs."
+    return note + "</p>" + _table("Quality of reconstructions, with the settings of each measurement", header, rows)
 
 
 def _ledger(runs: Sequence[RunRecord]) -> str:
@@ -176,7 +178,7 @@ def _ledger(runs: Sequence[RunRecord]) -> str:
     trained = [run for run in runs if run.history]
     if not trained:
         return ""
-    header = ["nats an image, but for psnr (dB) and counts"]
+    header = ["nats per image, except PSNR (dB) and counts"]
     header += [f"{run.name}, {kind}" for run in trained for kind in kinds.values()]
     rows = [
         [term.replace("_", " ")] + [run.history[-1].get(kind + term) for run in trained for kind in kinds]
@@ -203,7 +205,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             for name, title in (PART_TITLES | {"dead": "dead parts", "saturated": "saturated parts"}).items()
         ]
         content += _table(
-            "Parts on held-out images, without their truth", ["measure", *[run.name for run in found]], rows
+            "Parts on held-out images, without ground truth", ["measure", *[run.name for run in found]], rows
         )
     header = {
         "name": "true type",
@@ -212,7 +214,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
         "k_means": "k-means",
         "untrained": "untrained",
         "chance": "chance",
-        "localisation_error": "off by, cells",
+        "localisation_error": "localisation error, cells",
         "coverage": "covered",
     }
     for run in found:
@@ -220,7 +222,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             rows = [[one[key] for key in header] for one in run.measures["types"]]
             content += _table(f"True part types, {run.name}", list(header.values()), rows)
         purity = {one["part"]: one for one in run.measures.get("purity", ())}
-        columns = ["part", "state", "occurrences an image", "bits a cell", "largest overlap", "with part"]
+        columns = ["part", "state", "occurrences per image", "bits per cell", "largest overlap", "with part"]
         rows = []
         for one in run.measures["parts"]["parts"]:
             row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
@@ -228,7 +230,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             if purity:
                 row += [purity.get(one["part"], {}).get(key) for key in ("purity", "type")]
             rows.append(row)
-        content += _table(f"Learned parts, {run.name}", columns + (["purity", "mostly on"] if purity else []), rows)
+        content += _table(f"Learned parts, {run.name}", columns + (["purity", "main type"] if purity else []), rows)
     return content
 
 
@@ -241,10 +243,10 @@ def _transfer(runs: Sequence[RunRecord]) -> str:
         "last_top1": "top-1 %, last",
         "selected_top1": "top-1 %, selected",
         "untrained_top1": "untrained",
-        "selected_epoch": "epoch",
+        "selected_epoch": "selected epoch",
     }
     rows = [[run.name] + [one.get(key) for key in header] for run in runs for one in run.transfer]
-    return _table("Recognition with the run's encoder", ["run", *header.values()], rows) if rows else ""
+    return _table("Recognition accuracy with the run's encoder", ["run", *header.values()], rows) if rows else ""
 
 
 def _pictures(runs: Sequence[RunRecord]) -> str:
@@ -261,50 +263,64 @@ def _pictures(runs: Sequence[RunRecord]) -> str:
 
 def _picture(run: RunRecord, picture: Picture, words: str) -> str:
     width, height = struct.unpack(">II", picture.png[16:24])  # of a PNG file's first chunk
-    data = base64.b64encode(picture.png).decode()
     title, text, name = (escape(words) for words in (picture.title, picture.text, run.name))
-    alternative = f"{title}, {name}: {text}"
+    image = f'<img src="{_data(picture.png)}" width="{width}" height="{height}" alt="{title}, {name}: {text}">'
+    kind = "scroll"
+    if picture.dark is not None:
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(picture.dark)}">'
+        image, kind = f"<picture>{source}{image}</picture>", "scroll themed"
+    if picture.heading:
+        # Above the box's upper edge; per cent are of its width.
+        style = f"max-width: {width}px; --above: -{100 * picture.heading / width:.3f}%"
+        image = f'<div class="cropped" style="{style}">{image}</div>'
     return (
-        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{title}, {name}">'
-        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alternative}"></div>'
+        f'<figure><div class="{kind}" role="region" tabindex="0" aria-label="{title}, {name}">{image}</div>'
         f"<figcaption><strong>{name}</strong> {escape(words)}</figcaption></figure>"
     )
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _configuration(runs: Sequence[RunRecord]) -> str:
     rows = [[name] + [run.config.get(name) for run in runs] for name in _names(run.config for run in runs)]
     differs = [len({str(value) for value in row[1:]}) > 1 for row in rows]
     rows = [[f"≠ {row[0]}" if mark else row[0], *row[1:]] for row, mark in zip(rows, differs, strict=True)]
-    caption = "Options in force" + ("; ≠ marks those that differ" if any(differs) else "")
+    caption = "Options" + ("; ≠ marks those that differ between runs" if any(differs) else "")
     return _table(caption, ["option", *[run.name for run in runs]], rows, differs)
 
 
 GLOSSARY = {
-    "part": "what is learned: something that recurs in images. It has a map of where it occurs and, in each image, a "
-    "vector of how it looks there.",
-    "occurrence": "a part's being in a cell of the grid that the image is cut into; it is said to occur where its "
-    "probability is above one half.",
+    "part": "a pattern that recurs in images. A model learns, for each part, a map of where it occurs and, in each "
+    "image, a vector that describes how it looks there.",
+    "occurrence": "a part occurs in a cell of the image's grid if its probability there is above one half.",
     "dead, saturated, live": "a part that occurs nowhere, in nearly all cells, or in some of them.",
-    "bits a cell": "how much a part's being there says about a cell: H(mean p) − mean H(p). A part that is "
-    "everywhere or "
-    "nowhere says nothing, and one bit is the most.",
-    "overlap": "how much two parts occur in the same cells: 0 never, 1 for equal maps.",
-    "nats": "the unit of the loss, information by the natural logarithm; a bit is 0.69 nats.",
-    "reconstruction": "the squared error of what the model makes of an image, summed over pixels and weighted by "
-    "gradient energy with +w.",
-    "KL, appearance and occurrence": "divergence from the prior: what a code costs that says how parts look, and where "
-    "they occur. Near 0 it says nothing.",
-    "PSNR, SSIM": "how near reconstructions are to images: in dB, 12 or so for one colour and 20 for a blurred "
-    "image; and "
-    "from 0 to 1 by local structure.",
-    "Fréchet distance": "between reconstructions and images as sets, in the features of a network; smaller is nearer.",
+    "bits per cell": "mutual information of cell and occurrence: H(mean p) − mean H(p). It is 0 for a part that occurs "
+    "everywhere or nowhere, and at most 1.",
+    "effective number of parts": "number of equally frequent parts that would have the same entropy.",
+    "overlap": "how often two parts occur in the same cells: 0 for never, 1 for equal maps.",
+    "consistency": "similarity of the patches at a part's most probable occurrences, in pixels or in features; 1 if a "
+    "part always looks the same.",
+    "nats": "unit of the loss: information in natural logarithms; one bit is 0.69 nats.",
+    "reconstruction": "squared error of the reconstructed image, summed over pixels, and weighted by gradient energy "
+    "for +w.",
+    "KL, appearance and occurrence": "divergence of the posterior from the prior: information in the code about how "
+    "parts look, and where they occur. If it is near 0, the code has no such information.",
+    "PSNR, SSIM": "similarity of reconstructions and images: PSNR in dB, about 12 for one colour and 20 for a blurred "
+    "image; SSIM from 0 to 1, by local structure.",
+    "Fréchet distance": "distance between the distributions of reconstructions and images, in the features of a "
+    "network; lower is better.",
     "average precision (AP)": "how well a part's map ranks the cells that hold a true type before all others; 1 is "
     "perfect, and chance is the share of cells that hold the type.",
-    "k-means, untrained": "the same measure for clusters of cells' pixels, and for a model that has learned nothing.",
-    "purity": "the share of a part's surest occurrences that lie on one true type.",
-    "top-1, knn, linear, conv1 to conv5": "recognition in %: by the nearest training images, by a linear classifier "
-    "on the "
-    "encoder as it is, or with so many of its first layers frozen and the rest trained on labels.",
+    "localisation error": "distance, in cells, from the most probable cell of a type's part to the nearest true cell.",
+    "covered": "share of a type's cells in which any part occurs, except saturated parts.",
+    "k-means, untrained": "baselines: the same measure for clusters of the pixels of cells, and for an untrained "
+    "model.",
+    "purity": "share of a part's most probable occurrences that lie on one true type.",
+    "top-1, knn, linear, conv1 to conv5": "recognition accuracy in %: with k nearest neighbours, with a linear "
+    "classifier on the frozen encoder, or with the first layers of the encoder frozen and the others fine-tuned on "
+    "labels.",
 }
 
 
@@ -346,6 +362,10 @@ th[aria-sort="descending"] button::after { content: " \\2193"; color: inherit; }
   align-items: start; }
 figure { margin: 0; min-width: 0; }
 figure .scroll { background: #fff; border: 1px solid var(--line); border-radius: .4rem; padding: .4rem; }
+figure .themed { background: var(--page); }
+picture { display: block; }
+.cropped { overflow: hidden; }
+.cropped img { width: 100%; margin-top: var(--above); }
 img { display: block; max-width: 100%; height: auto; }
 figcaption { color: var(--quiet); font-size: .9rem; padding: .25rem 0; overflow-wrap: anywhere; }
 figcaption strong { color: var(--ink); }
@@ -353,7 +373,7 @@ dt { font-weight: 600; }
 dd { margin: 0 0 .5rem 1rem; max-width: 50rem; }
 footer { color: var(--quiet); font-size: .9rem; padding-bottom: 2rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .25rem 0; }
-@media (max-width: 40rem) { figure img { max-width: none; width: 42rem; } }
+@media (max-width: 40rem) { figure .scroll > * { width: 42rem; } figure img { max-width: none; width: 42rem; } }
 """
 
 SCRIPT = """

@@ -1,4 +1,4 @@
-"""Models: images to codes and back, and the loss that trains them."""
+"""Models that encode images and decode codes, and the loss that trains them."""
 
 from .betavae import BetaVAE, BetaVAEOutput, GaussianPosterior
 from .bigan import Bigan, BiganCode, BiganOutput

@@ -1,4 +1,4 @@
-"""What every model here shares: the backbone, the grid, and the checks of what goes in."""
+"""Base classes of all models: the encoder, the grid, and checks of the input."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FAR_OUTSIDE = 4.0  # of [−1, 1]; images normalised by ImageNet's statistics re
 
 
 def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images in [−1, 1] as `dtype`: uint8 values x become x / 127.5 − 1, floating ones stay what they are.
+    """Images in [−1, 1] as `dtype`: uint8 values x become x / 127.5 − 1, floating-point values are kept.
 
     Raises ValueError for any other dtype.
     """
@@ -31,7 +31,7 @@ def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextlib.contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which batch norm uses its statistics and never moves them, and back to each module's own."""
+    """Evaluation mode, in which batch norm uses its statistics without updating them; restores each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -52,12 +52,12 @@ class Backbone(Pretrained):
     """An encoder φ for images of one size.
 
     `image_size`: an integer, or (H, W), each divisible by `scale`. `grid` (h, w) is image_size / scale.
-    `places`: how many of the encoder's cells a side make a cell of `grid`, so that `scale` is its scale times as many.
+    `places`: k, if a cell of `grid` consists of k × k cells of the encoder; `scale` is k times the encoder's scale.
 
-    What a subclass can do besides, it states:
-        has_decoder: `encode` gives a code, and `decode`, `reconstruct` and `sample` images.
-        has_variance: what `encode` gives has a variance beside the mean that its code is made of.
-        has_parts: it is a PatchPosterior, of num_parts parts of part_dim numbers.
+    Attributes state what a subclass supports:
+        has_decoder: `encode` returns a code, and `decode`, `reconstruct` and `sample` return images.
+        has_variance: `encode` returns a variance as well as a mean.
+        has_parts: `encode` returns a PatchPosterior of num_parts parts with part_dim dimensions.
     """
 
     has_decoder = False
@@ -82,8 +82,8 @@ class Backbone(Pretrained):
     def features(self, images: Tensor) -> Tensor:
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/s, W/s), s the encoder's scale.
 
-        Raises ValueError for another rank, number of channels or dtype, a size that scale does not divide, or floats
-        far outside of [−1, 1]; where looking at them would make a GPU wait, in training, they are not looked at.
+        Raises ValueError for a wrong rank, number of channels or dtype, a size that scale does not divide, or floats
+        far outside of [−1, 1]. The last check is left out in training on a GPU, where it would stall the GPU.
         """
         stem = self.encoder.conv1.weight
         if not isinstance(images, Tensor):
@@ -111,11 +111,11 @@ class Backbone(Pretrained):
 
 
 class Coded(Protocol):
-    """What has a code for a decoder."""
+    """A posterior with a code for a decoder."""
 
     @property
     def code(self) -> Tensor:
-        """What the decoder reads."""
+        """The input of the decoder."""
 
 
 class Autoencoder(Backbone):
@@ -138,7 +138,7 @@ class Autoencoder(Backbone):
         )
 
     def encode(self, images: Tensor) -> Coded:
-        """What the model says of images (B, channels, H, W), its `code` among it; nothing is drawn."""
+        """The posterior of images (B, channels, H, W), which includes its `code`, without sampling."""
         raise NotImplementedError
 
     def decode(self, code: Tensor) -> Tensor:
@@ -146,26 +146,26 @@ class Autoencoder(Backbone):
         raise NotImplementedError
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """x̂ of the posterior's mean code, (B, channels, H, W) in [−1, 1]; nothing is drawn.
+        """The reconstruction x̂ from the posterior's mean code, (B, channels, H, W) in [−1, 1], without sampling.
 
-        images: (B, channels, H, W), uint8 or float in [−1, 1]. In evaluation mode whatever the module's: images do not
-        depend on each other, and no statistic moves. Raises ValueError as `features` does.
+        images: (B, channels, H, W), uint8 or float in [−1, 1]. Always computes in evaluation mode, so images do not
+        depend on each other, and no statistic of batch norm changes. Raises ValueError as `features` does.
         """
         with in_evaluation(self):
             posterior = self.encode(images)
             return self.decode(posterior.code, **self.setting(posterior))
 
     def setting(self, posterior: Any) -> dict[str, Tensor]:
-        """What `decode` takes of a posterior beside a code, tensors (B, …) by argument; of most models nothing."""
+        """{argument: tensor (B, …)} for `decode` in addition to the code, from a posterior; empty for most models."""
         return {}
 
 
 class VectorAutoencoder(Autoencoder):
-    """An autoencoder whose code is one vector of latent_dim numbers an image, whatever its grid.
+    """An autoencoder whose code is one vector of latent_dim dimensions per image.
 
-    Features are averaged to at most 4 × 4 cells for the linear maps of a subclass. Back, a linear map gives
-    latent_dim channels on the same cells, repeated up to the grid, and the decoder goes on as PatchVAE's does with
-    N·D = latent_dim. Takes images of image_size only.
+    Features are averaged to at most 4 × 4 cells for the linear layers of a subclass. For decoding, a linear layer gives
+    latent_dim channels on the same cells, which are repeated to fill the grid; the decoder is that of a PatchVAE with
+    N·D = latent_dim. Accepts images of image_size only.
     """
 
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, latent_dim: int):
@@ -202,7 +202,7 @@ class VectorAutoencoder(Autoencoder):
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Images (count, channels, H, W) in [−1, 1] of z ~ N(0, 1); the same seed draws the same z.
 
-        In evaluation mode whatever the module's. Raises ValueError unless count is a positive integer.
+        Always computes in evaluation mode. Raises ValueError unless count is a positive integer.
         """
         check_positive(count=count)
         weight = self.expand.weight

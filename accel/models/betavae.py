@@ -1,4 +1,4 @@
-"""The β-VAE baseline (Higgins et al. 2017; paper, section 3.1): one Gaussian vector an image."""
+"""The β-VAE baseline (Higgins et al. 2017; paper, section 3.1), with one Gaussian vector per image."""
 
 from dataclasses import dataclass
 
@@ -15,32 +15,32 @@ from .autoencoder import VectorAutoencoder
 
 @dataclass(frozen=True, repr=False)
 class GaussianPosterior(ShowsShapes):
-    """What BetaVAE says of B images: N(mean, variance) in Z dimensions.
+    """The posterior of B images: N(mean, variance) in Z dimensions.
 
-    Everything but the code is float32 under lower precision too (float64 in a float64 model).
+    All tensors except the code are float32, under lower precision too (float64 in a float64 model).
     """
 
-    code: Tensor  # (B, Z), what the decoder reads: the mean, or a sample
+    code: Tensor  # (B, Z), the input of the decoder: the mean, or a sample
     mean: Tensor  # (B, Z), m
     variance: Tensor  # (B, Z), v > 0
     kl_appearance: Tensor  # (B,), the divergence from N(0, 1), nats
-    kl_occurrence: Tensor  # (B,), zero: one loss and one log serve PatchVAE and this
+    kl_occurrence: Tensor  # (B,), zero, so that the same loss and log serve PatchVAE and BetaVAE
 
 
 @dataclass(frozen=True, repr=False)
 class BetaVAEOutput(GaussianPosterior):
-    """The posterior, its code sampled if sampling was asked for, and what the decoder makes of that code."""
+    """The posterior, with a sampled code if sampling was requested, and the reconstruction from that code."""
 
     reconstruction: Tensor  # (B, channels, H, W) in [−1, 1]
 
 
 class BetaVAE(VectorAutoencoder):
-    """PatchVAE's encoder and decoder around z ~ N(m, v), one vector of latent_dim numbers an image.
+    """The encoder and decoder of PatchVAE with a code z ~ N(m, v), one vector of latent_dim dimensions per image.
 
-    image_size: an integer or (H, W), the only size taken. channels: of the images.
+    image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
     encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
 
-    Raises ValueError for any other value.
+    Raises ValueError for a value out of range.
     """
 
     has_variance = True
@@ -66,16 +66,16 @@ class BetaVAE(VectorAutoencoder):
     ) -> BetaVAEOutput:
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
-        The code is m + √v · ε where `noise` is given (or sample=True, which then needs it), else m.
-        temperature is PatchVAE's and unused, so that one training step serves both. Raises ValueError for images of
-        another size or kind, and for sample=True without noise.
+        The code is m + √v · ε if `noise` is given, unless sample=False; otherwise it is m. temperature is unused: the
+        argument exists so that the same training step serves PatchVAE. Raises ValueError for images of wrong size or
+        dtype, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = self._posterior(images, noise, sample)
         return BetaVAEOutput(**posterior, reconstruction=self.decode(posterior["code"]))
 
     def encode(self, images: Tensor) -> GaussianPosterior:
-        """The posterior of images (B, channels, H, W), its code the mean; nothing is drawn. Raises as `forward`."""
+        """The posterior of images (B, channels, H, W), with the mean as its code. Raises ValueError as `forward`."""
         return GaussianPosterior(**self._posterior(images, noise=None, sample=False))
 
     def _posterior(self, images: Tensor, noise: Noise | None, sample: bool) -> dict[str, Tensor]:

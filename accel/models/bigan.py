@@ -1,4 +1,4 @@
-"""The BiGAN baseline (Donahue et al. 2016): an encoder learned only by matching what a generator does."""
+"""The BiGAN baseline (Donahue et al. 2016): an encoder trained adversarially to invert a generator."""
 
 from dataclasses import dataclass
 
@@ -12,26 +12,26 @@ from .autoencoder import VectorAutoencoder
 
 @dataclass(frozen=True, repr=False)
 class BiganCode(ShowsShapes):
-    """What a Bigan says of B images."""
+    """The codes of B images."""
 
     code: Tensor  # (B, Z), E(x)
 
 
 @dataclass(frozen=True, repr=False)
 class BiganOutput(BiganCode):
-    """The two pairs that the joint discriminator tells apart: (x, E(x)) and (G(z), z)."""
+    """The pairs that the joint discriminator learns to distinguish: (x, E(x)) and (G(z), z)."""
 
     prior: Tensor  # (B, Z), z ~ N(0, 1)
     generated: Tensor  # (B, channels, H, W) in [−1, 1], G(z)
 
 
 class Bigan(VectorAutoencoder):
-    """β-VAE's encoder and decoder with codes of its size, z = E(x) without a variance, trained adversarially.
+    """The encoder and decoder of BetaVAE with a code z = E(x) that has no variance, trained adversarially.
 
-    image_size: an integer or (H, W), the only size taken. channels: of the images.
+    image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
     encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
 
-    Raises ValueError for any other value.
+    Raises ValueError for a value out of range.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Bigan(VectorAutoencoder):
         self.code = nn.Linear(self.coarse_features, latent_dim)
 
     def forward(self, images: Tensor, noise: Noise) -> BiganOutput:
-        """Images (B, channels, H, W), uint8 or float in [−1, 1] → their codes, and as many images of drawn codes.
+        """Images (B, channels, H, W), uint8 or float in [−1, 1] → codes, and as many images from sampled codes.
 
-        Raises ValueError for images of another size or kind.
+        Raises ValueError for images of wrong size or dtype.
         """
         code = self.code(self.pool(images))
         prior = appearance_noise(noise, len(images), 1, self.latent_dim, device=code.device).flatten(1)
         return BiganOutput(code, prior, self.decode(prior.to(self.expand.weight.dtype)))
 
     def encode(self, images: Tensor) -> BiganCode:
-        """E(x) of images (B, channels, H, W), (B, latent_dim). Raises ValueError as `forward` does."""
+        """Images (B, channels, H, W) → codes E(x), (B, latent_dim). Raises ValueError as `forward` does."""
         return BiganCode(self.code(self.pool(images)))

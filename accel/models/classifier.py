@@ -1,4 +1,4 @@
-"""Recognition: the encoder, a fully connected layer of 512 and a classifier (paper, section 4)."""
+"""The classifier for recognition: the encoder, a hidden layer of 512 units and an output layer (paper, section 4)."""
 
 from pathlib import Path
 from typing import Self
@@ -20,12 +20,12 @@ DEVIATION = (0.229, 0.224, 0.225)
 
 
 class Classifier(Backbone):
-    """φ(x) on at most 4 × 4 cells, dropout of one half, a linear map to 512, ReLU, and a linear map to the classes.
+    """Features φ(x) on at most 4 × 4 cells, dropout of ½, a linear layer of 512 units, ReLU, and an output layer.
 
-    image_size: an integer or (H, W), the only size taken. channels: of the images.
+    image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
     encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
 
-    Raises ValueError for any other value.
+    Raises ValueError for a value out of range.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Classifier(Backbone):
         height, width = coarse_grid(self.grid)
         self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
         self.output = nn.Linear(HIDDEN, num_classes)
-        self.still: list[nn.Module] = []  # frozen modules whose batch-norm statistics stay
+        self.still: list[nn.Module] = []  # frozen modules whose batch-norm statistics do not change
 
     def freeze(self, stages: int, keep_statistics: bool = True) -> None:
-        """Keeps the first so many of `encoder.stages()` from learning, and their batch-norm statistics from moving.
+        """Freezes the weights of the first `stages` entries of `encoder.stages()`, and their batch-norm statistics.
 
-        keep_statistics=False lets the statistics move in training mode, as gradients alone being off would.
+        With keep_statistics=False, the statistics are still updated in training mode.
         """
         frozen = [module for stage in self.encoder.stages()[:stages] for module in stage]
         for module in frozen:
@@ -62,7 +62,7 @@ class Classifier(Backbone):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; what `freeze` keeps as it is stays in evaluation mode."""
+        """Training or evaluation mode; modules with frozen statistics stay in evaluation mode."""
         super().train(mode)
         for module in self.still:
             module.eval()
@@ -71,18 +71,18 @@ class Classifier(Backbone):
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Images (B, channels, *image_size), uint8 or float in [−1, 1] → logits (B, num_classes).
 
-        Features are dropped where `noise` is given, else none. Raises ValueError for images of another size or kind.
+        Dropout is applied if `noise` is given. Raises ValueError for images of wrong size or dtype.
         """
         return self.output(self.penultimate(images, noise))
 
     def penultimate(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """The 512 numbers an image, (B, 512), that the classifier reads. Raises ValueError as `forward` does."""
+        """The input of the output layer, (B, 512). Raises ValueError as `forward` does."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return self.represent(coarse_vector(self.features(images)), noise)
 
     def represent(self, features: Tensor, noise: Noise | None = None) -> Tensor:
-        """What `penultimate` makes of an image's pooled features (B, C · cells): (B, 512)."""
+        """Pooled features (B, C · cells) → the input of the output layer, (B, 512)."""
         if noise is not None:
             kept = dropout_noise(noise, *features.shape, device=features.device)
             features = torch.where(kept, 2 * features, 0)
@@ -90,13 +90,13 @@ class Classifier(Backbone):
 
 
 def load_torchvision(encoder: Encoder, path: str | Path) -> None:
-    """Gives an encoder the weights of torchvision's ResNet-18, as far as it goes, from a state dict in a file.
+    """Loads weights of torchvision's ResNet-18 into an encoder, from a state dict in a file.
 
-    torchvision's network reads normalised pixels and ours reads [−1, 1]; the difference is taken into the first
-    convolution and the mean that its batch norm subtracts, exactly so but for pixels beyond the border, which are
-    mid-grey here. Nothing in the file is executed.
+    torchvision's network expects normalised pixels, and this encoder pixels in [−1, 1]. The difference is folded into
+    the first convolution and the mean of its batch norm; this is exact except for the padding, which is mid-grey here.
+    No code in the file is executed.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or its tensors do not fit the encoder.
+    Raises FileNotFoundError, or ValueError if the file is damaged or its tensors do not fit the encoder.
     """
     path = Path(path)
     file, own = load_tensors(path), encoder.state_dict()

@@ -1,4 +1,4 @@
-"""The generator G: from a code on the grid back to pixels."""
+"""The decoder G: from codes on the grid to images."""
 
 from collections import OrderedDict
 
@@ -14,9 +14,9 @@ def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
 class Decoder(nn.Module):
     """A 1×1 convolution, then log₂(scale) transposed convolutions (4×4/2), the last to pixels.
 
-    Each of them doubles the grid and halves the channels, so each costs the same, and the last reads `width`
-    channels whatever the scale: 256, 128, 64, pixels for scale 8 and width 64. Scale 32 begins at 1024 channels,
-    11 M parameters and as many multiplications as the ResNet-18 encoder that it mirrors.
+    Each transposed convolution doubles the grid and halves the channels, so all cost the same, and the last has `width`
+    input channels at every scale: 256, 128, 64, pixels for scale 8 and width 64. For scale 32 the first has 1024
+    channels, which makes 11 M parameters and as many multiplications as the corresponding ResNet-18 encoder.
 
     Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
     `scale` is a power of two, at least 2.
@@ -33,22 +33,23 @@ class Decoder(nn.Module):
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
 
     def of_channels(self) -> Tensor:
-        """The weights that read the code, a view (in_channels, …)."""
+        """The weights of the layer that reads the code, a view (in_channels, …)."""
         return self.input.get_parameter("conv.weight").transpose(0, 1)
 
     def unbounded(self, code: Tensor) -> Tensor:
-        """The same before the tanh."""
+        """The output before the tanh, (B, channels, h · scale, w · scale)."""
         return self.output(self.pyramid(self.input(code)))
 
     def forward(self, code: Tensor) -> Tensor:
+        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
         return self.unbounded(code).tanh()
 
 
 class Templates(nn.Module):
-    """One transposed convolution: each channel of a code draws one picture, wherever it is, and pictures add.
+    """One transposed convolution: each channel of a code draws one picture at each of its cells, and pictures add up.
 
     Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
-    side: of the pictures in pixels; side − scale is even and not negative.
+    side: side of the pictures in pixels; side − scale must be even and not negative.
     """
 
     def __init__(self, in_channels: int, channels: int, scale: int, side: int):
@@ -56,12 +57,13 @@ class Templates(nn.Module):
         self.output = nn.ConvTranspose2d(in_channels, channels, side, scale, padding=(side - scale) // 2)
 
     def of_channels(self) -> Tensor:
-        """The weights that read the code, a view (in_channels, …)."""
+        """The weights of the layer that reads the code, a view (in_channels, …)."""
         return self.output.weight
 
     def unbounded(self, code: Tensor) -> Tensor:
-        """The same before the tanh."""
+        """The output before the tanh, (B, channels, h · scale, w · scale)."""
         return self.output(code)
 
     def forward(self, code: Tensor) -> Tensor:
+        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
         return self.unbounded(code).tanh()

@@ -1,4 +1,4 @@
-"""What adversarial training compares images by: a network of the encoder's size that ends in one number."""
+"""The discriminator of adversarial training: a network of the encoder's size with one output."""
 
 import torch
 from torch import Tensor, nn
@@ -7,24 +7,24 @@ from torch.nn import functional
 from .autoencoder import check_positive
 from .encoder import Encoder, coarse_grid, coarse_vector, scale_of
 
-GROUP = 16  # channels that are normalised together
+GROUP = 16  # channels per group of group norm
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalises each image by itself.
+    """Group norm, which normalises each image separately.
 
-    Batch norm would let real and generated images see each other, or tell them apart by the statistics of their
-    batch, and would keep running averages that neither of the two describes. This has no state, so judging images
-    moves nothing, and autocast keeps it in float32.
+    Batch norm would mix the statistics of real and generated images, or distinguish them by the statistics of their
+    batch, and its running averages would describe neither. Group norm has no state, so a forward pass changes nothing,
+    and autocast keeps it in float32.
     """
     return nn.GroupNorm(channels // GROUP, channels)
 
 
 class Discriminator(nn.Module):
-    """The encoder's layout with group norm, its features on at most 4 × 4 cells, and linear maps to one logit.
+    """An encoder with group norm, its features on at most 4 × 4 cells, and linear layers to one logit.
 
-    image_size (H, W), channels, encoder: as in the model whose images are judged. latent_dim: of the code z that is
-    judged together with the image, as in a BiGAN (Donahue et al. 2016); without it images are judged alone.
+    image_size (H, W), channels, encoder: as in the model whose images are discriminated. latent_dim: dimension of the
+    code z of a joint discriminator of images and codes, as in a BiGAN (Donahue et al. 2016); None for images alone.
     """
 
     def __init__(self, *, image_size: tuple[int, int], channels: int, encoder: str, latent_dim: int | None = None):
@@ -37,21 +37,21 @@ class Discriminator(nn.Module):
         self.joint = None
         if latent_dim is not None:
             check_positive(latent_dim=latent_dim)
-            # A hidden layer over both: the sum of a judgement of x and one of z would not see whether they match.
+            # A hidden layer over both: a sum of a logit of x and a logit of z could not detect whether they match.
             self.joint, inputs = nn.Linear(inputs + latent_dim, width), width
         self.output = nn.Linear(inputs, 1)
 
     def forward(self, images: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, channels, H, W) in [−1, 1], and codes (B, latent_dim) if it is a joint one.
+        """Images (B, channels, H, W) in [−1, 1], and codes (B, latent_dim) for a joint discriminator.
 
-        → (logit (B,) of being real, in float32 or wider; features (B, C, h, w) of the last residual block).
-        Raises ValueError where a joint one gets no code.
+        Returns (logit (B,) of being real, in float32 or wider; features (B, C, h, w) of the last residual block).
+        Raises ValueError if a joint discriminator gets no code.
         """
         features = self.encoder(images.to(self.output.weight.dtype))
         hidden = coarse_vector(features)
         if self.joint is not None:
             if code is None:
-                raise ValueError("a joint discriminator judges images and codes together, got no code")
+                raise ValueError("a joint discriminator needs images and codes, got no code")
             hidden = functional.leaky_relu(self.joint(torch.cat([hidden, code.to(hidden.dtype)], 1)), 0.2)
         logit = self.output(hidden)[:, 0]
         return logit.float() if logit.dtype != torch.float64 else logit, features

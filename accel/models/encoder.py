@@ -1,4 +1,4 @@
-"""Residual encoders φ(x), with torchvision's parameter names so that its ResNet-18 weights load as they are."""
+"""Residual encoders φ(x), with torchvision's parameter names, so that its ResNet-18 weights can be loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Preset:
-    """What distinguishes one encoder from another."""
+    """The architecture of an encoder."""
 
     blocks: tuple[int, ...]  # residual blocks in each stage
     width: int = 64  # channels of the stem and of the first stage; every further stage has twice as many
-    fine: bool = False  # keeps the stem's grid of 2 pixels a cell: no pooling, and no stage halves it
-    places: int = 1  # of its cells a side that make a cell of PatchVAE's parts, unless another number is asked for
+    fine: bool = False  # keeps the stem's grid of 2 pixels per cell: no pooling, and no stage with a stride
+    places: int = 1  # default k of PatchVAE: a cell of its grid consists of k × k cells of the encoder
 
 
 PRESETS = {
-    "paper": Preset((1, 1)),  # one convolution and two residual blocks: the five convolutions its tables count
-    "release": Preset((2, 2)),  # what the authors' code builds
+    "paper": Preset((1, 1)),  # one convolution and two residual blocks: the five convolutions of the paper's tables
+    "release": Preset((2, 2)),  # as in the authors' code
     "resnet18": Preset((2, 2, 2, 2)),  # He et al. 2016, for ImageNet
-    "small": Preset((1, 1), width=32),  # for a CPU: paper's at half of its width, a quarter of its work
-    "fine": Preset((1, 1), width=24, fine=True, places=4),  # says where within 8 pixels a part lies
+    "small": Preset((1, 1), width=32),  # for CPUs: half the width of "paper", a quarter of the computation
+    "fine": Preset((1, 1), width=24, fine=True, places=4),  # locates a part within its cell of 8 pixels
 }
 
 COARSE_GRID = 4
@@ -36,13 +36,13 @@ def layout_of(preset: str) -> Preset:
 
 
 def scale_of(preset: str) -> int:
-    """Pixels a cell: the stem's 4, and twice as many after every stage but the first; 2 on a fine grid."""
+    """Pixels per side of a cell: 4 after the stem, doubled by every stage but the first; 2 for a fine grid."""
     layout = layout_of(preset)
     return 2 if layout.fine else 2 ** (len(layout.blocks) + 1)
 
 
 def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    """The cells (h, w) on which features reach a linear map: at most 4 × 4, whatever the size of the image."""
+    """The grid (h, w) to which features are averaged before a linear layer: at most 4 × 4."""
     return min(grid[0], COARSE_GRID), min(grid[1], COARSE_GRID)
 
 
@@ -69,6 +69,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, channels, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         return functional.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
@@ -78,10 +79,10 @@ class Encoder(nn.Module):
     """Stem (7×7/2 convolution, batch norm, ReLU, 3×3/2 max-pool), then stages of growing width.
 
     Images (B, channels, H, W) become features (B, out_channels, H/scale, W/scale); every stage but the first
-    halves the grid, so `scale` is 8 for two stages and 32 for four. Of a fine one the stem alone does: 2. norm: from a
-    number of channels to the module that normalises them, in place of batch norm.
+    halves the grid, so `scale` is 8 for two stages and 32 for four. In a fine encoder only the stem does, so `scale` is
+    2. norm: a function from a number of channels to a normalisation module.
 
-    Raises ValueError when `preset` is none of PRESETS.
+    Raises ValueError if `preset` is not in PRESETS.
     """
 
     def __init__(self, preset: str = "paper", channels: int = 3, norm: Callable[[int], nn.Module] = nn.BatchNorm2d):
@@ -112,6 +113,7 @@ class Encoder(nn.Module):
         return [(self.conv1, self.bn1), *layers]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [−1, 1] → features (B, channels, h, w)."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         if self.pools:
             x = functional.max_pool2d(x, 3, stride=2, padding=1)

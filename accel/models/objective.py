@@ -17,9 +17,9 @@ from .patchvae import PatchVAEOutput
 
 @dataclass(frozen=True, repr=False)
 class Elbo(ShowsShapes):
-    """The loss and its terms, 0-d tensors: means over images, in nats an image, terms without their β.
+    """The loss and its terms as 0-d tensors: means over images, in nats per image. The terms do not include β.
 
-    kl_ground: None for a model without a ground.
+    kl_ground: None for a model without a background model.
     """
 
     total: Tensor
@@ -36,13 +36,13 @@ def elbo(
     beta_occ: float | Tensor = 1.0,
     weighted: bool = True,
 ) -> Elbo:
-    """mean over images of  R + β_app · KL_app + β_occ · KL_occ,  to be minimised, + KL_ground if there is a ground.
+    """The loss to minimise: the mean over images of R + β_app · KL_app + β_occ · KL_occ (+ KL_ground if present).
 
     out: a model's output for `images` (B, channels, H, W), uint8 or float in [−1, 1]. R = Σ ω (x − x̂)² over
     channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
-    float32 whatever the reconstruction's dtype (float64 for float64).
+    computed in float32 for any dtype of the reconstruction (float64 for float64).
 
-    Raises ValueError for a β that is not finite, when the two shapes differ, or for integer images other than uint8.
+    Raises ValueError for a β that is not finite, for different shapes, or for integer images other than uint8.
     """
     for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ)):
         # A GPU would have to be waited for, and in compiled code there is no number to look at.

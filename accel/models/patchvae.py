@@ -1,4 +1,4 @@
-"""PatchVAE (Gupta, Singh and Shrivastava, CVPR 2020): parts that occur in places and look like something."""
+"""PatchVAE (Gupta, Singh and Shrivastava, CVPR 2020): a VAE whose code consists of parts and appearances."""
 
 import dataclasses
 import math
@@ -33,33 +33,33 @@ from .encoder import coarse_grid, coarse_vector, layout_of
 from .release import read_release
 
 DECODERS = ("pyramid", "templates")
-TEMPLATE_REACH = 1.5  # side of a template, in cells: parts are about a cell wide, and turn
-GROUND_SEEN = -2.0  # logit at which templates begin to cover the ground
+TEMPLATE_REACH = 1.5  # side of a template, in cells: parts are about a cell wide, and may be rotated
+GROUND_SEEN = -2.0  # initial logit of the templates' opacity over the background
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class PatchPosterior(ShowsShapes):
-    """What PatchVAE says of B images: N parts of D numbers on a grid of h × w cells.
+    """The posterior of B images: N parts with D appearance dimensions on a grid of h × w cells.
 
-    Everything but the code is float32 under lower precision too (float64 in a float64 model). What comes last is None
-    unless the model has it.
+    All tensors except the code are float32, under lower precision too (float64 in a float64 model). The last three
+    are None for models without places or a ground.
     """
 
-    occurrence_logits: Tensor  # (B, N, h, w), log p − log(1 − p): a itself where parts occur each by itself
+    occurrence_logits: Tensor  # (B, N, h, w), log p − log(1 − p); equal to a for Bernoulli occurrences
     occurrence: Tensor  # (B, N, h, w), p in [0, 1]
-    code: Tensor  # (B, N·D, h, w), what the decoder reads: the posterior's mean, or a sample of it
+    code: Tensor  # (B, N·D, h, w), the input of the decoder: the posterior's mean, or a sample
     appearance_mean: Tensor  # (B, N, D), m
     appearance_variance: Tensor  # (B, N, D), v > 0
     kl_appearance: Tensor  # (B,), nats
-    kl_occurrence: Tensor  # (B,), nats, that of places within cells included
-    places: Tensor | None = None  # (B, N, h·k, w·k), s: where in its cell a part lies, summing to 1 over each cell
-    ground: Tensor | None = None  # (B, channels, points, points), what lies behind the parts, before tanh
+    kl_occurrence: Tensor  # (B,), nats, including the divergence of places within cells
+    places: Tensor | None = None  # (B, N, h·k, w·k), s: a part's place within its cell; sums to 1 over a cell
+    ground: Tensor | None = None  # (B, channels, points, points), colours of the background, before tanh
     kl_ground: Tensor | None = None  # (B,), nats
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class PatchVAEOutput(PatchPosterior):
-    """The posterior, its code sampled if sampling was asked for, and what the decoder makes of that code."""
+    """The posterior, with a sampled code if sampling was requested, and the reconstruction from that code."""
 
     reconstruction: Tensor  # (B, channels, H, W) in [−1, 1]
 
@@ -67,22 +67,23 @@ class PatchVAEOutput(PatchPosterior):
 class PatchVAE(Autoencoder):
     """Encoder, three heads, the part bottleneck and the decoder (paper, sections 3.2 and 3.3).
 
-    image_size: an integer or (H, W); images of any other size that the scale divides are taken as well, since
-    everything is convolutional, and image_size only fixes what `sample` draws. channels: of the images.
-    num_parts N, part_dim D. encoder: "paper", "release" or "small" (a cell of 8 pixels), "resnet18" (32) or "fine".
-    places k: a cell is k × k of the encoder's cells, and an occurrence lies at one of them (reference/placement.py); by
-        default 4 with the encoder "fine", whose cells thus have 8 pixels, too, and 1 with any other.
-    decoder: "pyramid", the paper's, or "templates", one picture for each number of the code, which add up.
-    ground: points a side of the ground's lattice, 0 for no ground (reference/layers.py).
+    image_size: an integer or (H, W). The model is convolutional, so it accepts images of any size that is divisible by
+        its scale; image_size only determines the size of the images that `sample` generates.
+    channels: number of channels of the images. num_parts: N. part_dim: D.
+    encoder: "paper", "release" or "small" (cells of 8 pixels), "resnet18" (cells of 32 pixels) or "fine".
+    places: k. A cell consists of k × k cells of the encoder, and an occurrence lies at one of them
+        (reference/placement.py). By default 4 for the encoder "fine", whose cells thus also have 8 pixels, otherwise 1.
+    decoder: "pyramid", as in the paper, or "templates", a sum of pictures, one per dimension of the code.
+    ground: points per side of the background's grid of colours, 0 for no background model (reference/layers.py).
     head_kernel_size: k of the heads' k×k convolutions, odd.
-    head: how the heads are evaluated; parameters and function are the same.
-        "pooled" (default under the geometric rule): pools features, then projects one vector a part;
-        "separate": one convolution each;
-        "fused" (default under the arithmetic rule): one convolution for all three.
-    backend: of accel.ops; it says how to compute rather than what, so it is not part of `config`.
-    options: of the bottleneck, which accel.BottleneckOptions explains.
+    head: how the heads are evaluated, with the same parameters and the same result.
+        "pooled" (default for the geometric rule): pools features, then projects one vector per part;
+        "separate": one convolution for each head;
+        "fused" (default for the arithmetic rule): one convolution for all three heads.
+    backend: the backend of accel.ops. It does not change the result, so it is not part of `config`.
+    options: options of the bottleneck, documented in accel.BottleneckOptions.
 
-    Raises ValueError for any other value.
+    Raises ValueError for a value out of range.
     """
 
     has_parts = True
@@ -160,8 +161,8 @@ class PatchVAE(Autoencoder):
             )
             self.ground_head = nn.Linear(self.encoder.out_channels * rows * columns, 2 * channels * ground**2)
         with torch.no_grad():
-            # Every cell starts near the prior: at p = ½ its divergence would outweigh all else, and the first
-            # thing learned would be to switch off every part.
+            # Every cell starts near the prior: at p = ½ the divergence would dominate the loss, and training would
+            # first switch off every part.
             self.occurrence_head.weight.mul_(0.1)
             _bias(self.occurrence_head).copy_(self._prior_logits().flatten() - math.log(places**2))
             _bias(self.appearance_mean_head).add_(bottleneck.appearance_prior_mean)
@@ -170,7 +171,7 @@ class PatchVAE(Autoencoder):
 
     @property
     def distribution(self) -> Distribution:
-        """The distribution of occurrences: of accel.ops.occurrence."""
+        """The distribution of occurrences, from accel.ops.occurrence."""
         return DISTRIBUTIONS[self.bottleneck.occurrence]
 
     def forward(
@@ -182,9 +183,9 @@ class PatchVAE(Autoencoder):
     ) -> PatchVAEOutput:
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → posterior, code and reconstruction.
 
-        The code is sampled where `noise` is given (or sample=True, which then needs it), else the mean.
-        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor. Raises ValueError for images of a size
-        or kind that is not taken, for a temperature that is not positive, and for sample=True without noise.
+        The code is sampled if `noise` is given, unless sample=False; otherwise it is the posterior's mean.
+        temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor. Raises ValueError for images of
+        unsupported size or dtype, for a temperature that is not positive, and for sample=True without noise.
         """
         sample = noise is not None if sample is None else sample
         posterior = PatchPosterior(**self._posterior(images, temperature, noise, sample))
@@ -192,14 +193,14 @@ class PatchVAE(Autoencoder):
         return PatchVAEOutput(**_fields(posterior), reconstruction=reconstruction)
 
     def encode(self, images: Tensor) -> PatchPosterior:
-        """The posterior of images (B, channels, H, W) and its mean code; nothing is drawn. Raises as `forward`."""
+        """The posterior of images (B, channels, H, W) and its mean code. Raises ValueError as `forward`."""
         return PatchPosterior(**self._posterior(images, temperature=1.0, noise=None, sample=False))
 
     def decode(self, code: Tensor, places: Tensor | None = None, ground: Tensor | None = None) -> Tensor:
         """A patch latent code (B, N·D, h, w) → images (B, channels, h · scale, w · scale) in [−1, 1].
 
-        places, ground: of a posterior, if the model has them; left out, the prior's means: all places alike, and grey.
-        Raises ValueError for a code of another shape.
+        places, ground: those of a posterior, for models that have them. By default the means of the prior: all places
+        equally likely, and a grey background. Raises ValueError for a code of wrong shape.
         """
         channels = self.num_parts * self.part_dim
         if code.ndim != 4 or code.shape[1] != channels:
@@ -218,19 +219,19 @@ class PatchVAE(Autoencoder):
         return compose(layers, ground_pixels(ground.to(layers.dtype), *layers.shape[2:]))
 
     def setting(self, posterior: PatchPosterior) -> dict[str, Tensor]:
-        """What `decode` takes of a posterior beside its code, by argument: places (B, N, h·k, w·k) and the ground
-        (B, channels, points, points), each if the model has it.
+        """The arguments of `decode` in addition to the code, from a posterior: places (B, N, h·k, w·k) and ground
+        (B, channels, points, points), each only if the model has it.
         """
         had = {"places": self.places > 1, "ground": self.ground > 0}
         return {name: getattr(posterior, name) for name, has in had.items() if has}
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` images from the prior: each cell holds each part with probability π, appearances N(c, 1).
+        """`count` images from the prior: each part occurs in each cell with probability π, appearances are N(c, 1).
 
-        Returns (count, channels, H, W) in [−1, 1]. The same seed draws the same codes. In evaluation mode whatever the
-        module's: images do not depend on each other, and no statistic moves. Raises ValueError unless count is a
-        positive integer.
+        Returns (count, channels, H, W) in [−1, 1]. The same seed draws the same codes. Always computes in evaluation
+        mode, so images do not depend on each other, and no statistic of batch norm changes. Raises ValueError unless
+        count is a positive integer.
         """
         check_positive(count=count)
         noise = Noise(seed=seed)
@@ -259,8 +260,7 @@ class PatchVAE(Autoencoder):
     def from_release(cls, path: str | Path) -> Self:
         """The model in a checkpoint of the authors' code (arch 'patchy', encoder 'resnet', scale 8).
 
-        Nothing in the file is executed. Raises FileNotFoundError, or ValueError for anything else than such a
-        checkpoint.
+        No code in the file is executed. Raises FileNotFoundError, or ValueError if the file is not such a checkpoint.
         """
         path = Path(path)
         arguments, weights = read_release(path)
@@ -300,14 +300,14 @@ class PatchVAE(Autoencoder):
         return posterior
 
     def _split(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features and logits of the encoder's grid → both on the grid of cells, and log q of each cell's places."""
+        """Features and logits on the encoder's grid → both on the grid of cells, and log q of the places in cells."""
         height, width = (side // self.places for side in logits.shape[2:])
         cells = places_of_cells(logits.to(accumulation_dtype(logits)), self.places)
         logits, log_q = split_places(cells)
         return functional.avg_pool2d(features, self.places), logits.unflatten(2, (height, width)), log_q
 
     def _ground(self, features: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """The ground (B, channels, points, points), drawn where there is noise, and its divergence (B,)."""
+        """The background (B, channels, points, points), sampled if there is noise, and its divergence (B,)."""
         numbers = self.ground_head(coarse_vector(features))
         mean, log_variance = numbers.to(accumulation_dtype(numbers)).chunk(2, 1)
         ground = mean
@@ -318,7 +318,7 @@ class PatchVAE(Autoencoder):
         return ground.unflatten(1, (-1, self.ground, self.ground)), divergence
 
     def _prior_logits(self) -> Tensor:
-        """(1, N, 1) float64: the logits at which each part's probability is the prior's."""
+        """(1, N, 1) float64: the logits at which each part has the prior's probability."""
         prior = self.bottleneck.occurrence_prior
         assert prior is not None  # `declare` has filled it in
         return self.distribution.logits(torch.full((1, self.num_parts, 1), prior, dtype=torch.float64, device="cpu"))
@@ -331,7 +331,7 @@ class PatchVAE(Autoencoder):
 
 
 def _choose_head(head: str | None, variance: str) -> str:
-    """The head that was asked for, or the one that suits the variance rule."""
+    """The requested head, or the default for the variance rule."""
     if head is None:
         return "pooled" if variance == "geometric" else "fused"
     if head not in ("pooled", "separate", "fused"):
@@ -347,7 +347,7 @@ def _bias(head: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
 
 
 def _fields(result: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name, as they are."""
+    """{name: value} of the fields of a dataclass, without copies."""
     return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .storage import load_tensors
 
-# The release's prefixes and ours. 'ouput' is its own spelling; its head modules are Sequentials of one.
+# The release's prefixes of names and ours. 'ouput' is the release's spelling; its heads are Sequentials of one module.
 NAMES = {
     "features.0.": "encoder.conv1.",
     "features.1.": "encoder.bn1.",
@@ -30,18 +30,20 @@ SUPPORTED = {"arch": "patchy", "encoder_arch": "resnet", "decoder_arch": "pyrami
 def read_release(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     """(arguments of PatchVAE, its state dict) from a release checkpoint: {'args': Namespace, 'vae_dict': …}.
 
-    Besides plain data only argparse.Namespace is admitted, an object that does nothing but hold attributes.
-    Raises FileNotFoundError, or ValueError when the file is damaged, no such checkpoint, or of a model
-    that the release preset is not.
+    Besides plain data, only argparse.Namespace objects are allowed, which merely hold attributes.
+    Raises FileNotFoundError, or ValueError if the file is damaged, is not such a checkpoint, or contains a model that
+    differs from the preset "release".
     """
     checkpoint = load_tensors(path, classes=[Namespace])
     if not isinstance(checkpoint, dict) or not {"args", "vae_dict"} <= checkpoint.keys():
-        raise ValueError(f"{path}: not a checkpoint of the release, 'args' and 'vae_dict' are expected in it")
+        raise ValueError(f"{path}: not a checkpoint of the authors' release, which contains 'args' and 'vae_dict'")
     options, state = checkpoint["args"], checkpoint["vae_dict"]
     if not isinstance(options, Namespace):
-        raise ValueError(f"{path}: not a checkpoint of the release, its 'args' is no argparse.Namespace")
+        raise ValueError(f"{path}: not a checkpoint of the authors' release, its 'args' is not an argparse.Namespace")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: not a checkpoint of the release, its 'vae_dict' is no dictionary of tensors")
+        raise ValueError(
+            f"{path}: not a checkpoint of the authors' release, its 'vae_dict' is not a dictionary of tensors"
+        )
     options = vars(options)
     for name, expected in SUPPORTED.items():
         if options.get(name) != expected:

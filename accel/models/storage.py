@@ -1,4 +1,4 @@
-"""Files of tensors, read without executing anything that they hold."""
+"""Files of tensors, which are read without executing code from them."""
 
 import io
 import pickle
@@ -6,30 +6,60 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from accel.common.files import refuse_unusual
+from accel.common.files import read_file, refuse_unusual
 
 
 def tensors_to_bytes(value: object) -> bytes:
-    """What torch.save writes of tensors in plain containers.
+    """The bytes of a torch.save file of tensors in plain containers.
 
-    In memory, because torch.save on a file reports a full disk as a RuntimeError of its own.
+    Made in memory, because torch.save to a file reports a full disk as an unspecific RuntimeError.
     """
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
+def safetensors_to_bytes(weights: dict[str, Tensor]) -> bytes:
+    """A file in the format of safetensors; ImportError with the command that installs that package."""
+    return _safetensors().save({name: value.contiguous() for name, value in weights.items()})
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Reads onto the CPU the tensors of a file in the format of safetensors, which cannot hold anything else.
+
+    Raises FileNotFoundError, ValueError when the file is damaged or something else, or ImportError with the command
+    that installs the package safetensors.
+    """
+    read = _safetensors().load
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    contents = read_file(path, largest=None)
+    try:
+        return read(contents)
+    except Exception as error:  # a damaged file fails with classes of Rust's, or with a dtype that torch has not
+        raise ValueError(f"{path}: not a readable file of safetensors ({_reason(error)})") from error
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("safetensors is missing: pip install 'patchvae[safetensors]'") from error
+    return safetensors.torch
+
+
 def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
     """Reads onto the CPU what torch.save wrote: tensors, plain containers, strings, numbers and `classes`.
 
-    Nothing is taken into memory that is larger than the file.
+    Never takes more memory than the size of the file.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or holds anything else: a tensor that is not one
-    block of numbers on the disk, such as one that is sparse, without storage, or larger than what is stored, too.
+    Raises FileNotFoundError, or ValueError if the file is damaged or holds anything else, including tensors that are
+    sparse, have no storage, or are larger than their storage.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -41,7 +71,7 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("its contents are compressed, which torch.save never does")
                 if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                    raise ValueError("it is an archive of something else")
+                    raise ValueError("it is an archive that torch.save did not write")
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
@@ -54,7 +84,7 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
 
 
 def _refuse_unusual_tensors(value: object) -> None:
-    """Raises ValueError for a tensor, in containers too, that is not a strided view into memory of its own size."""
+    """Raises ValueError for a tensor, in containers too, that is not a plain strided tensor within its storage."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             raise ValueError("it holds a tensor that is not plain numbers")

@@ -1,6 +1,6 @@
 """Differentiable functions on tensors: argument checks, gradients and the choice of backend.
 
-Each has a fused implementation in Triton and a plain one in PyTorch, both held to reference/ by the same tests.
+Each has a fused implementation in Triton and a plain one in PyTorch. The same tests compare both with reference/.
 """
 
 from .bottleneck import PatchBottleneck, patch_bottleneck, pooled_patch_bottleneck

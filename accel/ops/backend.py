@@ -1,4 +1,4 @@
-"""Which implementation runs, and the argument checks that the operators share."""
+"""Choice of the backend, and argument checks that the operators share."""
 
 import os
 from importlib.util import find_spec
@@ -8,17 +8,17 @@ from torch import Tensor
 
 BACKENDS = ("triton", "torch")
 HAS_TRITON = find_spec("triton") is not None
-OLDEST_CAPABILITY = (8, 0)  # of the GPUs whose instructions the kernels use
+OLDEST_CAPABILITY = (8, 0)  # compute capability that the kernels need
 
 
 @torch.compiler.assume_constant_result
 def _runs_kernels(index: int) -> bool:
-    """Is Triton installed, and the GPU of this index new enough?"""
+    """Whether Triton is installed, and the GPU with this index is new enough."""
     return default_backend(torch.device("cuda", index))[0] == "triton"
 
 
 def default_backend(device: torch.device) -> tuple[str, str]:
-    """The backend that runs on a device unless told otherwise, and why, for people."""
+    """(default backend of a device, reason as text)."""
     if device.type != "cuda":
         return "torch", "the fused kernels need a GPU"
     if not HAS_TRITON:
@@ -29,9 +29,9 @@ def default_backend(device: torch.device) -> tuple[str, str]:
 
 
 def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
-    """Triton for CUDA tensors on a GPU that it supports unless told otherwise; float64 exists in PyTorch only.
+    """The given backend; by default Triton for CUDA tensors on a supported GPU, except for float64.
 
-    Raises ValueError for an unknown backend, and for "triton" where its kernels cannot run.
+    Raises ValueError for an unknown backend, and for "triton" if its kernels cannot run.
     """
     if backend is None:
         cuda = tensors[0].is_cuda and all(t.dtype != torch.float64 for t in tensors)
@@ -54,7 +54,7 @@ def choose_backend(function: str, backend: str | None, *tensors: Tensor) -> str:
 
 
 def check_tensors(function: str, **tensors: Tensor) -> None:
-    """Floating point, all on one device."""
+    """Raises ValueError unless tensors are floating point and on one device."""
     device = None
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
@@ -66,11 +66,11 @@ def check_tensors(function: str, **tensors: Tensor) -> None:
 
 
 def check_shape(function: str, name: str, tensor: Tensor, axes: str, expected: tuple[int, ...]) -> None:
-    """The tensor's shape is the expected one; axes says what the sizes mean."""
+    """Raises ValueError unless the tensor has the expected shape; axes: names of its axes, for the message."""
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{function}: {name} must be {axes} = {expected}, got {tuple(tensor.shape)}")
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """float32 inside, whatever comes in; float64 where any input is float64."""
+    """The dtype of computations: float32, or float64 if any input is float64."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

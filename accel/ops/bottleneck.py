@@ -1,4 +1,4 @@
-"""The PatchVAE bottleneck as differentiable functions. The equations stand in reference/bottleneck.py."""
+"""The PatchVAE bottleneck as differentiable functions. The equations are in reference/bottleneck.py."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ from .noise import Noise
 
 @dataclass(frozen=True, repr=False)
 class PatchBottleneck(ShowsShapes):
-    """B images, N parts, D numbers of appearance a part, a grid of h × w cells.
+    """The result of the bottleneck for B images, N parts of D appearance dimensions, and a grid of h × w cells.
 
-    code: (B, N·D, h, w), the patch latent code, in appearance_mean's dtype and memory format (for the pooled
-    operator: in features'). The rest is float32 (float64 for float64 inputs): appearance_mean and
+    code: (B, N·D, h, w), the patch latent code, in the dtype and memory format of appearance_mean (of features for the
+    pooled operator). The other tensors are float32 (float64 for float64 inputs): appearance_mean and
     appearance_variance (B, N, D), the posterior of each part's appearance; kl_appearance and kl_occurrence
-    (B,), in nats an image.
+    (B,), in nats per image.
     """
 
     code: Tensor
@@ -44,19 +44,19 @@ def patch_bottleneck(
     backend: str | None = None,
     **options: Any,
 ) -> PatchBottleneck:
-    """Pool each part's appearance over the image, sample occurrence and appearance, place one by the other.
+    """Pool each part's appearance over the image, sample appearance and occurrence, and multiply them into a code.
 
     Paper, sections 3.2 and 3.3; reference.patch_bottleneck is the same function on NumPy arrays.
 
-    occurrence_logits: a (B, N, h, w), also infinite, of which p is 0 or 1 and the gradient 0. appearance_mean,
-    appearance_log_variance: μ and s (B, N·D, h, w), part n, number d in channel n·D + d. Any strides; float64, float32,
-    bfloat16 or float16, float32 inside.
-    temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor that needs no gradient. noise: the draws'
-    address, needed when sampling. sample=False: the posterior's mean, deterministic. backend: "triton" or "torch";
-    Triton for CUDA tensors if not given. options: variance, occurrence, occurrence_prior, appearance_prior_mean,
-    straight_through and detach_weights, which accel.BottleneckOptions explains.
+    occurrence_logits: a (B, N, h, w); infinite logits are allowed, with p = 0 or 1 and gradient 0. appearance_mean,
+    appearance_log_variance: μ and s (B, N·D, h, w); dimension d of part n is channel n·D + d. Any strides; float64,
+    float32, bfloat16 or float16, with float32 arithmetic inside.
+    temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor that does not require a gradient. noise:
+    determines the random draws; required for sampling. sample=False: use the posterior's mean, without noise. backend:
+    "triton" or "torch"; Triton for CUDA tensors by default. options: variance, occurrence, occurrence_prior,
+    appearance_prior_mean, straight_through and detach_weights, documented in accel.BottleneckOptions.
 
-    Raises ValueError for an argument of another shape, kind or range, named in the message, and TypeError for an
+    Raises ValueError for an argument of wrong shape, type or range, which the message names, and TypeError for an
     unknown keyword.
     """
     name = "patch_bottleneck"
@@ -95,10 +95,10 @@ def pooled_patch_bottleneck(
     backend: str | None = None,
     **options: Any,
 ) -> PatchBottleneck:
-    """patch_bottleneck(a, *conv2d(features, weight, bias).chunk(2, 1)) under the geometric rule, without the maps.
+    """patch_bottleneck(a, *conv2d(features, weight, bias).chunk(2, 1)) for the geometric rule, without the maps.
 
-    Averaging over cells and convolution are both linear, so features are pooled first, under each shift of the
-    kernel, and one vector a part is projected instead of one a cell (reference.pooled_patch_bottleneck).
+    Averaging over cells and convolution are both linear. So features are pooled first, for each shift of the kernel,
+    and then one vector per part is projected instead of one per cell (reference.pooled_patch_bottleneck).
 
     features: f (B, E, h, w). occurrence_logits: a (B, N, h, w). weight: (2·N·D, E, k, k), k odd, zero padding
     of k // 2; the first N·D outputs are means, the others log-variances. bias: (2·N·D,). The other arguments,
@@ -120,7 +120,7 @@ def pooled_patch_bottleneck(
     check_draw(name, draw)
     declared = _declare(name, int(parts), **options)
     if declared.variance != "geometric":
-        raise ValueError(f"{name}: variance must be 'geometric', as the arithmetic rule is not linear")
+        raise ValueError(f"{name}: variance must be 'geometric', since the arithmetic rule is not linear")
     inputs = features, occurrence_logits, weight, bias
     if choose_backend(name, backend, *inputs) == "torch":
         return PatchBottleneck(*plain.pooled_patch_bottleneck(*inputs, declared, draw))

@@ -1,4 +1,4 @@
-"""How a draw is made: what travels beside the bottleneck's options."""
+"""The arguments of sampling, which are passed along with the bottleneck's options."""
 
 import math
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from .noise import Noise
 
 
 class Draw(NamedTuple):
-    """temperature: τ > 0, a number or a 0-d tensor. noise: the draws' address. sample: False for the posterior's mean,
-    and then the other two have no meaning.
+    """temperature: τ > 0, a number or a 0-d tensor. noise: determines the random numbers. sample: False for the
+    posterior's mean, without effect of the other two.
     """
 
     temperature: float | Tensor = 1.0
@@ -20,7 +20,7 @@ class Draw(NamedTuple):
 
 
 def check_draw(function: str, draw: Draw) -> None:
-    """Raises ValueError where sampling cannot go on."""
+    """Raises ValueError for invalid arguments of sampling."""
     temperature = draw.temperature
     if draw.sample and draw.noise is None:
         raise ValueError(f"{function}: sample=True needs noise=Noise(seed, step, first_image)")
@@ -30,8 +30,8 @@ def check_draw(function: str, draw: Draw) -> None:
                 f"{function}: temperature must be a number or a 0-d tensor, got shape {tuple(temperature.shape)}"
             )
         if temperature.requires_grad:
-            raise ValueError(f"{function}: temperature gets no gradient, expected temperature.detach()")
-        # A GPU would have to be waited for, and in compiled code and for a shape's sake there is no number to look at.
+            raise ValueError(f"{function}: temperature must not require a gradient, pass temperature.detach()")
+        # Reading the value would synchronise with a GPU; in compiled code and fake tensors there is no value.
         if type(temperature) is Tensor and temperature.device.type == "cpu" and not torch.compiler.is_compiling():
             check_draw(function, draw._replace(temperature=temperature.item()))
     elif not 0.0 < temperature < math.inf:

@@ -1,7 +1,8 @@
-"""The operators on Triton's kernels: what the public functions call for backend="triton".
+"""The operators with Triton kernels, which the public functions call for backend="triton".
 
-Registered operators know tensors, numbers and text, so the bottleneck's options travel through them as one line of
-text, and a draw as a list of 0-d tensors: seed, step, first image and temperature, or empty for the posterior's mean.
+Registered operators take tensors, numbers and text. So the bottleneck's options are passed as one line of text, and the
+arguments of sampling as a list of 0-d tensors: seed, step, first image and temperature, or empty for the posterior's
+mean.
 """
 
 import torch
@@ -17,9 +18,10 @@ from .registration import define, define_launch, differentiate
 
 
 def _draw_tensors(draw: Draw, device: torch.device) -> list[Tensor]:
-    """On the host where they were plain numbers, which kernels then get as such.
+    """The arguments of sampling as tensors: plain numbers stay on the host, and kernels get them as numbers.
 
-    In compiled code on the device: it may become a CUDA graph, and what the host says there is said once, at capture.
+    In compiled code they are moved to the device, since the code may be captured as a CUDA graph, which would keep the
+    host's values of the capture.
     """
     if not draw.sample:
         return []
@@ -30,11 +32,11 @@ def _draw_tensors(draw: Draw, device: torch.device) -> list[Tensor]:
     return [*draw.noise.tensors(where), temperature.to(torch.float32)]
 
 
-# The bottleneck, of maps μ and s, or of what `pooled` says is already pooled: m and log v (B, N, D).
+# The bottleneck, from maps μ and s, or, if `pooled`, from pooled m and log v (B, N, D).
 
 
 def _bottleneck_outputs(logits, mean, log_variance, draw, options, pooled, dtype, format):
-    """code, m, v, KL_app, KL_occ, and for the backward pass: saved numbers of parts, and those of categorical cells."""
+    """code, m, v, KL_app, KL_occ, and, saved for the backward pass, statistics of parts and of categorical cells."""
     images, parts, height, width = logits.shape
     part_dim = mean.shape[2] if pooled else mean.shape[1] // parts
     categorical = BottleneckOptions.from_text(options).occurrence == "categorical"
@@ -118,7 +120,7 @@ def patch_bottleneck(
     return _bottleneck(logits, mean, log_variance, *how, False, mean.dtype, memory_format(mean))[:5]
 
 
-# Pooling features under the shifts of a kernel. The products are in the features' dtype, the result is in float32.
+# Pooling of features for the shifts of a kernel. Products have the features' dtype, the result is float32.
 
 
 def _shifted_weights(logits, kernel_size, options, dtype):
@@ -192,7 +194,7 @@ def _save_pool_features(ctx, inputs, outputs):
 
 def _differentiate_pool_features(ctx, d_pooled):
     features, logits = ctx.saved_tensors
-    # Brought into order here, where a compiler sees it and does it in one tiled kernel.
+    # Permuted here, where a compiler can do it in one tiled kernel.
     d_pooled = d_pooled.to(features.dtype).contiguous()
     d_features, d_logits = _pool_features_backward(d_pooled, features, logits, ctx.kernel_size, ctx.options)
     detached = BottleneckOptions.from_text(ctx.options).detach_weights

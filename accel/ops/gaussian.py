@@ -1,4 +1,4 @@
-"""Diagonal Gaussians, on tensors; the equations stand in reference/divergence.py."""
+"""Diagonal Gaussians, on tensors; the equations are in reference/divergence.py."""
 
 import torch
 from torch import Tensor
@@ -10,5 +10,5 @@ def sample_gaussian(mean: Tensor, log_variance: Tensor, epsilon: Tensor) -> Tens
 
 
 def gaussian_divergence(distance: Tensor, log_variance: Tensor) -> Tensor:
-    """½ (d² + v − 1 − log v), nats of each number against N(c, 1), d = m − c; of the tensors' shape."""
+    """½ (d² + v − 1 − log v), the divergence of each element from N(c, 1) in nats, d = m − c."""
     return 0.5 * (distance.square() + log_variance.exp() - 1.0 - log_variance)

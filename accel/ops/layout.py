@@ -1,11 +1,11 @@
-"""How maps lie in memory."""
+"""Memory layout of maps."""
 
 import torch
 from torch import Tensor
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Channels-last where a cell's channels are neighbours in memory, as in a slice of such a tensor."""
+    """Channels-last if a cell's channels are adjacent in memory, as in a slice of such a tensor; else contiguous."""
     if tensor.is_contiguous() or tensor.stride(1) != 1:
         return torch.contiguous_format
     return torch.channels_last

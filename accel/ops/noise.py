@@ -1,6 +1,6 @@
-"""Draws as a pure function of (seed, step, image, stream, place), in PyTorch, on any device.
+"""Random numbers as a pure function of (seed, step, image, stream, position), in PyTorch, on any device.
 
-The contract and its derivation stand in reference/noise.py; the uniforms here are the same numbers bit for bit.
+reference/noise.py specifies and derives the function; the uniform numbers here are bit-identical.
 """
 
 import math
@@ -21,17 +21,17 @@ GROUND_STREAM = 4
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW_WORD = 0xFFFFFFFF
-_BLOCKS_A_THREAD = 2**15  # that a CPU draws at once: a quarter of a MiB a word, so that a round stays in the cache
+_BLOCKS_A_THREAD = 2**15  # blocks that a CPU thread draws at once: ¼ MiB per word, so that a round fits into the cache
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Where a batch's draws begin: two calls with equal Noise draw equal numbers.
+    """The seed and counters that determine a batch's random draws: calls with equal Noise draw equal numbers.
 
     seed: 0 ≤ seed < 2⁶⁴. step: the training step, 0 ≤ step < 2³². first_image: the index of the batch's first
-    image in the global batch. Each an int, or a 0-d int64 tensor on the batch's device (a seed of 2⁶³ or more
-    as the negative number with the same bits), which a captured CUDA graph reads anew at every replay.
-    Raises ValueError for an int out of range or a tensor of another kind.
+    image in the global batch. Each is an int, or a 0-d int64 tensor on the batch's device (for a seed of 2⁶³
+    or more, the negative number with the same bits). A captured CUDA graph reads such a tensor at every replay.
+    Raises ValueError for an int out of range or a tensor of another type.
     """
 
     seed: int | Tensor = 0
@@ -65,8 +65,8 @@ def _int64(value: int | Tensor, device: Device) -> Tensor:
 def philox(counter: Sequence[int | Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Philox-4x32-10 on int64 tensors whose low 32 bits are the words; the high 32 bits are ignored and undefined.
 
-    counter: four tensors or ints that broadcast. Words that vary along one dimension only should be given so: the
-    first three rounds then compute five of their six products once a row or column. key: two 0-d tensors.
+    counter: four tensors or ints that broadcast. Pass words that vary along one dimension only as such:
+    the first three rounds then compute five of their six products once per row or column. key: two 0-d tensors.
     Returns four tensors.
     """
     c0, c1, c2, c3 = counter
@@ -90,7 +90,7 @@ def _draw_words(noise: Noise, stream: int, images: int, blocks: int, device: Dev
         return torch.stack([word.to(torch.int32) for word in four], dim=2)
 
     if image.device.type != "cpu" or torch.compiler.is_compiling():
-        return words(image)  # a GPU wants few launches, and a compiler makes few passes by itself
+        return words(image)  # a GPU needs few launches, and a compiler reduces the passes itself
     rows = max(1, _BLOCKS_A_THREAD * torch.get_num_threads() // max(1, blocks))
     return torch.cat([words(some) for some in image.split(rows)])
 
@@ -105,7 +105,7 @@ def _uniform(words: Tensor) -> Tensor:
 
 
 def _of_each_part(draws: Tensor, parts: int, length: int) -> Tensor:
-    """(B, N·⌈length/4⌉, 4) → (B, N, length): a part's last block may have words to spare."""
+    """(B, N·⌈length/4⌉, 4) → (B, N, length): unused words of a part's last block are dropped."""
     return draws.unflatten(1, (parts, -1)).flatten(2)[..., :length].contiguous()
 
 
@@ -135,14 +135,14 @@ def place_noise(
 def appearance_noise(
     noise: Noise, images: int, parts: int, part_dim: int, *, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """ε ~ N(0, 1) for each (image, part, number): (B, N, D) of dtype float32 or float64."""
+    """ε ~ N(0, 1) for each (image, part, dimension): (B, N, D) of dtype float32 or float64."""
     return _normals(noise, APPEARANCE_STREAM, images, parts, part_dim, device, dtype)
 
 
 def ground_noise(
     noise: Noise, images: int, numbers: int, *, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """ε ~ N(0, 1) for each number of an image's ground: (B, numbers) of dtype float32 or float64."""
+    """ε ~ N(0, 1) for each number of an image's background code: (B, numbers) of dtype float32 or float64."""
     return _normals(noise, GROUND_STREAM, images, 1, numbers, device, dtype)[:, 0]
 
 

@@ -1,9 +1,9 @@
-"""The two distributions of occurrences on tensors, as reference/occurrence.py states them on arrays.
+"""The two distributions of occurrences on tensors; reference/occurrence.py specifies them.
 
-Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) where nothing is drawn; float32 or float64. All else
-is read from logits that `normalise` has prepared, once: for Bernoulli parts the logits themselves, for categorical ones
-log p of the N parts and, last, of none, (B, N + 1, …). An argument, which is what a relaxation is applied to, has the
-shape of normalised logits. Infinite logits are those of the specification.
+Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) without sampling; float32 or float64. Other methods
+take the result of `normalise`: for Bernoulli occurrences the logits themselves, for categorical ones log p of the N
+parts and, last, of "none", (B, N + 1, …). The argument of a relaxation has the shape of normalised logits. Infinite
+logits are treated as in reference/occurrence.py.
 """
 
 import math
@@ -18,28 +18,31 @@ LARGEST = 1e38  # what an infinite logit counts as: a float32, as are difference
 
 
 class Bernoulli:
-    """Each part by itself: p = σ(a)."""
+    """Independent parts: p = σ(a)."""
 
     @staticmethod
     def logits(probability: Tensor) -> Tensor:
-        """The a of which p is the probability; infinite where p is 0 or 1."""
+        """The logits of probabilities p; infinite if p is 0 or 1."""
         return torch.log(probability / (1 - probability))
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
+        """The logits (B, N, …) themselves, with ±1e38 in place of infinite ones."""
         return logits.clamp(-LARGEST, LARGEST)
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
-        """log p − log(1 − p), which ranks occurrences also where p rounds to 0 or 1."""
+        """log p − log(1 − p), which ranks occurrences even if p is rounded to 0 or 1."""
         return normalised
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:
+        """p (B, N, …) = σ(a)."""
         return torch.sigmoid(normalised)
 
     @staticmethod
     def log_probability(normalised: Tensor) -> Tensor:
+        """log p (B, N, …)."""
         return F.logsigmoid(normalised)
 
     @staticmethod
@@ -50,7 +53,7 @@ class Bernoulli:
 
     @staticmethod
     def relax(argument: Tensor) -> Tensor:
-        """The binary Concrete sample of an argument that was divided by τ."""
+        """The binary Concrete sample, from the argument divided by τ."""
         return torch.sigmoid(argument)
 
     @staticmethod
@@ -68,50 +71,53 @@ class Bernoulli:
 
 
 class Categorical:
-    """One part a cell at most: p = softmax(a, 0), the 0 being the logit of none."""
+    """At most one part per cell: p = softmax(a, 0), where 0 is the logit of "none"."""
 
     @staticmethod
     def logits(probability: Tensor) -> Tensor:
-        """The a of which p is the probability, none having what the parts leave; infinite where p is 0."""
+        """The logits of probabilities p, where "none" has the remaining probability; infinite if p is 0."""
         none = 1 - probability.sum(1, keepdim=True)
         return torch.log(probability / none.clamp_min(torch.finfo(none.dtype).tiny))
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
+        """Logits (B, N, …) → log p of the N parts and, last, of none, (B, N + 1, …)."""
         logits = logits.clamp(-LARGEST, LARGEST)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
-        """log p − log(1 − p), where 1 − p of a cell's likeliest part is the sum of all others', none's among them."""
+        """log p − log(1 − p); for the most probable part, 1 − p is the sum of all others, including "none"."""
         log_p = normalised[:, :-1]
         likeliest = log_p.argmax(1, keepdim=True)
         others = normalised.scatter(1, likeliest, -torch.inf).logsumexp(1, keepdim=True)
-        # The others have p ≤ ½, where 1 − p keeps its digits.
+        # The others have p ≤ ½, so 1 − p is precise.
         log_absent = torch.log1p(-log_p.clamp(max=-math.log(2)).exp())
         return log_p - log_absent.scatter(1, likeliest, others)
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:
+        """p (B, N, …), without none."""
         return normalised[:, :-1].exp()
 
     @staticmethod
     def log_probability(normalised: Tensor) -> Tensor:
+        """log p (B, N, …), without none."""
         return normalised[:, :-1]
 
     @staticmethod
     def argument(normalised: Tensor, noise: Noise) -> Tensor:
-        """log p + g with g = −log(−log u), which differs from (a, 0) + g by one number a cell."""
+        """log p + g with g = −log(−log u), which differs from (a, 0) + g by a constant per cell."""
         return normalised - torch.log(-torch.log(_uniform(normalised, noise)))
 
     @staticmethod
     def relax(argument: Tensor) -> Tensor:
-        """The Gumbel-softmax sample of an argument that was divided by τ, without none."""
+        """The Gumbel-softmax sample, from the argument divided by τ, without "none"."""
         return argument.softmax(1)[:, :-1]
 
     @staticmethod
     def decide(argument: Tensor) -> Tensor:
-        """The one-hot of the largest, without none."""
+        """One-hot of the largest, without "none"."""
         return torch.zeros_like(argument).scatter(1, argument.argmax(1, keepdim=True), 1.0)[:, :-1]
 
     @staticmethod
@@ -131,7 +137,7 @@ def _uniform(normalised: Tensor, noise: Noise) -> Tensor:
 
 
 def occurrence_weights(distribution: Distribution, normalised: Tensor) -> Tensor:
-    """w (B, N, L), the share of each cell in a part's occurrence, formed in log space; sums to one over cells."""
+    """w (B, N, L), the share of each cell in a part's occurrences, computed in log space; sums to one over cells."""
     return distribution.log_probability(normalised).softmax(-1)
 
 
@@ -142,7 +148,7 @@ def sample_occurrence(
     noise: Noise | None,
     straight_through: bool,
 ) -> Tensor:
-    """The y (B, N, L) to place: the relaxed sample or its decision; without noise p."""
+    """y (B, N, L): the relaxed or discrete sample; p without noise."""
     if noise is None:
         return distribution.probability(normalised)
     argument = distribution.argument(normalised, noise)

@@ -1,4 +1,4 @@
-"""Where in its cell a part lies, on tensors; the equations stand in reference/placement.py."""
+"""Places of parts within their cells, on tensors; the equations are in reference/placement.py."""
 
 import math
 
@@ -9,7 +9,7 @@ from .noise import Noise, place_noise
 
 
 def places_of_cells(maps: Tensor, k: int) -> Tensor:
-    """A map of the finer grid (B, C, h·k, w·k) by cells and their places: (B, C, h·w, k²), both row by row."""
+    """Rearranges a map of the finer grid (B, C, h·k, w·k) by cells and places: (B, C, h·w, k²), both row by row."""
     cells = maps.unflatten(3, (-1, k)).unflatten(2, (-1, k))  # (B, C, h, k, w, k)
     return cells.transpose(3, 4).flatten(4).flatten(2, 3)
 
@@ -20,13 +20,13 @@ def map_of_places(cells: Tensor, k: int, grid: tuple[int, int]) -> Tensor:
 
 
 def split_places(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, N, L, K) of places → those of the part, A (B, N, L), and log q (B, N, L, K) of its places."""
+    """Logits (B, N, L, K) of places → logits of parts, A (B, N, L), and log q (B, N, L, K) of their places."""
     total = logits.logsumexp(3)
     return total, logits - total[..., None]
 
 
 def sample_place(log_q: Tensor, temperature: float | Tensor, noise: Noise | None, straight_through: bool) -> Tensor:
-    """s (B, N, L, K): the relaxed sample of a place or its decision with the former's gradient; without noise q."""
+    """s (B, N, L, K): the relaxed sample, or the discrete one with the relaxed gradient; q without noise."""
     if noise is None:
         return log_q.exp()
     argument = log_q - torch.log(-torch.log(place_noise(noise, *log_q.shape, device=log_q.device, dtype=log_q.dtype)))
@@ -42,7 +42,7 @@ def place_divergence(probability: Tensor, log_q: Tensor) -> Tensor:
 
 
 def place(code: Tensor, places: Tensor) -> Tensor:
-    """A code (B, N·D, h, w) at the places of each part, a map (B, N, h·k, w·k): (B, N·D, h·k, w·k)."""
+    """Multiplies a code (B, N·D, h, w) by a map of places (B, N, h·k, w·k): (B, N·D, h·k, w·k)."""
     k, parts = places.shape[2] // code.shape[2], places.shape[1]
     finer = code.repeat_interleave(k, 2).repeat_interleave(k, 3)
     return (finer.unflatten(1, (parts, -1)) * places[:, :, None].to(code.dtype)).flatten(1, 2)

@@ -1,5 +1,5 @@
-"""The bottleneck in plain PyTorch: what the public functions compute for backend="torch", on any device, in any order
-of derivatives. The equations stand in reference/bottleneck.py.
+"""The bottleneck in plain PyTorch, which the public functions call for backend="torch", on any device, with higher
+derivatives. The equations are in reference/bottleneck.py.
 """
 
 import torch
@@ -19,7 +19,7 @@ from .occurrence import DISTRIBUTIONS, occurrence_weights, sample_occurrence
 def patch_bottleneck(
     occurrence_logits: Tensor, mean: Tensor, log_variance: Tensor, options: BottleneckOptions, draw: Draw
 ) -> tuple[Tensor, ...]:
-    """code, m, v, KL_app and KL_occ of maps a, μ and s."""
+    """code, m, v, KL_app and KL_occ from maps a, μ and s."""
     images, parts, height, width = occurrence_logits.shape
     part_dim = mean.shape[1] // parts
     dtype = accumulation_dtype(occurrence_logits, mean, log_variance)
@@ -34,7 +34,7 @@ def patch_bottleneck(
         if options.variance == "geometric":
             pooled = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
         else:
-            # Relative to each pooled number's largest s, so that exp neither overflows nor vanishes.
+            # Relative to the largest s over cells, so that exp neither overflows nor underflows.
             peak = log_variance_map.detach().amax(-1, keepdim=True)
             spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
             pooled = peak.squeeze(-1) + spread.log()
@@ -44,7 +44,7 @@ def patch_bottleneck(
 def pooled_patch_bottleneck(
     features: Tensor, occurrence_logits: Tensor, weight: Tensor, bias: Tensor, options: BottleneckOptions, draw: Draw
 ) -> tuple[Tensor, ...]:
-    """The same of features f, logits a and the convolution from f to μ and s."""
+    """The same from features f, logits a and the convolution from f to μ and s."""
     images, parts, height, width = occurrence_logits.shape
     kernel = weight.shape[-1]
     dtype = accumulation_dtype(features, occurrence_logits, weight, bias)
@@ -52,8 +52,8 @@ def pooled_patch_bottleneck(
         distribution = DISTRIBUTIONS[options.occurrence]
         normalised = distribution.normalise(occurrence_logits.to(dtype).flatten(2))
         weights = occurrence_weights(distribution, normalised.detach() if options.detach_weights else normalised)
-        # Shifting the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l, and unfold
-        # lists w_{l+δ}, so the kernel's offsets are read backwards.
+        # Shifts the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l. As unfold
+        # lists w_{l+δ}, the offsets of the kernel are reversed.
         maps = weights.reshape(images, parts, height, width)
         shifted = F.unfold(maps, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
         pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
@@ -62,10 +62,10 @@ def pooled_patch_bottleneck(
 
 
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """m and log v, (2, B, N, D), of features that were pooled under every shift, (B, N, k², E).
+    """m and log v, (2, B, N, D), from features pooled for every shift, (B, N, k², E).
 
-    A product for each part, which reads the pooled features, by far the largest, as they are, and whose gradient of
-    them has an image's numbers side by side as well.
+    One matrix product per part, which reads the pooled features, by far the largest tensor, without a copy; their
+    gradient is contiguous for each image as well.
     """
     _, parts, shifts, channels = pooled.shape
     kernels = (
@@ -84,7 +84,7 @@ def _second_half(
     options: BottleneckOptions,
     draw: Draw,
 ) -> tuple[Tensor, ...]:
-    """Sample, place and measure; the code gets the dtype and memory format of `like`."""
+    """Samples, code and divergences; the code has the dtype and memory format of `like`."""
     distribution = DISTRIBUTIONS[options.occurrence]
     z = mean
     noise = draw.noise if draw.sample else None

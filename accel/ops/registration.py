@@ -1,9 +1,10 @@
-"""How the fused operators meet torch.library: one definition gives the kernel, its fake and its gradient.
+"""Registration of the fused operators with torch.library: one definition gives kernel, fake kernel and gradient.
 
-The gradient is an autograd.Function put under the Autograd key by hand. A forward and a backward call cost 1.4 to 1.6
-times the host time of the bare Function before the kernels' launches are added to both, and 1.25 to 1.35 times after
-(bench/overhead.py): two more passes of the dispatcher, and the guard of the device. custom_op and register_autograd
-come to 2.4 and 1.9 times; triton_op cannot wrap the interpreter's kernels, which prove these without a GPU.
+The gradient is an autograd.Function that is registered for the Autograd key directly. A forward and a backward call
+take 1.4 to 1.6 times the host time of the bare Function without kernel launches, and 1.25 to 1.35 times with them
+(bench/overhead.py), because of two more passes through the dispatcher and the device guard. custom_op and
+register_autograd take 2.4 and 1.9 times; triton_op does not support the kernels of the interpreter, with which tests
+run without a GPU.
 """
 
 import torch
@@ -12,9 +13,9 @@ library = torch.library.Library("patchvae", "DEF")
 
 
 def define(schema, implementation, fake):
-    """An operator of the given schema for every device, and its fake kernel.
+    """Defines an operator with the given schema for every device, and its fake kernel.
 
-    The first tensor among its arguments tells the device; Triton launches on whichever is the current one.
+    The first tensor argument determines the device, since Triton launches on the current device.
     """
     name = schema.partition("(")[0]
 
@@ -29,9 +30,9 @@ def define(schema, implementation, fake):
 
 
 def define_launch(schema, allocate, launch):
-    """The operator whose outputs are allocate(*arguments), filled by launch(*arguments, outputs).
+    """Defines an operator that allocates outputs by allocate(*arguments) and fills them by launch(*arguments, outputs).
 
-    The fake kernel allocates and does no more, so that both agree on shapes, strides and dtypes.
+    The fake kernel only allocates, so that both have the same shapes, strides and dtypes.
     """
 
     def implementation(*arguments):
@@ -43,14 +44,14 @@ def define_launch(schema, allocate, launch):
 
 
 def differentiate(operator, save, backward):
-    """Gives the operator a gradient, and refuses a second one.
+    """Registers a gradient of the operator; a second derivative raises an error.
 
-    save(ctx, inputs, outputs) keeps what backward(ctx, *gradients) needs; absent gradients are None.
+    save(ctx, inputs, outputs) saves tensors for backward(ctx, *gradients); missing gradients are None.
     """
     name = operator.name().partition("::")[2]
 
     class Refuse(torch.autograd.Function):
-        """The first count of its inputs, unchanged, until someone asks for their derivative."""
+        """Returns the first `count` inputs unchanged; their derivative raises an error."""
 
         @staticmethod
         def forward(ctx, count, *tensors):
@@ -58,7 +59,7 @@ def differentiate(operator, save, backward):
 
         @staticmethod
         def backward(ctx, *_):
-            raise RuntimeError(f"{name}: its fused kernels have no second derivative; backend='torch' has")
+            raise RuntimeError(f"{name}: the fused kernels have no second derivative; use backend='torch'")
 
     class Differentiable(torch.autograd.Function):
         @staticmethod

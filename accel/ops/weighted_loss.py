@@ -1,4 +1,4 @@
-"""The gradient-energy weighted reconstruction error. The equations stand in reference/weighted_loss.py."""
+"""The gradient-energy weighted reconstruction error. The equations are in reference/weighted_loss.py."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ from .backend import accumulation_dtype, check_shape, check_tensors, choose_back
 
 
 def gradient_energy_weights(images: Tensor, patch_size: int = 8, backend: str | None = None) -> Tensor:
-    """The weight of each patch: its mean absolute Laplacian response over the image's mean (paper, section 3.4).
+    """The weight of each patch: its mean absolute Laplacian response, relative to the image's (paper, section 3.4).
 
     images: (B, C, H, W), H and W divisible by patch_size; any strides; float64, float32, bfloat16 or float16.
     Returns (B, C, H/p, W/p), float32 (float64 for float64 images), not negative, with mean 1 over patches for
-    each image and channel, and all 1 where an image or channel has no gradient; NaN where its channel holds a NaN. No
-    gradient flows through it.
-    Raises ValueError for an argument of another shape, kind or range.
+    each image and channel, and all 1 where an image or channel has no gradient; NaN for a channel that
+    contains a NaN. No gradient flows through it.
+    Raises ValueError for an argument of wrong shape, type or range.
     """
     name = "gradient_energy_weights"
     check_tensors(name, images=images)
@@ -34,7 +34,7 @@ def weighted_squared_error(
 
     reconstruction, images: (B, C, H, W), H and W divisible by patch_size; any strides, any two of float64,
     float32, bfloat16 and float16. Returns (B,), float32 (float64 if either is). No gradient flows through ω.
-    Raises ValueError for an argument of another shape, kind or range.
+    Raises ValueError for an argument of wrong shape, type or range.
     """
     name = "weighted_squared_error"
     check_tensors(name, reconstruction=reconstruction, images=images)

@@ -1,4 +1,4 @@
-"""Training runs: their configuration, the step, the loop, and folders that can be resumed."""
+"""Training: configuration, training step, training loop, and run folders that can be resumed."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""A function of tensors as one CUDA graph, which the host starts with one call instead of hundreds."""
+"""Captures a function of tensors as one CUDA graph, which the host launches with one call instead of hundreds."""
 
 import sys
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls before the capture: kernels are compiled and chosen, and the optimisers' state is made
+WARM_UP = 3  # calls before the capture, which compile and choose kernels and create the state of optimisers
 
 
 class Captured:
-    """Calls `function(*tensors)`, after WARM_UP calls as a captured graph that is replayed.
+    """Calls `function(*tensors)`; after WARM_UP calls, captures a graph and replays it.
 
-    The function must give nothing back, read and change nothing but its arguments and tensors on the device that
-    stay where they are, and not wait for the device. Every call does its work exactly once, so the first ones are
-    no less steps than the others. Arguments of other shapes than the first call's run without the graph.
+    The function must return nothing, access only its arguments and tensors at fixed addresses on the device, and not
+    synchronise with the device. Every call has its effect exactly once, including the first ones. Arguments with shapes
+    that differ from those of the first call are computed without the graph.
 
-    A capture that fails is reported in one line on standard error, and everything goes on without a graph.
+    A failed capture is reported in one line on standard error, and calls continue without a graph.
     """
 
     def __init__(self, function: Callable[..., None], device: torch.device):
@@ -25,7 +25,7 @@ class Captured:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Forgets the graph, where tensors that it uses were replaced."""
+        """Discards the graph, after tensors that it uses were replaced."""
         self.graph, self.inputs, self.calls, self.failed = None, None, 0, False
 
     def __call__(self, *arguments: Tensor | None) -> None:
@@ -55,13 +55,13 @@ class Captured:
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self.device)
         try:
-            # Only this thread's calls count: those that read images ahead may allocate meanwhile.
+            # Only calls of this thread are checked: threads that prefetch images may allocate meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
         except RuntimeError as error:
             self.failed = True
-            torch.cuda.set_stream(current)  # a capture that cannot end leaves its own stream behind
+            torch.cuda.set_stream(current)  # a failed capture leaves its own stream active
             reason = str(error).partition("\n")[0]
-            print(f"patchvae: warning: training goes on without a CUDA graph: {reason}", file=sys.stderr, flush=True)
+            print(f"patchvae: warning: training continues without a CUDA graph: {reason}", file=sys.stderr, flush=True)
         else:
             self.graph = graph

@@ -1,10 +1,10 @@
-"""The systems of the paper's tables, one a row of one table: all that distinguishes them, without PyTorch."""
+"""The systems of the paper's tables and their differences as one table, without importing PyTorch."""
 
 from dataclasses import dataclass, fields
 
 from accel.common.bottleneck import BottleneckOptions
 
-# Options of `TrainingConfig` that only some systems have a use for.
+# Options of `TrainingConfig` that only some systems use.
 BOTTLENECK = tuple(field.name for field in fields(BottleneckOptions))
 PATCHVAE_ONLY = frozenset(
     {
@@ -27,7 +27,7 @@ SUPERVISED_ONLY = frozenset({"weights"})
 CODE = frozenset({"num_parts", "part_dim"})
 DIVERGENCE = frozenset({"beta_app"})
 
-# What each kind of system has no use for.
+# Options without effect, for each kind of system.
 PATCHES = ADVERSARIAL_ONLY | SUPERVISED_ONLY
 PATCHES_GAN = SUPERVISED_ONLY
 VECTOR = PATCHVAE_ONLY | ADVERSARIAL_ONLY | SUPERVISED_ONLY
@@ -38,15 +38,15 @@ LABELS = PATCHVAE_ONLY | ADVERSARIAL_ONLY | DIVERGENCE | CODE
 
 @dataclass(frozen=True)
 class SystemRow:
-    """A system: what is trained, and how.
+    """A system: its model and how it is trained.
 
     Attributes:
-        name: as the paper's tables call it; +w weighs errors by gradient energy.
-        model: the class, of `accel.models`, of the network that is saved, measured and pictured.
-        trainer: the class, of `accel.training.systems`, that knows its losses and optimisers.
+        name: name in the paper's tables; +w weights errors by gradient energy.
+        model: class in `accel.models` of the network that is saved and evaluated.
+        trainer: class in `accel.training.systems` with its losses and optimisers.
         weighted: whether reconstruction errors are weighted by gradient energy.
-        without_effect: the options of `TrainingConfig` that it has no use for.
-        learns_labels: whether it is trained on the labels of the images.
+        without_effect: options of `TrainingConfig` that have no effect on it.
+        learns_labels: whether it is trained with labels.
     """
 
     name: str

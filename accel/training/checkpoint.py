@@ -1,4 +1,4 @@
-"""The state of an unfinished run as one file, whole whatever happens while it is written."""
+"""Checkpoints: the state of an unfinished run in one file, which is written atomically."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from accel.common.schema import refuse_other
 from accel.models.storage import load_tensors, tensors_to_bytes
 
 NAME = "checkpoint.pt"
-FORMAT = "patchvae training 5"  # changes when an older reader would misunderstand what is written
+FORMAT = "patchvae training 5"  # to be increased when an older reader would misunderstand new files
 
 
 class Moments(TypedDict):
-    """The state of an optimiser: of each parameter, by its place, what `load_optimiser` compares with it."""
+    """The state of an optimiser, {index of a parameter: its state}, which `load_optimiser` checks."""
 
     state: dict[int, dict[str, Tensor]]
 
@@ -31,7 +31,7 @@ class Training(TypedDict):
 
 
 class State(TypedDict):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     config: dict
     data: dict[str, str]
@@ -49,11 +49,11 @@ def exists(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def writing(path: Path, folder: Path) -> Iterator[None]:
-    """Turns a failure to write a file of a run, such as a full disk, into a sentence that names the file."""
+    """Converts a failure to write a file of a run, such as a full disk, into an OSError that names the file."""
     try:
         yield
     except OSError as error:
-        rest = "; the last checkpoint is whole, --resume goes on from there" if exists(folder) else ""
+        rest = "; the last checkpoint is intact, --resume continues from it" if exists(folder) else ""
         raise OSError(f"could not write {error.filename or path} ({error.strerror or error}){rest}") from error
 
 
@@ -65,16 +65,16 @@ def write(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> State:
-    """What `write` wrote, on the CPU, without executing anything from the file.
+    """Reads a checkpoint onto the CPU, without executing code from the file.
 
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or something else. Whether its tensors are
-    those of a model and its optimisers, they say when they take them.
+    Raises FileNotFoundError if there is none, and ValueError if it is damaged or not a checkpoint. Model and optimisers
+    check the shapes of their tensors when they load them.
     """
     path = folder / NAME
     if not exists(folder):
         raise FileNotFoundError(f"{path}: no such file, so there is no run to resume in {folder}")
     state = load_tensors(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this version's training ({FORMAT!r})")
+        raise ValueError(f"{path} is not a training checkpoint of this version (format {FORMAT!r})")
     refuse_other(state, State, path)
     return state

@@ -1,4 +1,4 @@
-"""A training step compiled by torch.compile, which goes on without the compiler where that fails."""
+"""A training step compiled by torch.compile, with a fallback to the uncompiled step."""
 
 import logging
 import sys
@@ -9,33 +9,33 @@ import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
 from torch import Tensor
 
-# An optimiser's step names itself to the profiler, and that the compiler leaves this out concerns nobody.
+# The compiler warns that it ignores the profiler context in an optimiser's step, which is irrelevant here.
 logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(lambda record: "Profiler" not in record.getMessage())
 
-GENERATED = {"combo_kernels": True}  # of Inductor's options: kernels that do not wait for each other become one
+GENERATED = {"combo_kernels": True}  # option of Inductor: independent kernels are merged
 
 
 class Compiled:
-    """Calls `function(*tensors)` as torch.compile makes it.
+    """Calls `function(*tensors)` compiled by torch.compile.
 
-    A compilation that fails is reported in one line on standard error, and from then on the function is called as it
-    is. save() keeps all that the function changes and restore(saved) brings it back, so that a step that failed half
-    way is taken once all the same.
+    A failed compilation is reported in one line on standard error, and from then on the function is called uncompiled.
+    save() returns all state that the function changes and restore(saved) restores it, so that a step that failed half
+    way still has its effect exactly once.
     """
 
     def __init__(self, function: Callable[..., None], save: Callable[[], object], restore: Callable[[object], None]):
-        torch.compiler.reset()  # it gives up on a method of which several runs in one process have left variants
+        torch.compiler.reset()  # else it stops compiling a method after several runs in one process
         self.function, self.save, self.restore = function, save, restore
         self.compiled = torch.compile(function, dynamic=False)
-        self.proven: set[tuple] = set()  # shapes that have run: others are compiled anew, and may fail
+        self.proven: set[tuple] = set()  # shapes that have run: others are compiled again, and may fail
         self.failed = False
 
     def __call__(self, *arguments: Tensor | None) -> None:
         if self.failed:
             self.function(*arguments)
             return
-        # What is computed in float32 under autocast gets gradients in float32: by default a compiled backward pass
-        # would follow the autocast of the call, and round them.
+        # Values that are computed in float32 under autocast must get gradients in float32: by default, a compiled
+        # backward pass would use the autocast of the call, and round them.
         with functorch_config.patch(backward_pass_autocast="off"), inductor_config.patch(GENERATED):
             shapes = tuple(None if x is None else x.shape for x in arguments)
             if shapes in self.proven:
@@ -48,10 +48,10 @@ class Compiled:
                 raise
             except (
                 Exception
-            ) as error:  # compilers fail in too many ways to list; what is no failure of theirs comes again
+            ) as error:  # compilers raise errors of many types; other errors occur again without compilation
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
-                warning = f"patchvae: warning: training goes on uncompiled: {type(error).__name__}: {reason}"
+                warning = f"patchvae: warning: training continues uncompiled: {type(error).__name__}: {reason}"
                 print(warning, file=sys.stderr, flush=True)
                 self.restore(saved)
                 self.function(*arguments)

@@ -1,4 +1,4 @@
-"""Everything that a training run depends on, in one dataclass."""
+"""The configuration of a training run as one dataclass."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ from accel.training.catalogue import SYSTEMS
 ENCODERS = ("paper", "release", "resnet18", "small", "fine")
 DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
-LARGEST = 1 << 16  # of what multiplies a network's size
+LARGEST = 1 << 16  # upper bound of options that multiply a network's size
 
-# The main job: finds the built-in parts within three minutes on two CPU cores.
+# The default run: finds the parts of the generated data set within three minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
     "encoder": "fine",
@@ -39,13 +39,13 @@ PARTS_RECIPE = {
     "epochs": 8,
 }
 
-# The same for systems that have no parts, and no use for a finer grid.
+# The same for systems without parts, which do not use a finer grid.
 OTHER_PARTS_RECIPE = {
     name: PARTS_RECIPE[name]
     for name in ("train_images", "num_parts", "part_dim", "beta_app", "learning_rate", "batch_size", "epochs")
 } | {"encoder": "small"}
 
-# What may differ when a run is resumed: where things are, how they are computed, how long and how often saved.
+# Options that may change when a run is resumed: locations, execution, number of epochs and of checkpoints.
 CHANGEABLE = (
     "data",
     "data_dir",
@@ -58,16 +58,17 @@ CHANGEABLE = (
     "deterministic",
     "out",
     "checkpoint_every",
+    "tensorboard",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(BottleneckOptions):
-    """The options of a training run; None stands for the default, which some data sets set themselves.
+    """The options of a training run; None stands for the default, which depends on the data set in some cases.
 
-    The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE where data is "parts". Once made,
-    every field holds the value in force: `dataclasses.asdict` is complete, and `dataclasses.replace` keeps
-    what is not named. Raises ValueError that names the option if a value is of the wrong type or range.
+    The defaults are the paper's recipe (section 4.1), and PARTS_RECIPE for data "parts". After construction, every
+    field has its final value: `dataclasses.asdict` is complete, and `dataclasses.replace` changes only the given
+    fields. Raises ValueError, which names the option, for a value of wrong type or out of range.
     """
 
     data: str = option(
@@ -75,67 +76,73 @@ class TrainingConfig(BottleneckOptions):
         "data",
         "parts, cifar10, cifar100, indoor67, places205, imagenet, FILE.npz, packed FILE.npy or FOLDER of images",
     )
-    data_dir: str | None = option(None, "data", "folder of the named sets as they are published", absent="data")
+    data_dir: str | None = option(None, "data", "folder that holds the named data sets as published", absent="data")
     image_size: int | None = option(
         None,
         "data",
-        "height and width to which images are brought",
+        "height and width to which images are resized",
         check=within(1, LARGEST),
-        absent="as they are, 32 for parts",
+        absent="their own, 32 for parts",
     )
-    train_images: int | None = option(None, "data", "use only so many training images", check=at_least(1), absent="all")
+    train_images: int | None = option(None, "data", "number of training images to use", check=at_least(1), absent="all")
     strict: bool = option(
-        False, "data", "refuse a folder with files that are no whole images, instead of leaving them out"
+        False, "data", "stop with an error if files of a folder are not readable images, instead of leaving them out"
     )
     flip: str = option(
         "auto",
         "data",
-        "mirror a random half of the images; auto: where the data set says that it makes sense",
+        "mirror a random half of the images horizontally; auto: if the data set recommends it",
         choices=("auto", "yes", "no"),
     )
 
     system: str = option(
-        "patchvae+w", "model", "row of the paper's tables; +w weighs errors by gradient energy", choices=tuple(SYSTEMS)
+        "patchvae+w",
+        "model",
+        "system to train, a row of the paper's tables; +w weights reconstruction errors by gradient energy",
+        choices=tuple(SYSTEMS),
     )
-    num_parts: int = option(16, "model", "N, how many parts may be learned", check=within(1, LARGEST))
+    num_parts: int = option(16, "model", "N, maximum number of parts to learn", check=within(1, LARGEST))
     part_dim: int = option(
         6,
         "model",
-        "d_p, numbers that describe a part's appearance; a beta-vae's code has num_parts × part_dim",
+        "d_p, dimension of a part's appearance vector; the code of a beta-vae has num_parts × part_dim dimensions",
         check=within(1, LARGEST),
     )
-    encoder: str = option("paper", "model", "layout of the residual encoder", choices=ENCODERS)
+    encoder: str = option("paper", "model", "architecture of the residual encoder", choices=ENCODERS)
     head: str | None = option(
         None,
         "model",
-        "pool features before projecting them, or project each cell",
+        "order of operations for appearances: pool, then project (pooled), or project, then pool (separate, fused)",
         choices=HEADS,
         absent="pooled, fused for arithmetic",
     )
     head_kernel_size: int = option(
         3,
         "model",
-        "side of the heads' convolutions",
+        "kernel size of the heads' convolutions",
         check=Check("odd, from 1 to 255", lambda size: 0 < size < 256 and size % 2 == 1),
     )
     places: int | None = option(
         None,
         "model",
-        "cells of the encoder a side that make a cell of parts, which lie at one of them",
+        "k; a part lies at one of k × k places within its cell, which are the cells of the encoder",
         check=at_least(1),
         absent="4 for the encoder fine, else 1",
     )
     decoder: str = option(
-        "pyramid", "model", "how codes become pixels: templates draw one picture for each number", choices=DECODERS
+        "pyramid",
+        "model",
+        "architecture of the decoder; templates: a sum of pictures, one per dimension of the code",
+        choices=DECODERS,
     )
     ground: int = option(
         0,
         "model",
-        "points a side of what lies behind the parts, a few colours with a code of their own; 0 for none",
+        "points per side of the background model, a coarse grid of colours with a latent code of its own; 0 for none",
         check=Check("0, or at least 2", lambda points: points == 0 or points >= 2),
     )
     weights: str | None = option(
-        None, "model", "file of torchvision's ResNet-18 that supervised starts from", absent="random weights"
+        None, "model", "file of torchvision's ResNet-18 weights from which supervised starts", absent="random weights"
     )
 
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
@@ -143,41 +150,42 @@ class TrainingConfig(BottleneckOptions):
     warm_up: int = option(
         0,
         "objective",
-        "steps over which β_occ rises from a fifth to its value",
+        "number of steps over which β_occ increases from a fifth of its value to its full value",
         check=at_least(0),
     )
-    temperature: float = option(1.0, "objective", "τ of the relaxed occurrences at the start", check=above(0))
-    temperature_rate: float = option(3e-5, "objective", "τ falls by this share every step", check=at_least(0))
-    temperature_floor: float = option(0.1, "objective", "τ never falls below this", check=above(0))
+    temperature: float = option(1.0, "objective", "τ, initial temperature of the relaxed occurrences", check=above(0))
+    temperature_rate: float = option(3e-5, "objective", "relative decrease of τ per step", check=at_least(0))
+    temperature_floor: float = option(0.1, "objective", "lower bound of τ", check=above(0))
     renew: float = option(
         0.0,
         "objective",
-        "split much used parts into unused ones in a run's first half, and in its second retire one of two parts whose "
-        "pictures have this cosine; 0 for neither",
+        "in the first half of a run, turn unused parts into copies of overused ones; in the second, retire one of two "
+        "parts whose pictures have at least this cosine similarity; 0 turns off both",
         check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
     )
-    adversarial_weight: float = option(
-        1.0, "adversarial", "weight of taking the discriminator in by reconstructions", check=at_least(0)
-    )
+    adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))
     feature_weight: float = option(
-        0.1, "adversarial", "weight of the distance of the discriminator's features", check=at_least(0)
+        0.1,
+        "adversarial",
+        "weight of the feature matching loss, a distance between features of the discriminator",
+        check=at_least(0),
     )
 
-    learning_rate: float = option(1e-4, "optimisation", "step size of Adam", check=above(0))
+    learning_rate: float = option(1e-4, "optimisation", "learning rate of Adam", check=above(0))
     decay: float = option(
         0.0,
         "optimisation",
-        "share of the epochs, the last ones, over which the learning rate falls towards 0",
+        "fraction of the epochs, at the end, over which the learning rate decreases towards 0",
         check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
     )
-    batch_size: int = option(128, "optimisation", "images a step", check=at_least(1))
+    batch_size: int = option(128, "optimisation", "number of images per step", check=at_least(1))
     epochs: int = option(
-        90, "optimisation", "passes over the training images; 0 keeps the initial weights", check=at_least(0)
+        90, "optimisation", "number of passes over the training images; 0 keeps the initial weights", check=at_least(0)
     )
     seed: int = option(
         0,
         "optimisation",
-        "of the weights, the order of the images and every draw",
+        "random seed of the weights, the order of the images and all noise",
         check=SEED,
     )
 
@@ -185,31 +193,34 @@ class TrainingConfig(BottleneckOptions):
     precision: str = option(
         "auto",
         "run",
-        "of products and activations; auto: bfloat16 where a GPU has it, over float32 weights and sums",
+        "precision of products and activations; auto: bfloat16 on GPUs that support it, with float32 weights and sums",
         choices=("auto", "float32", "bfloat16"),
     )
     threads: int | None = option(
-        None, "run", "threads to compute with on a CPU", check=at_least(1), absent="as many as are faster now"
+        None, "run", "number of threads on a CPU", check=at_least(1), absent="the fastest number, measured at the start"
     )
     compile: bool | None = option(
-        None, "run", "compile each step, which takes up to a minute at the start", absent="on a GPU"
+        None, "run", "compile the training step, which takes up to a minute at the start", absent="on a GPU"
     )
     deterministic: bool = option(
         False,
         "run",
-        "on a GPU, compute the same bits in every run, which is slower: cuDNN does not try algorithms, and TF32 is off",
+        "on a GPU, make repeated runs bit-identical; this is slower: no cuDNN benchmarking of algorithms, no TF32",
     )
     out: str | None = option(None, "run", "run folder", absent="runs/DATA-SYSTEM")
     checkpoint_every: float = option(
-        60.0, "run", "save after so many seconds, besides at each epoch's end", check=at_least(0)
+        60.0, "run", "seconds between checkpoints; one is also saved at the end of each epoch", check=at_least(0)
+    )
+    tensorboard: bool = option(
+        False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
     )
 
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
-    def recipe(self) -> str:
-        """The data set's name, under which RECIPES may have defaults of its own, for systems of its own."""
+    def recipe(self) -> str | None:
+        """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
-            return self.data
+            return None
         row = SYSTEMS.get(self.system)
         return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
@@ -225,10 +236,13 @@ class TrainingConfig(BottleneckOptions):
         return SYSTEMS[self.system].weighted
 
     def to_json(self) -> str:
-        """What config.json holds: every option with the value in force."""
+        """The content of config.json: every option with its value."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
-        """Reads what `to_json` wrote; ValueError names the file if it is something else."""
-        return cls.from_dict(read_json(path, dict), str(path))
+        """Reads a file that `to_json` wrote; OSError, or ValueError, which names the file, for any other content."""
+        values = read_json(path, dict)
+        if "arguments" in values:  # as `save_pretrained` writes it
+            raise ValueError(f"{path} describes a model, expected the config.json of a run")
+        return cls.from_dict(values, str(path))

@@ -1,4 +1,4 @@
-"""How a model does on images that it is not trained on, measured after each epoch."""
+"""Evaluation on held-out images after each epoch."""
 
 import contextlib
 import math
@@ -16,33 +16,33 @@ from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger, flushed_denormals
 from accel.training.systems import System
 
-SATURATED = 0.9  # a part that occurs in a larger share of all cells says next to nothing by occurring
-HELD_OUT_PIXELS = 2**20  # a batch, however few a training step takes: small images would leave a GPU idle
+SATURATED = 0.9  # a part that occurs in a larger share of all cells is saturated: it locates nothing
+HELD_OUT_PIXELS = 2**20  # minimal pixels per batch: with small images, training batches would not fill a GPU
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, and back to the modes before; gives the model's device."""
+    """Evaluation mode without gradients, restored afterwards; yields the model's device."""
     with in_evaluation(model), torch.no_grad():
         yield next(model.parameters()).device
 
 
 def in_order(images: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """uint8 (n, H, W, C) → batches (B, C, H, W) on the device, channels last, the last one as small as it comes."""
+    """uint8 (n, H, W, C) → batches (B, C, H, W) on the device, channels last; the last batch may be smaller."""
     for start in range(0, len(images), batch_size):
         yield torch.tensor(images[start : start + batch_size], device=device).permute(0, 3, 1, 2)
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio, 10 log₁₀(1 / MSE) in decibels on pixels brought to [0, 1].
+    """Peak signal-to-noise ratio, 10 log₁₀(1 / MSE) in decibels on pixels mapped to [0, 1].
 
-    Both (B, C, H, W) in [−1, 1] → (B,). Infinite where they are equal.
+    Both (B, C, H, W) in [−1, 1] → (B,). Infinite for equal images.
     """
     return -10.0 * (((reconstruction - images) / 2.0) ** 2).mean((1, 2, 3)).log10()
 
 
 class HeldOut:
-    """Measures a system on held-out images, again and again; on a GPU, most batches are one CUDA graph."""
+    """Evaluates a system on held-out images; on a GPU, most batches replay one CUDA graph."""
 
     def __init__(self, system: System, held_out: ImageSet, config: TrainingConfig, device: torch.device):
         self.system, self.held_out, self.config, self.device = system, held_out, config, device
@@ -54,12 +54,12 @@ class HeldOut:
         self.see = Captured(self._see, device) if device.type == "cuda" else self._see
 
     def measure(self, number: int) -> dict:
-        """The losses at step `number` with the same draws each time, and the quality of reconstructions.
+        """The loss terms at step `number`, with the same noise each time, and the quality of reconstructions.
 
-        Terms of the loss are estimated as in training, with one draw an image; `psnr`, for models that reconstruct,
-        is of the reconstruction from the posterior's mean, which is what `reconstruct` gives. `active_parts`, for
-        PatchVAE: how many parts occur with a probability above one half somewhere, and `saturated_parts`, in nearly
-        all cells.
+        Loss terms are estimated as in training, with one sample per image. `psnr`, for models with a decoder, is that
+        of the reconstruction from the posterior's mean, as by `reconstruct`. For PatchVAE, `active_parts` is the number
+        of parts that occur somewhere with a probability above one half, and `saturated_parts` the number of those that
+        occur in nearly all cells.
         """
         self.ledger.reset()
         for sums in (self.quality, self.surest, self.occupied):
@@ -83,7 +83,7 @@ class HeldOut:
         return result
 
     def _see(self, images: Tensor, labels: Tensor | None, step: Tensor, first: Tensor) -> None:
-        """Adds a batch, whose images are those from the first on."""
+        """Adds a batch of images; `first` is the index of its first image."""
         model, target = self.system.model, scaled_pixels(images, torch.float32)
         seed, none = (torch.full_like(first, number) for number in (self.config.seed, 0))
         out, losses = self.system.losses(target, labels, step, Noise(seed, none, first))

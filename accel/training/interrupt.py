@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request that the loop answers between two steps."""
+"""Turns Ctrl-C, SIGTERM and a closed terminal into a request to stop, which the loop handles between two steps."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop, saved its state and stopped; `signal_number` says by which signal."""
+    """Raised after a run has saved its state and stopped because of the signal `signal_number`."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -15,10 +15,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within this context the first SIGINT, SIGTERM or SIGHUP only sets `signal_number`; a second one acts as usual.
+    """A context in which the first SIGINT, SIGTERM or SIGHUP only sets `signal_number`; a second one acts as usual.
 
-    Outside the main thread, where Python admits no handlers, signals act as usual from the start; one that is
-    ignored, as Ctrl-C is by what a shell script started in the background, stays ignored.
+    Outside of the main thread, where Python does not allow handlers, signals act as usual. Signals that are ignored,
+    like Ctrl-C in background processes of a shell script, remain ignored.
     """
 
     signal_number: int | None = None

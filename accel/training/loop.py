@@ -1,8 +1,8 @@
-"""A training run: epochs of steps, each followed by a held-out measurement, in a folder that can be resumed.
+"""The training loop: epochs of steps, each followed by an evaluation on held-out images, with resumable checkpoints.
 
-Weights, order of the images, flips and draws are functions of (seed, epoch, step), and the rest of the state
-is in the checkpoint, so a run that was stopped anywhere and resumed ends in the bits of one that was not: on a CPU with
-as many threads, on a GPU with --deterministic, without which its libraries choose algorithms by the clock.
+Initial weights, order of the images, flips and noise are functions of (seed, epoch, step), and the rest of the state
+is in the checkpoint. So a run that was stopped anywhere and resumed gives the same bits as an uninterrupted one: on a
+CPU with the same number of threads, on a GPU with --deterministic (otherwise its libraries choose algorithms by speed).
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,34 +24,36 @@ from accel.common.files import held
 from accel.common.progress import duration, progress, say
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
-from accel.training import advice, checkpoint, processes, record, run_folder, terminal
+from accel.models import PatchVAE
+from accel.models.autoencoder import Backbone
+from accel.training import advice, checkpoint, event_files, processes, record, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
 from accel.training.renewal import retire_duplicates, split_parts
-from accel.training.resources import choose_device, load_dataset
+from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
 
-CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
+CHECK_EVERY = 100  # steps between checks of the loss on a GPU, each of which waits for it
 
-# What rooms above this one have to say of a model after an epoch, counted from 1: a function of these alone, so that a
-# resumed run logs what it would have logged.
+# A function for additional numbers in the log, of the model, the data set and the number of the epoch, from 1. It must
+# depend only on these, so that a resumed run logs the same numbers.
 Observer = Callable[[nn.Module, Dataset, int], dict[str, float]]
 
 
 def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> Path:
-    """Trains as configured, or goes on with the run in the folder, and returns the run folder.
+    """Trains a new run, or continues the run in its folder (resume=True); returns the run folder.
 
-    The folder holds config.json, metrics.jsonl (one line an epoch), checkpoint.pt and model/ (for `load_run`).
-    dataset: instead of the one that config.data names; of a torch Dataset or DataLoader, `accel.data.from_torch`.
+    The folder holds config.json, metrics.jsonl (one line per epoch), checkpoint.pt and model/ (for `load_run`).
+    dataset: used instead of config.data; make one from a torch Dataset or DataLoader with `accel.data.from_torch`.
 
-    Raises ValueError or OSError with a sentence for options, data or files that do not fit, FileExistsError if
-    the folder holds a run that is not resumed, FloatingPointError if the loss is not finite (the last
-    checkpoint is kept), and Stopped, a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
+    Raises ValueError or OSError for invalid options, data or files, FileExistsError if the folder holds a run and
+    resume is False, FloatingPointError if the loss is not finite (the last checkpoint is kept), and Stopped, a
+    KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
     """
     run = open_run(config, dataset, resume=resume)
     run.fit()
@@ -58,7 +61,7 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
 
 
 def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> "Run":
-    """The run that `train` trains, before its next step."""
+    """Opens a new or resumed run, ready for its next step."""
     folder = config.folder
     state = None
     with contextlib.ExitStack() as holding:
@@ -68,20 +71,24 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
             state = checkpoint.read(folder)
             refuse_other_options(config, TrainingConfig.from_dict(state["config"], str(folder / checkpoint.NAME)))
             if config.epochs < state["epoch"]:
-                raise ValueError(f"the run in {folder} has done {state['epoch']} epochs, --epochs must be no fewer")
+                raise ValueError(
+                    f"the run in {folder} has already done {state['epoch']} epochs, --epochs must be at least as many"
+                )
         else:
             refuse_existing(folder)
+        if config.tensorboard:
+            event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
         _ = run.data  # damaged data are noticed before anything is written
         if state is not None:
             run.restore(state)
-        processes.wait_for_all()  # until everyone has seen whether there is a run, before the first writes one
+        processes.wait_for_all()  # until all processes have checked for an existing run, before the first writes one
         run.holding = holding.pop_all()
     return run
 
 
 def hold(folder: Path, holding: contextlib.ExitStack) -> None:
-    """Keeps other processes out of the run's folder until `holding` is closed; the first process does it for all."""
+    """Locks the run's folder until `holding` is closed; the first of several processes does so for all."""
     if processes.rank() == 0:
         holding.enter_context(held(folder))
 
@@ -93,9 +100,9 @@ def refuse_existing(folder: Path) -> None:
 
 
 class Run:
-    """A run in memory: the model, its training step, and how far it is.
+    """A run in memory: the model, its training step, and its progress.
 
-    Several processes hold the same run and take every decision together; the first alone prints and writes.
+    Several processes have the same run and make all decisions together; only the first prints and writes files.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset):
@@ -103,12 +110,11 @@ class Run:
         device = choose_device(config.device)
         if device.type == "cpu" and config.threads is not None:
             torch.set_num_threads(config.threads)
-        # A data set may say which of its labels are for learning; without labels, all images are.
-        self.train_set = dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
-        images = self.train_set.images
+        self.train_set = learned_images(config, dataset)
+        _, height, width, channels = self.train_set.images.shape
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)
-        self.system = build_system(config, *images.shape[1:], dataset.num_classes, device)
+        self.system = build_system(config, height, width, channels, dataset.num_classes, device)
         self.step = TrainingStep(self.system, config, device)
         self.held_out = HeldOut(self.system, dataset.test, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
@@ -125,29 +131,30 @@ class Run:
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.agree_every = self.check_every if processes.count() > 1 else 1
         self.epoch = self.batch = 0
-        self.seconds = 0.0  # spent in this epoch, before an interruption too
-        self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.seconds = 0.0  # time spent in this epoch, including that before an interruption
+        self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
-        self.holding = contextlib.ExitStack()  # the folder, once it is there, until the run ends
+        self.holding = contextlib.ExitStack()  # lock on the folder, from its creation to the end of the run
+        self.events: event_files.EventFiles | None = None  # from the creation of the folder, with --tensorboard
 
     @functools.cached_property
-    def data(self) -> dict:
+    def data(self) -> dict[str, str]:
         """Digests of the images. Raises ValueError for a packed array that is damaged."""
         return digests(self.dataset, labels=SYSTEMS[self.config.system].learns_labels)
 
     @functools.cached_property
     def constant(self) -> float:
-        """The PSNR of one colour in place of every image."""
+        """The PSNR of one colour as the reconstruction of every image."""
         return advice.constant_psnr(self.dataset)
 
     @property
-    def model(self) -> nn.Module:
-        """The network that is saved, measured and pictured."""
-        return self.system.model
+    def model(self) -> Backbone:
+        """The network that is saved and evaluated."""
+        return cast(Backbone, self.system.model)
 
-    def state(self) -> dict:
-        """All that a checkpoint holds and `restore` takes up."""
+    def state(self) -> dict[str, Any]:
+        """The state of the run for a checkpoint and `restore`."""
         return {
             "config": dataclasses.asdict(self.config),
             "data": self.data,
@@ -158,16 +165,20 @@ class Run:
             "training": self.step.state_dict(),
         }
 
-    def restore(self, state: dict) -> None:
-        """Takes up a checkpoint's state; ValueError if it is of other images or another model."""
+    def restore(self, state: checkpoint.State) -> None:
+        """Restores the state of a checkpoint; ValueError if it belongs to other images or another model."""
         path = self.folder / checkpoint.NAME
         if found := difference(state["data"], self.data):
-            raise ValueError(f"{path}: the run was trained on other images than those of {self.dataset.name}: {found}")
+            raise ValueError(
+                f"{path}: the run was trained on images that differ from those of {self.dataset.name}: {found}"
+            )
         try:
-            self.step.load_state_dict(state["training"])
+            self.step.load_state_dict(cast(dict[str, Any], state["training"]))
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
-            raise ValueError(f"{path} does not fit the model of its own configuration: {reason}") from error
+            raise ValueError(
+                f"the state in {path} does not fit the model that its own configuration describes: {reason}"
+            ) from error
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.history, self.resumed = state["history"], True
         terms = {f"{images}_{term}" for images in ("train", "held_out") for term in self.system.terms}
@@ -177,8 +188,8 @@ class Run:
         done = self.epoch * len(self.batches) + self.batch
         if self.step.number != done or not 0 <= self.batch < len(self.batches) or len(self.history) != self.epoch:
             raise ValueError(
-                f"{path} contradicts itself: step {self.step.number}, {self.epoch} epochs of {len(self.batches)} and "
-                f"{self.batch} steps, {len(self.history)} lines of history"
+                f"{path} is inconsistent: step {self.step.number} after {self.epoch} epochs of {len(self.batches)} "
+                f"steps and {self.batch} further steps, with {len(self.history)} lines of history"
             )
 
     def save(self) -> None:
@@ -193,7 +204,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     def write_record(self) -> None:
-        """Adds this session to record.json, with what is known of the first steps."""
+        """Adds this session to record.json, which keeps the result of the first steps."""
         if self.writes:
             known = record.read(self.folder) if self.resumed else None
             self.record = known or {"data": self.data, "sessions": []}
@@ -201,28 +212,30 @@ class Run:
             record.write(self.folder, self.record)
 
     def write_texts(self) -> None:
-        """config.json and metrics.jsonl say what the checkpoint says, so an interruption cannot make them differ."""
+        """Writes config.json and metrics.jsonl in agreement with the checkpoint."""
         if self.writes:
             run_folder.write_texts(self.folder, self.config, self.history)
 
     def write_model(self) -> None:
-        """model/, for `load_run` and from_pretrained."""
+        """Writes model/, for `load_run` and from_pretrained."""
         if self.writes:
             run_folder.write_model(self.folder, self.model)
 
     def not_finite(self, otherwise: str = "a weight") -> FloatingPointError:
-        """The error that ends a run that has diverged, with what is left of it; names a term of the loss first."""
+        """The error for a run that has diverged, which names a term of the loss and the last checkpoint."""
         step, term = self.step.ledger.problem() or (self.step.number - 1, otherwise)
         if step < 0:
-            return FloatingPointError(f"{term} is not finite before the first step: an option's number is too large")
+            return FloatingPointError(
+                f"{term} is not finite before the first step: the value of an option is too large"
+            )
         return FloatingPointError(
             f"training diverged: {term} is not finite at step {step} (epoch {step // len(self.batches) + 1}); "
             f"{self.folder / checkpoint.NAME} holds the last good state, and a new run with a smaller "
-            "--learning-rate may go further"
+            "--learning-rate may not diverge"
         )
 
     def describe(self) -> str:
-        """What is trained on what, and how; a line each."""
+        """A description of model, data and execution, in two lines."""
         train, test = self.train_set, self.dataset.test
         height, width = train.images.shape[1:3]
         where = self.device if processes.count() == 1 else f"{processes.count()} processes on {self.device.type}"
@@ -239,8 +252,11 @@ class Run:
         )
 
     def fit(self, observe: Observer | None = None, opening: str = "") -> None:
-        """Trains to the last epoch. observe: gives further numbers for an epoch's line of metrics.jsonl. opening: what
-        is printed first, once the folder has been written to."""
+        """Trains to the last epoch.
+
+        observe: returns further numbers for an epoch's line of metrics.jsonl. opening: text to print first, after the
+        folder was created.
+        """
         with self.holding:
             self.begin()
             if self.epoch < self.config.epochs and self.writes:
@@ -253,11 +269,11 @@ class Run:
             self.write_model()
 
     def begin(self) -> None:
-        """Makes the folder of a new run, and writes down where the run begins."""
+        """Creates the folder of a new run, and writes its initial state."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            raise FileExistsError(f"{self.folder} is no folder: choose another --out") from None
+            raise FileExistsError(f"{self.folder} is not a folder: choose another --out") from None
         if not self.resumed:
             hold(self.folder, self.holding)
             refuse_existing(self.folder)
@@ -266,9 +282,13 @@ class Run:
         self.write_record()
         if self.writes:
             run_folder.write_left_out(self.folder, self.dataset.left_out)
+        if self.writes and self.config.tensorboard:
+            with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
+                self.events = event_files.EventFiles(self.folder, self.history)
+            self.holding.callback(self.events.close)
 
     def introduce(self, opening: str) -> None:
-        """Says what is about to be trained, and what is wrong with that."""
+        """Prints a description of the run, and warnings about its options."""
         model, terms = self.model, self.system.terms
         columns = terminal.explanation(terms, model.has_decoder, model.has_parts)
         say(opening + self.describe(), columns)
@@ -277,12 +297,12 @@ class Run:
         say(terminal.header(terms))
 
     def warn(self, sentences: list[str]) -> None:
-        """Each on a line of its own, where errors go."""
+        """Prints warnings to standard error, one per line."""
         for sentence in sentences:
             say(f"patchvae: warning: {sentence}", error=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
-        """The rest of the epoch's steps."""
+        """Takes the remaining steps of the epoch."""
         if self.config.decay:
             rate = learning_rate(self.epoch, self.config.epochs, self.config.learning_rate, self.config.decay)
             for optimiser in self.system.optimisers.values():
@@ -311,20 +331,20 @@ class Run:
         self.seconds = time.monotonic() - began
 
     def time_left(self) -> str:
-        """Of the whole run, by the pace of this epoch, for its bar."""
+        """Remaining time of the whole run at the speed of this epoch, as text for the progress bar."""
         steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
-        return f"{duration(self.seconds / self.batch * steps)} left in all"
+        return f"{duration(self.seconds / self.batch * steps)} left in total"
 
     def record_first(self) -> None:
-        """Keeps in record.json what the first steps, taken in one go, have led to; `accel verify` repeats them."""
+        """Records the result of the first steps in record.json; `verify` repeats them."""
         loss, weights = self.step.ledger.means()["total"], record.digest_of(self.system.networks)
         if self.writes:
-            loss = loss if math.isfinite(loss) else None
-            self.record["first"] = {"steps": self.first, "loss": loss, "weights": weights}
+            finite = loss if math.isfinite(loss) else None
+            self.record["first"] = {"steps": self.first, "loss": finite, "weights": weights}
             record.write(self.folder, self.record)
 
     def take_step(self, batch: Batch) -> None:
-        """The next step; MemoryError says what to lower where there is too little memory for it."""
+        """Takes the next step; MemoryError with advice if there is not enough memory."""
         try:
             self.step(*batch)
         except (MemoryError, RuntimeError) as error:
@@ -334,13 +354,13 @@ class Run:
             size = self.config.batch_size
             raise MemoryError(
                 f"not enough memory on {self.device} for a step of {size} images"
-                f"{f' (it asked for {asked[1]} more)' if asked else ''}: activations take about half with --batch-size "
-                f"{max(1, size // 2)}, in a new run; {self.folder / checkpoint.NAME} holds the state from which "
-                "--resume goes on where there is more memory"
+                f"{f' ({asked[1]} more were needed)' if asked else ''}: a new run with --batch-size "
+                f"{max(1, size // 2)} needs about half as much for activations; on a machine with more memory, "
+                f"--resume continues from {self.folder / checkpoint.NAME}"
             ) from error
 
     def agree(self, stop: StopRequest) -> tuple[bool, int]:
-        """(Is it time to save?, the signal by which any process was asked to stop, or 0), the same in all of them."""
+        """(whether to save now, the signal to stop that any process got, or 0), the same in all processes."""
         due = time.monotonic() - self.saved_at >= self.config.checkpoint_every
         said = [due, stop.signal_number or 0]
         if processes.count() > 1:
@@ -348,26 +368,25 @@ class Run:
         return bool(said[0]), said[1]
 
     def answer(self, signal_number: int) -> None:
-        """Stops if somebody asked for it, the state being saved."""
+        """Stops if requested, after the state was saved."""
         if signal_number and not self.writes:
             raise SystemExit(128 + signal_number)
         if signal_number:
             raise Stopped(
-                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} with everything "
-                "saved; continue with: "
-                f"python -m accel train --resume --out {shlex.quote(str(self.folder))}",
+                f"stopped after step {self.step.number} of {self.config.epochs * len(self.batches)} and saved; "
+                f"continue with: python -m accel train --resume --out {shlex.quote(str(self.folder))}",
                 signal_number,
             )
 
     def finish_epoch(self, observe: Observer | None) -> None:
-        """Measures, reports and saves a finished epoch."""
+        """Evaluates, logs and saves a finished epoch."""
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
         held_out = self.held_out.measure(number)
         for term in self.system.terms:
             if not math.isfinite(held_out[term]):
                 raise self.not_finite(f"held_out_{term}")
-        line = {"epoch": self.epoch + 1, "step": self.step.number}
+        line: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step.number}
         line |= {f"train_{term}": value for term, value in ledger.means().items()}
         line |= {f"held_out_{name}": value for name, value in held_out.items()}
         if observe is not None:
@@ -386,17 +405,20 @@ class Run:
         self.save()
         self.write_texts()
         self.write_model()
+        if self.events is not None:
+            with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
+                self.events.add(self.history[-1])
         if self.writes:
             say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             steps = self.config.epochs * len(self.batches)
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 
     def renew_parts(self) -> None:
-        """Splits much used parts in the first half of the run, and retires duplicates in the second, if wanted."""
+        """With --renew, splits overused parts in the first half of the run, and retires duplicates in the second."""
         if not self.config.renew or self.epoch >= self.config.epochs:
             return
-        images = self.train_set.images
+        model, images = cast(PatchVAE, self.model), self.train_set.images
         if 2 * self.epoch <= self.config.epochs:
-            split_parts(self.model, images, self.config.seed + self.epoch)
+            split_parts(model, images, self.config.seed + self.epoch)
         else:
-            retire_duplicates(self.model, images, self.config.renew)
+            retire_duplicates(model, images, self.config.renew)

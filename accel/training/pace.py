@@ -1,4 +1,4 @@
-"""How fast a run's steps are on the machine as it is now, and with how many threads they are fastest."""
+"""Measures the speed of a run's steps on the machine in its present state, and the fastest number of threads."""
 
 import dataclasses
 import statistics
@@ -11,38 +11,39 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.config import TrainingConfig
 from accel.training.loop import Run
+from accel.training.resources import learned_images
 
-ROUNDS = 3  # of each number of threads in turn, since other programs come and go
+ROUNDS = 3  # measurements of each number of threads, alternating, since other programs come and go
 ROUND_SECONDS = 0.25
-SLOW = 1.0  # seconds a step from which one round has to do
-WORTH = 1.05  # times as fast, from which another doubling of threads is worth its cores
-EVALUATION = 0.6  # of a step's time an image takes that is only looked at
+SLOW = 1.0  # seconds per step; slower steps are measured in one round only
+WORTH = 1.05  # minimal speed-up by which doubling the threads is worth its cores
+EVALUATION = 0.6  # time of evaluating an image, relative to training on it
 
 
 class Pace(NamedTuple):
-    """Seconds a step by number of threads, and the number that is chosen."""
+    """Seconds per step by number of threads, and the chosen number."""
 
     seconds: dict[int, float]
     threads: int
 
     @property
     def reason(self) -> str:
-        """For the log: what was measured."""
+        """The measurement as text for the log."""
         few, more = min(self.seconds), max(self.seconds)
         if few == more:
             return f"{self.threads} of {self.threads}"
-        speeds = ", ".join(f"{1 / seconds:.3g} steps a second with {count}" for count, seconds in self.seconds.items())
-        return f"{self.threads}, since now there are {speeds}"
+        speeds = ", ".join(f"{1 / seconds:.3g} steps/s with {count}" for count, seconds in self.seconds.items())
+        return f"{self.threads} (measured: {speeds})"
 
 
 def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
-    """Times the first steps of a run on the CPU with 1, 2, 4, … threads, while more of them are faster.
+    """Times the first steps of a run on the CPU with 1, 2, 4, … threads, as long as more threads are faster.
 
-    PyTorch's number of threads is the limit, and so OMP_NUM_THREADS is. The threads of a step wait for each other,
-    spinning: beside other programs two can be much slower than one. Nothing of the run's own state is touched.
+    PyTorch's number of threads, and so OMP_NUM_THREADS, is the limit. The threads of a step wait for each other in busy
+    loops, so next to other programs two threads can be much slower than one. The state of the run does not change.
     """
     limit = config.threads or torch.get_num_threads()
-    run = Run(dataclasses.replace(config, compile=False), dataset)  # compiling would take longer than it tells
+    run = Run(dataclasses.replace(config, compile=False), dataset)  # compilation would take longer than the measurement
     batch = next(run.batches.epoch(0))
 
     def seconds(threads: int, at_least: float) -> float:
@@ -60,7 +61,7 @@ def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
         measured: dict[int, float] = {}
         counts = [config.threads or 1]
         while True:
-            # Each beside the one before, in turn, so that a program that comes in between slows both.
+            # Each number alternates with the one before, so that a program that starts meanwhile slows both.
             times = {count: [] for count in counts[-2:]}
             for _ in range(rounds):
                 for count, taken in times.items():
@@ -76,7 +77,8 @@ def measure_pace(config: TrainingConfig, dataset: Dataset) -> Pace:
 
 
 def run_seconds(config: TrainingConfig, dataset: Dataset, seconds_a_step: float) -> float:
-    """About how long the run will take, at so many seconds a step."""
-    steps = steps_an_epoch(len(dataset.train), config.batch_size)
-    looks = EVALUATION * len(dataset.test) / min(config.batch_size, len(dataset.train))
+    """Estimated seconds of the whole run."""
+    images = len(learned_images(config, dataset))
+    steps = steps_an_epoch(images, config.batch_size)
+    looks = EVALUATION * len(dataset.test) / min(config.batch_size, images)
     return config.epochs * (steps + looks) * seconds_a_step

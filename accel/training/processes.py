@@ -1,8 +1,8 @@
-"""Several processes that train one model, each on its share of every batch: what they tell each other.
+"""Communication of several processes that train one model, each on its share of every batch.
 
-`torchrun … -m accel train` starts them. All hold the same weights, and what is computed from all images, which is
-batch norm's statistics, gradients and the sums of the loss, is summed over processes, so that a run learns what one
-process would. The first writes the files. Alone, every function here does nothing.
+`torchrun … -m accel train` starts them. All have the same weights. Statistics of batch norm, gradients and sums of the
+loss are summed over processes, so that the result is that of a single process. The first process writes the files. In a
+single process, all functions here do nothing.
 """
 
 import contextlib
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-SILENCE = datetime.timedelta(seconds=45)  # on a CPU, after which another process counts as gone
-PATIENCE = datetime.timedelta(days=7)  # with a first process that prepares the images
+SILENCE = datetime.timedelta(seconds=45)  # timeout on a CPU, after which another process counts as dead
+PATIENCE = datetime.timedelta(days=7)  # timeout while the first process prepares the images
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """This one's place among them, from 0."""
+    """The index of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where `device` leaves open which."""
+    """The GPU of this process, if `device` is CUDA without an index; else `device`."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
@@ -38,9 +38,9 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Within this context the processes that torchrun has started know each other; alone, nothing happens.
+    """A context in which the processes that torchrun started can communicate; does nothing in a single process.
 
-    Raises ConnectionError where another process has stopped.
+    Raises ConnectionError if another process has stopped.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
@@ -60,16 +60,16 @@ def joined(device: torch.device) -> Iterator[None]:
             where = f" at {place[1]}" if place else ""
             raise ConnectionError(f"{other} of this run{where} has stopped or is out of reach") from error
         raise
-    distributed.destroy_process_group()  # after an error it might wait for a process that is gone
+    distributed.destroy_process_group()  # not after an error: it might wait for a dead process
 
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The first process passes before the others enter: what it downloads, packs or caches, they find."""
+    """A context that the first process passes before the others enter, for example to download files only once."""
     if count() == 1:
         yield
         return
-    # A group of its own, on the host: packing a large set outlasts the ten minutes that NCCL waits for anyone.
+    # A separate group on the host: packing a large data set takes longer than NCCL's timeout of ten minutes.
     group = distributed.new_group(backend="gloo", timeout=PATIENCE)
     if rank() > 0:
         distributed.barrier(group)
@@ -80,13 +80,13 @@ def first_goes_first() -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Returns once every process has come here."""
+    """A barrier for all processes."""
     if count() > 1:
         distributed.barrier()
 
 
 def largest(values: Tensor) -> Tensor:
-    """The largest of each number over processes, in place."""
+    """The maximum of each number over processes, in place."""
     if count() > 1:
         distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values
@@ -110,15 +110,15 @@ def _(values):
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-# What every process makes of the sum comes back to every summand.
+# The gradient of each summand is the sum of all processes' gradients.
 sum_over_processes.register_autograd(lambda ctx, gradient: sum_over_processes(gradient))
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all processes, on CPUs too; its parameters are those of the plain one."""
+    """Batch norm over the batches of all processes, also on CPUs; it has the parameters of the plain module."""
 
     def _check_input_dim(self, images: Tensor) -> None:
-        pass  # any: the plain one has checked
+        pass  # any input: the plain module has checked it
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, …) of any floating dtype → the same; statistics are float32 (float64 for float64)."""
@@ -143,7 +143,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norm(networks: nn.Module) -> None:
-    """Makes every batch norm in it one over all processes; parameters, buffers and names stay."""
+    """Synchronises every batch norm over processes; parameters, buffers and names do not change."""
     if count() > 1:
         for module in networks.modules():
             if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
@@ -151,9 +151,9 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
 
 
 def average_gradients(optimiser: torch.optim.Optimizer) -> None:
-    """Replaces the gradients that an optimiser is about to follow by their means over processes.
+    """Replaces the gradients of an optimiser's parameters by their means over processes.
 
-    They are sent in one message, which a CUDA graph may capture.
+    They are sent in one message, which a CUDA graph can capture.
     """
     if count() == 1:
         return

@@ -1,4 +1,4 @@
-"""How recognition is measured on what a run has learned, and the options of each way."""
+"""The protocols of transfer, and their options."""
 
 import dataclasses
 
@@ -13,56 +13,57 @@ PROBES = ("knn", "linear")
 class TransferConfig(Options):
     """The options of a transfer; None stands for the default.
 
-    The defaults are the paper's for what is fine-tuned (section 4.1), and for the probes those that libraries of
-    self-supervised learning report. Raises ValueError that names the option if a value is of the wrong type or range.
+    The defaults are the paper's for fine-tuning (section 4.1), and the usual ones of self-supervised learning for the
+    probes. Raises ValueError, which names the option, for a value of wrong type or out of range.
     """
 
-    data: str | None = option(None, "data", "labelled images: what train --data takes", absent="the run's own")
+    data: str | None = option(None, "data", "labelled images, as for train --data", absent="the run's own")
     data_dir: str | None = option(
-        None, "data", "folder of the sets that are not drawn", absent="as in the run, or data"
+        None, "data", "folder that holds the named data sets as published", absent="as in the run, or data"
     )
     train_images: int | None = option(
-        None, "data", "use only so many training images", check=at_least(1), absent="as in the run, or all"
+        None, "data", "number of training images to use", check=at_least(1), absent="as in the run, or all"
     )
 
     epochs: int | None = option(
-        None, "optimisation", "passes over the training images", check=at_least(1), absent="90, 30 for resnet18"
+        None,
+        "optimisation",
+        "number of passes over the training images",
+        check=at_least(1),
+        absent="90, 30 for resnet18",
     )
     batch_size: int | None = option(
-        None, "optimisation", "images a step", check=at_least(1), absent="128, 256 for linear"
+        None, "optimisation", "number of images per step", check=at_least(1), absent="128, 256 for linear"
     )
     learning_rate: float | None = option(
         None,
         "optimisation",
-        "step size of SGD at the start",
+        "initial learning rate of SGD",
         check=above(0),
         absent="0.01, 0.1 × batch size / 256 for linear",
     )
     frozen_bn_stats: str = option(
         "keep",
         "optimisation",
-        "statistics of frozen batch norms: keep them, or update them as the authors' code does",
+        "keep the batch norm statistics of frozen layers, or update them as the authors' code does",
         choices=("keep", "update"),
     )
     seed: int = option(
         0,
         "optimisation",
-        "of the new weights, the order of the images and dropout",
+        "random seed of the new weights, the order of the images and dropout",
         check=SEED,
     )
-    neighbours: int = option(200, "knn", "k, training images that vote", check=at_least(1))
-    knn_temperature: float = option(0.1, "knn", "T, votes weigh exp(cosine / T)", check=above(0))
+    neighbours: int = option(200, "knn", "k, number of training images that vote", check=at_least(1))
+    knn_temperature: float = option(0.1, "knn", "T; a vote has the weight exp(cosine similarity / T)", check=above(0))
 
     device: str = device_option()
 
 
-def without_effect(protocol: str) -> set[str]:
-    """The options of a transfer that a protocol has no use for."""
-    options = set()
-    if protocol == "knn":
-        options |= {"epochs", "batch_size", "learning_rate", "seed"}
-    else:
-        options |= {"neighbours", "knn_temperature"}
-    if protocol in PROBES:
-        options |= {"frozen_bn_stats"}
-    return options
+_OF_NEIGHBOURS = {"neighbours", "knn_temperature"}
+# The options that have no effect, by protocol.
+WITHOUT_EFFECT = {
+    **dict.fromkeys(FREEZES, _OF_NEIGHBOURS),
+    "knn": {"epochs", "batch_size", "learning_rate", "seed", "frozen_bn_stats"},
+    "linear": _OF_NEIGHBOURS | {"frozen_bn_stats"},
+}

@@ -1,6 +1,6 @@
-"""Which options a run takes where the user names none: the paper's, or quick ones that fit the images and the device.
+"""Recipes: defaults of training options, those of the paper or quick ones that fit the images and the device.
 
-bench/recipes.py measured what is here on a CPU; its results are bench/results/recipes.md.
+bench/recipes.py measured them on a CPU; bench/results/recipes.md has the results.
 """
 
 import dataclasses
@@ -12,12 +12,13 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
+from accel.training.resources import learned_images
 
-# Ninety epochs of the paper's steps of 1e-4 learn little in fewer steps than this, which 28,500 images make.
+# The paper's learning rate of 1e-4 needs at least so many steps, which 28,500 images give in its 90 epochs.
 PAPER_STEPS = 20_000
 PAPER_EPOCHS, PAPER_BATCH = 90, 128
 
-QUICK_STEPS = {"cpu": 4000, "cuda": 8000}  # a GPU's is not measured yet: as many again, for seconds more
+QUICK_STEPS = {"cpu": 4000, "cuda": 8000}  # not measured yet on a GPU: twice as many, which takes seconds more
 QUICK = {
     "encoder": "small",
     "learning_rate": 2e-3,
@@ -30,46 +31,45 @@ QUICK = {
 def choose_options(
     recipe: str, config: TrainingConfig, named: Mapping[str, Any], dataset: Dataset, device: str
 ) -> tuple[str, str, dict[str, Any]]:
-    """(name, why, options): the recipe that "auto", or the user, chooses, and its options but for those named.
+    """Returns (name, reason, options) of the recipe that the user or "auto" selects, without the options in `named`.
 
-    config: of the named options alone. device: "cpu" or "cuda". The set "parts" has a recipe of its own, which "auto"
-    leaves to `TrainingConfig`.
+    config: configuration with only the named options. device: "cpu" or "cuda". The data set "parts" has its own recipe,
+    which "auto" leaves to `TrainingConfig`.
     """
-    images = len(dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train)
-    why = "--recipe"
-    if recipe == "auto" and config.data in TrainingConfig.RECIPES:
-        return config.data, "the set's own", {}
+    images, own, why = len(learned_images(config, dataset)), config.recipe(), "--recipe"
+    if recipe == "auto" and own is not None:
+        return config.data, "specific to this data set", {}
     if recipe == "auto":
         recipe, why = choose_recipe(images, device, config.system)
     if recipe == "quick":
         size = min(dataset.train.images.shape[1:3])
         return recipe, why, quick_options(images, size, device, config.system, named)
-    own = TrainingConfig.RECIPES.get(config.data, {})
+    replaced = {} if own is None else config.RECIPES[own]
     defaults = {field.name: field.metadata["default"] for field in dataclasses.fields(TrainingConfig)}
-    return recipe, why, {name: defaults[name] for name in own if name not in named}
+    return recipe, why, {name: defaults[name] for name in replaced if name not in named}
 
 
 def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
-    """(name, why) of the recipe that so many training images call for on a device, "cpu" or "cuda"."""
+    """(name, reason) of the recipe for a number of training images on a device, "cpu" or "cuda"."""
     if SYSTEMS[system].trainer != "AutoencoderSystem":
-        return "paper", f"the quick one is not for {system}"
+        return "paper", f"the quick recipe does not support {system}"
     steps = PAPER_EPOCHS * (images // PAPER_BATCH)
     if device == "cpu":
-        return "quick", "the paper's is for a GPU"
+        return "quick", "the paper's recipe needs a GPU"
     if steps < PAPER_STEPS:
-        return "quick", f"the paper's would take {steps:,} steps, too few for its step size"
+        return "quick", f"the paper's recipe would take {steps:,} steps, too few for its learning rate"
     return "paper", f"{steps:,} steps"
 
 
 def batch_size_for(size: int) -> int:
-    """Images a step of the quick recipe: fewer where each has more cells."""
+    """Batch size of the quick recipe: smaller for larger images."""
     return 16 if size <= 64 else 8
 
 
 def quick_options(images: int, size: int, device: str, system: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the quick recipe for so many training images, but for those named and those without effect.
+    """The options of the quick recipe for a number of training images, without those named and those without effect.
 
-    size: of an image's shorter side, pixels. named: the options that the user has named, from which others follow.
+    size: shorter side of an image in pixels. named: options that the user has given, from which others follow.
     """
     options = QUICK | {"batch_size": batch_size_for(size)} | named
     each = steps_an_epoch(images, options["batch_size"])
@@ -80,6 +80,6 @@ def quick_options(images: int, size: int, device: str, system: str, named: Mappi
     if first > last:
         options = {"temperature_rate": float(f"{math.log(first / last) / steps:.2g}")} | options
     if named.get("occurrence_prior", 0) >= 1 / named.get("num_parts", 16) and "occurrence" not in named:
-        del options["occurrence"]  # a cell of one part at most leaves no room for such a prior
+        del options["occurrence"]  # such a prior is impossible for at most one part per cell
     without_effect = SYSTEMS[system].without_effect
     return {name: value for name, value in options.items() if name not in named and name not in without_effect}

@@ -1,4 +1,4 @@
-"""record.json: by whom, on what and with what a run was computed, and what says whether it can be computed again."""
+"""record.json: versions, devices and data of a run, and digests that show whether it can be repeated."""
 
 import contextlib
 import hashlib
@@ -20,16 +20,16 @@ from accel.training import processes
 from accel.training.checkpoint import writing
 
 NAME = "record.json"
-FIRST = 3  # steps after which a run's weights are remembered
+FIRST = 3  # number of first steps whose result is recorded
 PACKAGES = ("torch", "numpy", "triton", "pillow")
 SOURCE = Path(__file__).parents[2]
 
 
 class Session(TypedDict):
-    """One process, or one group of them, that trained a run for a while.
+    """One session of a run: a process, or a group of processes, that trained for some time.
 
-    began: local time. step: from which on. versions: of Python and of packages, and of this code by `git`, None where
-    it is not a repository. device: what computed, with its number of threads on a CPU and of processes.
+    began: local time. step: first step. versions: of Python, of packages and of this code (`git`, None outside of a
+    repository). device: name of the device; threads: on a CPU; processes: their number.
     """
 
     began: str
@@ -42,7 +42,7 @@ class Session(TypedDict):
 
 
 class Steps(TypedDict):
-    """How many steps a run began with, the mean of their loss, and the SHA-256 of all of its weights after them."""
+    """The number of first steps, their mean loss, and the SHA-256 of all weights after them."""
 
     steps: int
     loss: float | None
@@ -58,7 +58,7 @@ class Record(TypedDict):
 
 
 def processor() -> str:
-    """The CPU's name, as far as the system tells it."""
+    """The name of the CPU, if the system reports it."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -67,7 +67,7 @@ def processor() -> str:
 
 
 def machine() -> dict[str, str]:
-    """What numbers are computed on and with."""
+    """Device and versions."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "device": f"{len(gpus)} × {gpus[0]}" if gpus else f"{os.cpu_count()} cores of {processor()}",
@@ -77,7 +77,7 @@ def machine() -> dict[str, str]:
 
 
 def session(device: torch.device, step: int) -> Session:
-    """This process as one that goes on from a step."""
+    """A record of this process as a session that begins at a step."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -96,7 +96,7 @@ def session(device: torch.device, step: int) -> Session:
 
 
 def _git() -> str | None:
-    """The commit of this code, with a + if files differ from it."""
+    """The git commit of this code, with a + if files differ from it."""
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(SOURCE), *words]
@@ -120,7 +120,7 @@ def digest_of(networks: nn.Module) -> str:
 
 
 def read(folder: Path) -> Record | None:
-    """The record of a run, None for one of an earlier version."""
+    """The record of a run; None for runs of earlier versions."""
     return read_json(folder / NAME, Record) if (folder / NAME).exists() else None
 
 

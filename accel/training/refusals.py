@@ -1,4 +1,4 @@
-"""What a run refuses before it begins, each in one sentence: options, images and labels that do not fit."""
+"""Checks before a run begins: options, images and labels that do not fit raise an error."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from accel.training.config import CHANGEABLE, TrainingConfig
 
 
 def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
-    """Raises ValueError that names every option in which the run in the folder, of options `before`, differs."""
+    """Raises ValueError, which names all options that differ from those of the run in the folder, `before`."""
     folder = config.folder
-    if config.data != before.data and {config.data, before.data} & {*TrainingConfig.RECIPES}:
-        # Its options differ as well, since it has a recipe, but that is not what the user has changed.
+    if config.data != before.data and {config.recipe(), before.recipe()} != {None}:
+        # Other options differ as well because of the recipe, but the user did not change them.
         raise ValueError(f"the run in {folder} was trained on {before.data}, it cannot be resumed on {config.data}")
     differences = [
         f"{flag(name)} {value} instead of {getattr(before, name)}"
@@ -28,7 +28,7 @@ def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None
 
 
 def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
-    """Raises ValueError for images that the encoder cannot cut into cells, or too few cells for batch norm."""
+    """Raises ValueError for image sizes that the encoder does not support, or too few cells for batch norm."""
     height, width = dataset.train.images.shape[1:3]
     scale = scale_of(config.encoder)
     if SYSTEMS[config.system].model == "PatchVAE":
@@ -37,16 +37,16 @@ def refuse_sizes(config: TrainingConfig, dataset: Dataset) -> None:
         nearest = max(scale, round(min(height, width) / scale) * scale)
         raise ValueError(
             f"{dataset.name}: images are {height}x{width}, but the encoder {config.encoder!r} needs multiples of "
-            f"{scale}: give --image-size {nearest}, say"
+            f"{scale}: use --image-size {nearest}, for example"
         )
     if config.batch_size * (height // scale) * (width // scale) < 2:
         raise ValueError(
-            f"{dataset.name}: --batch-size 1 of {height}x{width} images leaves {config.encoder!r} a single cell, and "
-            "batch norm needs two: give a larger --batch-size or --image-size"
+            f"{dataset.name}: with --batch-size 1 and {height}x{width} images, {config.encoder!r} has a single cell, "
+            "but batch norm needs two: use a larger --batch-size or --image-size"
         )
 
 
 def refuse_missing_labels(config: TrainingConfig, dataset: Dataset) -> None:
-    """Raises ValueError for images without labels where a system learns from them."""
+    """Raises ValueError for images without labels if the system needs them."""
     if SYSTEMS[config.system].learns_labels and (dataset.train.labels is None or dataset.test.labels is None):
-        raise ValueError(f"{dataset.name} has no labels, which --system {config.system} learns from")
+        raise ValueError(f"{dataset.name} has no labels, which --system {config.system} needs")

@@ -1,10 +1,10 @@
-"""Parts that are renewed while a run goes on: unused ones begin again as copies of much used ones, duplicates retire.
+"""Renewal of parts during a run: unused parts restart as copies of overused ones, and duplicates are retired.
 
-What one part explains no other is paid for explaining, so the first part that draws all types badly may keep them all;
-and two parts that share a type, each with the places that the other leaves, may share it for ever. Neither is a matter
-of the loss, which is the same or better otherwise: it is where descent ends. So, as codebooks are trained (Linde, Buzo
-and Gray 1980), in the first half of a run a part that occurs much is split while there are parts that occur nowhere;
-in the second half, of two parts whose pictures are alike the one that occurs less is retired.
+A pattern that one part explains gives no gradient to other parts, so the first part that reconstructs all types roughly
+may keep all of them. Likewise, two parts may share a type forever, each in the places where the other does not occur.
+Both are local optima: the loss of a better assignment is the same or lower. So, as in the training of codebooks (Linde,
+Buzo and Gray 1980), in the first half of a run frequent parts are split while there are unused ones; in the second
+half, of two parts with similar pictures, the less frequent one is retired.
 """
 
 import math
@@ -17,16 +17,16 @@ from accel.models import PatchVAE
 from accel.models.autoencoder import in_evaluation
 from accel.training.held_out import evaluating, in_order
 
-FEW = 512  # images on which it is measured how often parts occur
-CONSIDERED = 0.1  # a probability below which an occurrence does not count: early in a run every part is that likely
-RARE = 0.02  # occurrences an image below which a part is not in use
-MUCH = 3.0  # times what each part would have if all occurred equally often: a part that occurs more may be split
-SPREAD = 0.1  # of a copy's deviation from its original, in standard deviations of the weights
+FEW = 512  # number of images for measuring how often parts occur
+CONSIDERED = 0.1  # occurrences of lower probability do not count: early in a run every part has them everywhere
+RARE = 0.02  # occurrences per image below which a part is unused
+MUCH = 3.0  # parts that occur more often than this multiple of the mean may be split
+SPREAD = 0.1  # noise added to a copy, in standard deviations of the weights
 NEVER = -1e4  # logit of a retired part, whose probability is 0 in every precision
 
 
 def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
-    """Expected occurrences an image of each part, (N,), over the first few of uint8 images (n, H, W, C)."""
+    """Expected occurrences per image of each part, (N,), over the first FEW of uint8 images (n, H, W, C)."""
 
     def counted(p: Tensor) -> Tensor:
         return torch.where(p > CONSIDERED, p, 0).sum((2, 3))
@@ -38,9 +38,10 @@ def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[int, int]]:
-    """Lets each part that is not in use begin again as a copy, with a little noise, of the part that occurs most.
+    """Replaces each unused part by a copy of the most frequent part, with a little noise.
 
-    The two then count as occurring half as often each, and so on until no part occurs MUCH. Returns (new, original).
+    The two parts then count as half as frequent each; this stops when no part is more frequent than MUCH times the
+    mean. Returns pairs (new, original).
     """
     use = use_of_parts(model, images)
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +62,7 @@ def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[in
 
 
 def _weights_of_parts(model: PatchVAE) -> list[Tensor]:
-    """All weights that belong to one part each, as views (N, …)."""
+    """All weights that belong to single parts, as views (N, …)."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
     weights = [tensor for head in heads for tensor in (head.weight, head.bias)]
     return [tensor.detach().unflatten(0, (model.num_parts, -1)) for tensor in (*weights, model.decoder.of_channels())]
@@ -69,7 +70,7 @@ def _weights_of_parts(model: PatchVAE) -> list[Tensor]:
 
 @torch.no_grad()
 def part_pictures(model: PatchVAE) -> Tensor:
-    """What each part adds to an empty image, (N, channels, H, W): one occurrence in the middle, of the prior's look."""
+    """Each part's contribution to an empty image, (N, channels, H, W), with the prior's mean, in the centre."""
     height, width = model.grid
     row, column, parts = height // 2, width // 2, model.num_parts
     weight = model.occurrence_head.weight
@@ -87,9 +88,9 @@ def part_pictures(model: PatchVAE) -> Tensor:
 
 
 def similarities(pictures: Tensor, reach: int) -> Tensor:
-    """Cosine of every two of pictures (N, C, H, W) at the best of all shifts by at most `reach` pixels: (N, N).
+    """Cosine similarities of pictures (N, C, H, W), each maximal over shifts by at most `reach` pixels: (N, N).
 
-    0 for a picture of nothing.
+    0 for an empty picture.
     """
     height, width = pictures.shape[2:]
     around = nn.functional.pad(pictures, (reach,) * 4)
@@ -104,10 +105,10 @@ def similarities(pictures: Tensor, reach: int) -> Tensor:
 
 @torch.no_grad()
 def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list[tuple[int, int]]:
-    """Of every two parts in use whose pictures have a similarity of `alike` or more, retires the one that occurs less.
+    """For every two used parts whose pictures have a similarity of at least `alike`, retires the less frequent one.
 
-    A retired part occurs nowhere; what it drew is left to the other. Returns (retired part, the part that stays), most
-    similar first.
+    A retired part occurs nowhere, so that the other part takes over. Returns pairs (retired part, remaining part), the
+    most similar first.
     """
     use = use_of_parts(model, images)
     similar = similarities(part_pictures(model), model.scale // 2)

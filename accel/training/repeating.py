@@ -1,4 +1,4 @@
-"""A run's first steps taken again: whether they give the same bits here, and if not, what is not as it was."""
+"""Repeats the first steps of a run, checks whether they are bit-identical, and reports differences of the setting."""
 
 import math
 
@@ -12,26 +12,26 @@ from accel.training.record import Record, digest_of, session
 
 
 def differences(known: Record, device: torch.device) -> list[str]:
-    """A sentence for everything about this process that was otherwise where the run began or went on."""
+    """Sentences on all differences between this process and the sessions of the run."""
     here, found = session(device, 0), []
     for before in known["sessions"]:
         from_step = f"from step {before['step']}"
         for name in ("device", "threads", "processes"):
             if before[name] != here[name]:
-                found.append(f"{from_step} on, {name} {before[name]}, here {here[name]}")
+                found.append(f"{from_step}: {name} was {before[name]}, here {here[name]}")
         for name in before["versions"] | here["versions"]:
             if before["versions"].get(name) != here["versions"].get(name):
                 found.append(
-                    f"{from_step} on, {name} {before['versions'].get(name)}, here {here['versions'].get(name)}"
+                    f"{from_step}: {name} was {before['versions'].get(name)}, here {here['versions'].get(name)}"
                 )
     return list(dict.fromkeys(found))
 
 
 def repeat(known: Record, config: TrainingConfig, dataset: Dataset) -> str | None:
-    """Takes the first steps of a run again, without writing anything; says in what they differ, None if in nothing."""
+    """Repeats the first steps of a run without writing files; returns the difference as text, or None."""
     run = Run(config, dataset)
     if found := difference(known["data"], run.data):
-        return f"its data are others: {found}"
+        return f"the data differ: {found}"
     first = known["first"]
     for number, batch in enumerate(run.batches.epoch(0), start=1):
         run.take_step(batch)
@@ -41,5 +41,5 @@ def repeat(known: Record, config: TrainingConfig, dataset: Dataset) -> str | Non
     if digest_of(run.system.networks) == first["weights"]:
         return None
     if first["loss"] is not None and math.isclose(loss, first["loss"], rel_tol=1e-3):
-        return f"its first {first['steps']} steps differ by rounding, the loss by {loss - first['loss']:.2g}"
-    return f"the loss of its first {first['steps']} steps is {loss:g} here and was {first['loss']}"
+        return f"its first {first['steps']} steps differ only by rounding, the loss by {loss - first['loss']:.2g}"
+    return f"the loss of its first {first['steps']} steps was {first['loss']}, here {loss:g}"

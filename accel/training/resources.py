@@ -1,17 +1,18 @@
-"""What a run computes on: the images that its configuration names, and the device."""
+"""The data set and the device of a run."""
 
 import sys
 
 import torch
 
-from accel.data import Dataset, load
+from accel.data import Dataset, ImageSet, load
 from accel.data.listing import left_out_lines
 from accel.training import processes
+from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 
 
 def load_dataset(config: TrainingConfig) -> Dataset:
-    """The images that the configuration names, after naming the files left out; see `accel.data.load` for errors."""
+    """Loads the data set of a configuration and prints files that were left out; raises as `accel.data.load`."""
     with processes.first_goes_first():
         dataset = load(
             config.data,
@@ -25,8 +26,13 @@ def load_dataset(config: TrainingConfig) -> Dataset:
     return dataset
 
 
+def learned_images(config: TrainingConfig, dataset: Dataset) -> ImageSet:
+    """The training images that the system learns from: a data set may say which of its labels are for learning."""
+    return dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
+
+
 def choose_device(name: str) -> torch.device:
-    """The device of an option's value, of several processes each its own; ValueError if there is no such GPU."""
+    """The device for the value of --device, separate for each process; ValueError if there is no such GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = processes.local_device(torch.device(name))

@@ -1,4 +1,4 @@
-"""The files of a run folder that others read: config.json, metrics.jsonl and model/. See `checkpoint` for the rest."""
+"""The public files of a run folder: config.json, metrics.jsonl and model/. See `checkpoint` for the others."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from accel.training.systems import model_class
 
 
 class Line(TypedDict):
-    """What every line of metrics.jsonl holds at least, besides the terms of the loss."""
+    """The required entries of each line of metrics.jsonl, besides the terms of the loss."""
 
     epoch: int
     seconds: float
@@ -25,10 +25,10 @@ LEFT_OUT = "left-out.txt"  # files of the data that could not be read, if there 
 
 
 def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
-    """The model of a run folder as of its last whole epoch, on the CPU in evaluation mode, and its configuration.
+    """Loads (model, configuration) of a run: the model of its last complete epoch, on the CPU, in evaluation mode.
 
-    Nothing in the files is executed. Raises FileNotFoundError if there is no such run, or ValueError that names a file
-    that is damaged or something else.
+    No code in the files is executed. Raises FileNotFoundError if there is no such run, or ValueError, which names the
+    file, if a file is damaged or has unexpected content.
     """
     folder = Path(folder)
     config = TrainingConfig.from_json_file(folder / CONFIG)
@@ -36,13 +36,13 @@ def load_run(folder: str | Path) -> tuple[Pretrained, TrainingConfig]:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, one an epoch; none if there is no such file.
+    """The lines of a run's metrics.jsonl, one per epoch; an empty list if there is no such file.
 
-    Raises ValueError that names the file if it is something else.
+    Raises ValueError, which names the file, if it has unexpected content.
     """
     path = folder / HISTORY
     texts = read_text(path).splitlines() if path.exists() else []
-    lines = [parse_json(text, path, "a line of JSON an epoch") for text in texts]
+    lines = [parse_json(text, path, "one line of JSON per epoch") for text in texts]
     for number, line in enumerate(lines, start=1):
         refuse_other(line, dict[str, float | bool | None], f"{path}, line {number},")
         refuse_other(line, Line, f"{path}, line {number},")
@@ -50,7 +50,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_texts(folder: Path, config: TrainingConfig, history: list[dict[str, Any]]) -> None:
-    """Writes the configuration and one line an epoch; raises OSError with a sentence."""
+    """Writes the configuration and one line per epoch; raises OSError that names the file."""
     lines = "".join(json.dumps(line) + "\n" for line in history)
     texts = {CONFIG: config.to_json(), HISTORY: lines}
     with writing(folder / HISTORY, folder):

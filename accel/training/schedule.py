@@ -1,4 +1,4 @@
-"""What changes in a run: from step to step the temperature and β_occ, from epoch to epoch the learning rate."""
+"""Schedules: temperature and β_occ by step, the learning rate by epoch."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from accel.training.config import TrainingConfig
 
-OCCURRENCE_START = 0.2  # of β_occ: with none, every part would occur everywhere
+OCCURRENCE_START = 0.2  # initial share of β_occ: with 0, every part would occur everywhere
 
 
 def temperature(step: int | Tensor, start: float = 1.0, rate: float = 3e-5, floor: float = 0.1) -> float | Tensor:
     """τ(t) = max(τ_min, τ_0 · exp(−rate · t)), t counted in steps from 0 (paper, section 4.1).
 
-    A number for a number. For a 0-d tensor a float32 one on the same device, the number's value rounded, without
-    waiting for the device.
+    Returns a number for a number. For a 0-d tensor, returns a 0-d float32 tensor on the same device with the rounded
+    value, without synchronising with the device.
     """
     if isinstance(step, Tensor):
         return (start * torch.exp(-rate * step.double())).clamp_min(floor).float()
@@ -22,9 +22,9 @@ def temperature(step: int | Tensor, start: float = 1.0, rate: float = 3e-5, floo
 
 
 def beta_occ(step: int | Tensor, value: float, steps: int) -> float | Tensor:
-    """β_occ: rises evenly from a fifth of `value` at step 0 to all of it at step `steps`, so that all parts are tried.
+    """β_occ: increases linearly from a fifth of `value` at step 0 to `value` at step `steps`, so all parts are tried.
 
-    A number for a number, and for a 0-d tensor a float32 one on the same device; `value` itself where steps is 0.
+    Returns a number for a number, and a 0-d float32 tensor on the same device for a 0-d tensor; `value` if steps is 0.
     """
     if steps == 0:
         return value
@@ -35,7 +35,7 @@ def beta_occ(step: int | Tensor, value: float, steps: int) -> float | Tensor:
 
 
 def learning_rate(epoch: int, epochs: int, value: float, decay: float) -> float:
-    """`value`, but over the last share `decay` of the epochs falling evenly towards 0, which no epoch reaches.
+    """`value`, decreasing linearly towards 0 over the last fraction `decay` of the epochs, without reaching 0.
 
     epoch: from 0 to epochs − 1.
     """

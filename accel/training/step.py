@@ -1,4 +1,4 @@
-"""One training step as fast as its device runs it, and the sums of what it reports, without waiting for the device."""
+"""The training step in its fastest form for the device, and sums of its losses, without synchronisation."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ from accel.training.systems import System
 class LossLedger:
     """Sums of the loss terms over images, and the first step at which each was not finite, on the device.
 
-    What is read is that of all processes together, so all have to read it.
+    Reading sums over all processes, so all processes have to read.
     """
 
     def __init__(self, terms: tuple[str, ...], device: torch.device):
@@ -32,28 +32,28 @@ class LossLedger:
         self.first_bad = torch.full((len(terms),), -1, device=device)
 
     def reset(self) -> None:
-        """Begins a new epoch."""
+        """Resets the sums for a new epoch."""
         self.sums.zero_()
 
     def add(self, losses: dict[str, Tensor], images: int, step: int | Tensor) -> None:
-        """Takes the mean terms of a batch of so many images."""
+        """Adds the mean terms of a batch of `images` images."""
         values = torch.stack([losses[term].detach() for term in self.terms]).double()
         self.sums += torch.cat([values, values.new_ones(1)]) * images
         bad = ~values.isfinite() & (self.first_bad < 0)
         self.first_bad.copy_(torch.where(bad, step, self.first_bad))
 
     def means(self) -> dict[str, float]:
-        """Each term, a mean over images."""
+        """{term: mean over images}."""
         sums = processes.total(self.sums)
         return dict(zip(self.terms, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
     @property
     def images(self) -> int:
-        """How many there were since the epoch began."""
+        """Number of images since the epoch began."""
         return int(processes.total(self.sums)[-1])
 
     def problem(self) -> tuple[int, str] | None:
-        """(step, term) of the first value that was not finite; a part of the loss is named before the total."""
+        """(step, term) of the first value that was not finite; a single term takes precedence over the total."""
         latest = torch.iinfo(torch.int64).max
         first = -processes.largest(-torch.where(self.first_bad < 0, latest, self.first_bad))
         bad = [(step, term) for step, term in zip(first.tolist(), self.terms, strict=True) if step < latest]
@@ -62,10 +62,11 @@ class LossLedger:
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are computed, which changes their speed and their rounding but not what is learned.
+    """How steps are executed, which changes speed and rounding, but not the mathematics.
 
-    precision: "float32", or "bfloat16": autocast around the forward pass, over float32 weights, statistics, sums
-    and optimisers. compile: by torch.compile. graph: each step is one CUDA graph. reasons: for people.
+    precision: "float32", or "bfloat16" for autocast of the forward pass, with float32 weights, statistics, sums and
+    optimisers. compile: whether to use torch.compile. graph: whether each step is one CUDA graph. reasons: text for the
+    log.
     """
 
     precision: str
@@ -74,31 +75,32 @@ class Execution:
     reasons: str
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        # Weights change between the passes of an adversarial update, so copies of them must not outlive a use.
+        """The context in which a step computes: products and activations in bfloat16, if that is the precision."""
+        # Weights change between the passes of an adversarial update, so casts of them must not be cached.
         return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False)
 
 
 def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
-    """What config.precision and config.compile ask for; where they leave it open, what is fastest on the device."""
+    """The execution by config.precision and config.compile; if these are automatic, the fastest on the device."""
     on_gpu = device.type == "cuda"
     modern = on_gpu and torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
     precision, compiled = config.precision, config.compile
     if precision != "auto":
         why_precision = "--precision"
     elif modern:
-        precision, why_precision = "bfloat16", "the GPU has it"
+        precision, why_precision = "bfloat16", "supported by the GPU"
     else:
         precision, why_precision = "float32", f"bfloat16 is slow on {'this GPU' if on_gpu else 'CPUs'}"
     if compiled is not None:
         why_compiled = "--compile" if compiled else "--no-compile"
     elif on_gpu:
         compiled = modern and HAS_TRITON
-        why_compiled = "fewer, larger kernels" if compiled else "it takes Triton and a newer GPU"
+        why_compiled = "fewer, larger kernels" if compiled else "needs Triton and a newer GPU"
     else:
-        compiled, why_compiled = False, "a CPU hardly gains"
-    graph = "one CUDA graph a step" if on_gpu else "no graph without a GPU"
+        compiled, why_compiled = False, "hardly faster on a CPU"
+    graph = "one CUDA graph per step" if on_gpu else "no CUDA graph"
     if on_gpu and config.deterministic:
-        graph += ", deterministic (at the cost of cuDNN's fastest algorithms and of TF32)"
+        graph += ", deterministic (without cuDNN's fastest algorithms and TF32)"
     backend, why_backend = default_backend(device)
     kernels = {"triton": "fused kernels", "torch": f"plain PyTorch ({why_backend})"}[backend]
     reasons = (
@@ -109,28 +111,28 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
 
 
 def choose_algorithms(deterministic: bool, precision: str) -> None:
-    """What a GPU's libraries may do in this process: whatever is fastest, or the same bits every time.
+    """Configures the GPU's libraries in this process: the fastest algorithms, or deterministic ones.
 
-    Beside products of bfloat16 those of float32 may be TF32, which rounds an eighth as coarsely.
+    In bfloat16 runs, float32 products may use TF32, whose rounding is eight times as fine as that of bfloat16.
 
-    Asked for the same bits, PyTorch raises RuntimeError at an operation that has no such algorithm.
+    With deterministic algorithms, PyTorch raises RuntimeError for an operation that has none.
     """
-    # Shapes are the same in every step, so trying pays; which algorithm wins is a matter of microseconds, and differs.
+    # Shapes are the same in every step, so benchmarking pays off; which algorithm is fastest varies between runs.
     torch.backends.cudnn.benchmark = not deterministic
     if precision == "bfloat16":
         torch.backends.cuda.matmul.allow_tf32 = True
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition, read when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, which reads it at its start
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # our tests do so, a run need not
+        torch.utils.deterministic.fill_uninitialized_memory = False  # only needed in tests
 
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """A CPU takes numbers below 10⁻³⁸ for zero, as GPUs' fastest functions do.
+    """A context in which the CPU flushes denormal numbers, below 10⁻³⁸, to zero, as fast GPU functions do.
 
-    Samples of parts that are nowhere are of 10⁻⁴⁰, and a CPU computes with such numbers five times as slowly.
+    Samples of parts that do not occur are about 10⁻⁴⁰, and a CPU is five times slower with such numbers.
     """
     torch.set_flush_denormal(True)
     try:
@@ -140,11 +142,12 @@ def flushed_denormals() -> Iterator[None]:
 
 
 class TrainingStep:
-    """A system's update on the batches of a run, the same on every device, as `execution` says.
+    """The update of a system on a batch, the same on every device, executed as in `execution`.
 
-    An image's draws are a function of the seed, the step and its place in the global batch, so they do not depend
-    on what was drawn before. Seed, step and temperature live on the device, where the step itself advances them,
-    as do the sums of the loss: a captured step needs nothing from the host but its batch.
+    The noise of an image is a function of the seed, the step and the image's position in the global batch, so it does
+    not depend on earlier random numbers. Seed, step, temperature and the sums of the loss are on the device, where the
+    step
+    updates them: a captured step needs only its batch from the host.
     """
 
     def __init__(self, system: System, config: TrainingConfig, device: torch.device):
@@ -161,7 +164,7 @@ class TrainingStep:
             if device.type == "cuda" and self.execution.precision == "bfloat16":
                 align_channels(system.networks)
             for group in (g for optimiser in system.optimisers.values() for g in optimiser.param_groups):
-                # PyTorch's own fused kernel gives 65,536 numbers to a multiprocessor, the compiler's a thousand.
+                # PyTorch's fused kernel processes 65,536 numbers per multiprocessor, the compiler's a thousand.
                 group.update(dict(fused=False, foreach=True) if group["capturable"] else {})
             self.compute = Compiled(self._compute, lambda: copy.deepcopy(self.state_dict()), self.load_state_dict)
         self.run = self._run
@@ -172,7 +175,7 @@ class TrainingStep:
 
     @property
     def number(self) -> int:
-        """How many steps were taken since the run began."""
+        """Number of steps since the run began."""
         return self._number
 
     @number.setter
@@ -182,18 +185,18 @@ class TrainingStep:
 
     @property
     def compiled(self) -> bool:
-        """Whether steps are compiled: what was chosen, until a compilation fails."""
+        """Whether steps are compiled: as chosen, until a compilation fails."""
         return isinstance(self.compute, Compiled) and not self.compute.failed
 
     @property
     def captured(self) -> bool:
-        """Whether steps are replayed as one CUDA graph: from the fourth on, unless the capture has failed."""
+        """Whether steps are replayed as one CUDA graph: from the fourth step on, unless the capture failed."""
         return isinstance(self.run, Captured) and self.run.graph is not None
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """The next step: uint8 images (B, C, H, W) and labels int64 (B,), if there are any.
+        """Takes the next step on uint8 images (B, C, H, W) and labels int64 (B,) or None.
 
-        Of several processes, the one of rank r takes images r · B to (r + 1) · B of the global batch.
+        With several processes, rank r takes images r · B to (r + 1) · B of the global batch.
         """
         with flushed_denormals():
             self.run(images.contiguous(memory_format=torch.channels_last), labels)
@@ -207,12 +210,13 @@ class TrainingStep:
         noise = Noise(self.seed, self.clock, torch.full_like(self.clock, processes.rank() * len(images)))
         _, losses = self.system.losses(scaled_pixels(images, torch.float32), labels, self.clock, noise)
         self.ledger.add(losses, len(images), self.clock)
-        # What is compiled ends here and begins again below: in this function, for one graph before and one after.
+        # Compilation is interrupted here, which gives one graph before and one after the backward pass.
         self.system.backward(self.system.descended_loss(losses))
         self.system.move()
         self.clock += 1
 
     def state_dict(self) -> dict:
+        """What `load_state_dict` takes: networks, optimisers, the number of steps, this epoch's sums of losses."""
         return {
             "number": self.number,
             "sums": processes.total(self.ledger.sums),
@@ -223,7 +227,7 @@ class TrainingStep:
     def load_state_dict(self, state: dict) -> None:
         """Raises KeyError, RuntimeError or ValueError for the state of another system."""
         if state["sums"].shape != self.ledger.sums.shape:
-            raise ValueError(f"sums of {len(state['sums'])} terms, expected {len(self.ledger.sums)}")
+            raise ValueError(f"{len(state['sums'])} sums of loss terms, expected {len(self.ledger.sums)}")
         self.system.networks.load_state_dict(state["networks"])
         for name, optimiser in self.system.optimisers.items():
             load_optimiser(optimiser, state["optimisers"][name])
@@ -234,21 +238,22 @@ class TrainingStep:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
-    """Takes up what `state_dict` of the same kind of optimiser gave; its options stay those of this one.
+    """Loads the state of an optimiser of the same kind; keeps the options of this one.
 
-    Raises KeyError or ValueError, having changed nothing, unless every parameter has its state or none has, and each
-    tensor of a state is laid out as its parameter: a kernel that updates both would write outside of another one.
+    Raises KeyError or ValueError, without changing anything, unless all parameters or none have state, and each tensor
+    of
+    a state has the layout of its parameter: otherwise a kernel that updates both would write out of bounds.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = saved["state"]
     if state and state.keys() != set(range(len(parameters))):
-        raise ValueError(f"an optimiser has state of {len(state)} parameters, expected {len(parameters)}")
+        raise ValueError(f"an optimiser has the state of {len(state)} parameters, expected {len(parameters)}")
     names = ("momentum_buffer",) if isinstance(optimiser, torch.optim.SGD) else ("step", "exp_avg", "exp_avg_sq")
     for number, kept in state.items():
         if kept.keys() != set(names):
             raise ValueError(f"an optimiser has state {', '.join(kept)}, expected {', '.join(names)}")
         for name, value in kept.items():
-            # Adam counts steps in a number of its own.
+            # Adam has a separate counter of steps.
             like = torch.zeros((), dtype=torch.float32) if name == "step" else parameters[number]
             got, expected = ((t.shape, t.dtype, t.stride()) for t in (value, like))
             if got != expected:
@@ -256,7 +261,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
     rates = [group["lr"] for group in optimiser.param_groups]
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
     for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate  # the tensor that a CUDA graph reads, of which loading makes a copy
+        group["lr"] = rate  # the tensor that a CUDA graph reads, which loading would replace by a copy
 
 
 def _layout(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The systems of the paper's tables: which networks are trained, on which losses, by which optimisers."""
+"""The systems of the paper's tables: networks, losses and optimisers."""
 
 import dataclasses
 import functools
@@ -18,20 +18,20 @@ from accel.training.catalogue import BOTTLENECK, SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
-GAN_BETAS = (0.5, 0.999)  # of Adam where two networks are trained against each other (Radford et al. 2016)
+GAN_BETAS = (0.5, 0.999)  # betas of Adam in adversarial training (Radford et al. 2016)
 
 
 class System:
-    """Networks that are trained together. Subclasses say what is lost and in which order it is descended.
+    """Networks that are trained together. Subclasses define the losses.
 
-    terms: what `losses` gives, "total" first; metrics.jsonl has each as train_TERM and held_out_TERM.
-    model: the network that is saved, measured and pictured. networks: all that are trained, `model` among them.
-    optimisers: one for each network that learns, under the same name.
-    descended: the terms whose sum is descended, each of which reaches the parameters of one network alone.
+    terms: names of the terms that `losses` returns, "total" first; metrics.jsonl has train_TERM and held_out_TERM.
+    model: the network that is saved and evaluated. networks: all trained networks, including `model`.
+    optimisers: one for each network, under the same name.
+    descended: terms whose sum is minimised; each has gradients for the parameters of one network only.
 
-    In `losses`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step,
-    which the schedules go by, and the fields of noise are numbers or 0-d tensors on the images' device. It
-    may not wait for the device.
+    In `losses`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step, which determines the
+    schedules, and the fields of noise are numbers or 0-d tensors on the images' device. It must not synchronise with
+    the device.
     """
 
     terms: tuple[str, ...]
@@ -45,20 +45,20 @@ class System:
 
     @property
     def model(self) -> nn.Module:
-        """The network that is saved, measured and pictured."""
+        """The network that is saved and evaluated."""
         return self.networks["model"]
 
     def losses(self, images: Tensor, labels: Tensor | None, step, noise: Noise):
-        """(the model's output, or None; each term as a 0-d tensor, a mean over images), in training and held out."""
+        """Returns (output or None, {term: mean over images, a 0-d tensor}), in training and evaluation."""
         raise NotImplementedError
 
     def descended_loss(self, losses: dict[str, Tensor]) -> Tensor:
-        """What `backward` takes, of the terms that `losses` gives."""
+        """The sum of the terms in `descended`, for `backward`."""
         return functools.reduce(operator.add, (losses[term] for term in self.descended))
 
     @torch.compiler.disable
     def backward(self, loss: Tensor) -> None:
-        """Each parameter's gradient of `loss`, averaged over processes."""
+        """Computes the gradients of `loss`, averaged over processes."""
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         with torch.autocast(loss.device.type, enabled=False):  # each product in the precision of its forward pass
@@ -67,20 +67,20 @@ class System:
             processes.average_gradients(optimiser)
 
     def move(self) -> None:
-        """One step of every optimiser down the gradient."""
+        """Takes one step of every optimiser."""
         for optimiser in self.optimisers.values():
             optimiser.step()
 
 
 def adam(network: nn.Module, learning_rate: float, **options) -> torch.optim.Adam:
-    """Adam as every system runs it: one kernel, and a learning rate on the device, where a CUDA graph reads it."""
+    """Adam for all systems: as a fused kernel, with the learning rate on the device, where a CUDA graph reads it."""
     device = next(network.parameters()).device
     rate = torch.tensor(learning_rate, device=device)
     return torch.optim.Adam(network.parameters(), lr=rate, fused=True, capturable=device.type == "cuda", **options)
 
 
 class AutoencoderSystem(System):
-    """A model and the negative evidence lower bound, with or without weights of gradient energy."""
+    """A model that is trained with the negative ELBO, with or without gradient-energy weights."""
 
     terms = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
 
@@ -90,6 +90,7 @@ class AutoencoderSystem(System):
             self.terms = (*self.terms, "kl_ground")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: the negative evidence lower bound and its terms, in nats."""
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
@@ -97,11 +98,12 @@ class AutoencoderSystem(System):
 
 
 class TwoPlayerSystem(System):
-    """A model and a discriminator that are trained against each other, on one forward pass of the model.
+    """Adversarial training of a model and a discriminator, with one forward pass of the model.
 
-    What the model made is judged twice: by weights that no gradient reaches, for the model, and without a gradient
-    to the model, for the discriminator. So one backward pass gives each network the gradient of its own loss, at the
-    weights before either moves; and as the discriminator has no state but its weights, judging moves nothing.
+    The discriminator evaluates the model's output twice: for the model's loss, with detached weights of the
+    discriminator, and for the discriminator's loss, with detached output of the model. So one backward pass gives each
+    network the gradient of its own loss, at the weights before the update. The discriminator has no state except its
+    weights, so these evaluations have no side effect.
 
     judges_codes: whether the discriminator is a joint one, of images and codes.
     """
@@ -114,11 +116,11 @@ class TwoPlayerSystem(System):
         self.optimisers["discriminator"] = adam(networks["discriminator"], config.learning_rate, betas=GAN_BETAS)
 
     def judged(self, *images_and_code: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, features) by the discriminator; gradients reach its weights, and nothing else."""
+        """(logits, features) of the discriminator, with gradients only for its weights."""
         return self.networks["discriminator"](*(tensor.detach() for tensor in images_and_code))
 
     def judged_by_constants(self, *images_and_code: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, features) by the discriminator; gradients reach what is judged, and none of its weights."""
+        """(logits, features) of the discriminator, with gradients only for its input."""
         discriminator = self.networks["discriminator"]
         constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
         return torch.func.functional_call(discriminator, constants, images_and_code)
@@ -127,13 +129,14 @@ class TwoPlayerSystem(System):
 class AdversarialSystem(AutoencoderSystem, TwoPlayerSystem):
     """An autoencoder and a discriminator of its reconstructions (Larsen et al. 2016; paper, section 3.4).
 
-    The model descends  elbo + w_a · softplus(−D(x̂)) + w_f · |f(x) − f(x̂)|²,  f being the discriminator's features,
-    the discriminator  softplus(−D(x)) + softplus(D(x̂)), both losses in nats.
+    The model minimises  elbo + w_a · softplus(−D(x̂)) + w_f · |f(x) − f(x̂)|²,  where f are features of the
+    discriminator, and the discriminator minimises  softplus(−D(x)) + softplus(D(x̂)); both losses are in nats.
     """
 
     terms = (*AutoencoderSystem.terms, "adversarial", "feature_distance", "discriminator")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: those of an autoencoder, and those of the discriminator."""
         out, losses = super().losses(images, labels, step, noise)
         (real, features), (fake, _) = self.judged(images), self.judged(out.reconstruction)
         passing, reconstructed = self.judged_by_constants(out.reconstruction)
@@ -153,8 +156,8 @@ class AdversarialSystem(AutoencoderSystem, TwoPlayerSystem):
 class BiganSystem(TwoPlayerSystem):
     """A generator and an encoder against a joint discriminator of (x, E(x)) and (G(z), z) (Donahue et al. 2016).
 
-    The discriminator descends  softplus(−D(x, E(x))) + softplus(D(G(z), z)), the other two the same with the
-    labels exchanged,  encoder + generator = softplus(D(x, E(x))) + softplus(−D(G(z), z)),  in nats.
+    The discriminator minimises  softplus(−D(x, E(x))) + softplus(D(G(z), z)); encoder and generator minimise the same
+    with exchanged labels,  encoder + generator = softplus(D(x, E(x))) + softplus(−D(G(z), z)),  in nats.
     """
 
     terms = ("total", "encoder", "generator", "discriminator")
@@ -165,6 +168,7 @@ class BiganSystem(TwoPlayerSystem):
         self.optimisers["model"] = adam(networks["model"], config.learning_rate, betas=GAN_BETAS)
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: both sides' losses in nats, on the same forward pass."""
         out = self.model(images, noise=noise)
         (real, _), (fake, _) = self.judged(images, out.code), self.judged(out.generated, out.prior)
         encoded, _ = self.judged_by_constants(images, out.code)
@@ -176,11 +180,12 @@ class BiganSystem(TwoPlayerSystem):
 
 
 class SupervisedSystem(System):
-    """The encoder and a classifier, trained end to end on the labels. total: cross-entropy in nats; error: in %."""
+    """The encoder and a classifier, trained end to end. total: cross-entropy in nats; error: error rate in %."""
 
     terms = ("total", "error")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: no output, but the loss and the error in %."""
         logits = self.model(images, noise=noise if self.model.training else None).float()
         error = (logits.argmax(1) != labels).float().mean() * 100
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}
@@ -190,21 +195,21 @@ TRAINERS = {kind.__name__: kind for kind in (AutoencoderSystem, AdversarialSyste
 
 
 def trainer_class(system: str) -> type[System]:
-    """How the system of this name is trained."""
+    """The trainer class of the system with this name."""
     return TRAINERS[SYSTEMS[system].trainer]
 
 
 def model_class(system: str) -> type[Pretrained]:
-    """The class that the model of the system of this name is made of."""
+    """The model class of the system with this name."""
     return getattr(models, SYSTEMS[system].model)
 
 
 def build_model(
     config: TrainingConfig, height: int, width: int, channels: int, num_classes: int | None = None
 ) -> nn.Module:
-    """A new model for images of this size; its weights are a function of config.seed alone, or config.weights.
+    """A new model for images of this size; its weights depend only on config.seed, or come from config.weights.
 
-    Raises ValueError if the encoder's scale does not divide height and width, or options contradict each other.
+    Raises ValueError if the encoder's scale does not divide height and width, or for incompatible options.
     """
     arguments = {"image_size": (height, width), "channels": channels, "encoder": config.encoder}
     kind = model_class(config.system)
@@ -222,7 +227,7 @@ def build_model(
     elif kind is Classifier:
         arguments["num_classes"] = num_classes
     else:
-        arguments["latent_dim"] = config.num_parts * config.part_dim  # a code of PatchVAE's size
+        arguments["latent_dim"] = config.num_parts * config.part_dim  # as many dimensions as PatchVAE's code
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = kind(**arguments)
@@ -232,7 +237,7 @@ def build_model(
 
 
 def build_discriminator(config: TrainingConfig, model: nn.Module, judges_codes: bool) -> Discriminator:
-    """A new discriminator of a model's images, and its codes if they are to be judged, on the seed alone."""
+    """A new discriminator for a model's images, and codes if judges_codes; its weights depend only on the seed."""
     joint = {"latent_dim": model.latent_dim} if judges_codes else {}
     channels = model.encoder.conv1.in_channels
     with torch.random.fork_rng():
@@ -243,9 +248,9 @@ def build_discriminator(config: TrainingConfig, model: nn.Module, judges_codes: 
 def build_system(
     config: TrainingConfig, height: int, width: int, channels: int, num_classes: int | None, device: torch.device
 ) -> System:
-    """The system that the configuration names, new, for images of this size.
+    """A new system of the configuration, for images of this size.
 
-    num_classes: of the data's labels, None where it has none. Raises ValueError as `build_model` does.
+    num_classes: number of classes, None without labels. Raises ValueError as `build_model` does.
     """
     networks = {"model": build_model(config, height, width, channels, num_classes)}
     kind = trainer_class(config.system)

@@ -1,10 +1,10 @@
-"""What a run says in the terminal: what is trained on what, and a table with a line an epoch."""
+"""The output of a run in the terminal: a description of the run, and a table with one line per epoch."""
 
 import textwrap
 
 WIDTH = 110  # of text
 
-# How the terminal's table heads and rounds a term; another term goes by its own name, with 3 digits.
+# Title, width and digits of each term's column in the table; other terms have their own name and 3 digits.
 COLUMNS = {
     "total": ("loss", 10, 2),
     "reconstruction": ("recon", 10, 2),
@@ -31,26 +31,27 @@ def header(terms: tuple[str, ...]) -> str:
 
 
 EXPLAINED = {
-    "total": "loss: what training lowers",
-    "reconstruction": "recon: squared error, weighted with +w",
-    "kl_appearance": "KL app and KL occ: what codes cost that say how parts look and where they occur",
-    "adversarial": "advers and features: what the discriminator adds",
-    "discriminator": "discrim: its own loss",
-    "psnr": "PSNR: of held-out reconstructions, dB",
-    "active_parts": "parts: that occur somewhere with probability above one half",
-    "temperature": "temp: of the draws of occurrences, smaller is sharper",
+    "total": "loss: the objective",
+    "reconstruction": "recon: squared error, weighted for +w",
+    "kl_appearance": "KL app, KL occ: divergences of appearances and occurrences from their priors",
+    "kl_ground": "KL ground: divergence of the background code from its prior",
+    "adversarial": "advers, features: adversarial and feature matching loss",
+    "discriminator": "discrim: loss of the discriminator",
+    "psnr": "PSNR: of held-out reconstructions, in dB",
+    "active_parts": "parts: number of parts that occur somewhere with probability above one half",
+    "temperature": "temp: temperature of sampled occurrences, lower is sharper",
 }
 
 
 def explanation(terms: tuple[str, ...], has_decoder: bool, has_parts: bool) -> str:
-    """What the columns of the table are, for whoever sees it for the first time."""
+    """An explanation of the table's columns for new readers."""
     shown = {*terms} | ({"psnr"} if has_decoder else set()) | ({"active_parts", "temperature"} if has_parts else set())
     words = [text for name, text in EXPLAINED.items() if name in shown]
-    return textwrap.fill(f"Terms in nats an image, a mean over images. {'; '.join(words)}.", WIDTH)
+    return textwrap.fill(f"Loss terms are in nats per image, averaged over images. {'; '.join(words)}.", WIDTH)
 
 
 def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
-    """A line of metrics.jsonl as a line under the header, of a run of so many epochs."""
+    """A line of metrics.jsonl as a row of the table; `epochs`: of the whole run."""
     width = len(str(epochs))
     text = f"{line['epoch']:>{8 - width}}/{epochs}"
     for images in ("train", "held_out"):

@@ -1,4 +1,4 @@
-"""A plan of stages goes on after whatever happens in one, keeps to its time, and reports all of it."""
+"""Stages continue after any failure of one, keep to their time limits, and are all reported."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def python(name, code, folder, seconds=60.0, needs=()):
 
 
 def ends(pid):
-    """Is it gone, or a zombie, within some seconds? A signal takes a moment to arrive."""
+    """Whether the process is gone, or a zombie, within some seconds; a signal takes a moment to arrive."""
     until = time.monotonic() + 10.0
     while time.monotonic() < until:
         try:
@@ -109,17 +109,17 @@ def test_the_plan_names_each_stage_once_and_its_scripts_are_there(tmp_path, quic
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes minutes on a GPU, where every stage is larger")
 def test_the_quick_plan_reports_every_stage_on_a_cpu(tmp_path, monkeypatch, capsys):
     plan = everything.plan
-    hanging = tmp_path / "test_hanging.py"
-    hanging.write_text("import time\n\ndef test_passes():\n    pass\n\ndef test_hangs():\n    time.sleep(9999)\n")
+    passing = tmp_path / "test_passing.py"
+    passing.write_text("def test_passes():\n    pass\n")
 
     def altered(folder, quick):
         for stage in plan(folder, quick):
             stage = dataclasses.replace(stage, seconds=10 * stage.seconds)  # this machine may be busy
             if stage.name == "weighted loss":
-                stage = dataclasses.replace(stage, command=[*stage.command, "--no-such-option"])
+                stage = dataclasses.replace(stage, command=[sys.executable, "-c", "raise SystemExit('made to fail')"])
             if stage.name == "kernel tests":
-                command = [*stage.command[: stage.command.index("tests/kernels")], str(hanging)]
-                stage = dataclasses.replace(stage, command=command, needs=(), seconds=45.0)
+                command = [*stage.command[: stage.command.index("tests/kernels")], str(passing)]
+                stage = dataclasses.replace(stage, command=command, needs=())
             yield stage
 
     monkeypatch.setattr(everything, "QUICK", 10 * everything.QUICK)
@@ -140,7 +140,6 @@ def test_the_quick_plan_reports_every_stage_on_a_cpu(tmp_path, monkeypatch, caps
         **dict.fromkeys(statuses, "done"),
         **dict.fromkeys(alone, "skipped"),
         "weighted loss": "failed",
-        "kernel tests": "timed out",
     }, table
     tests = [json.loads(line) for line in Path(rows["kernel tests"]["output"]).read_text().splitlines()]
     assert [test["outcome"] for test in tests] == ["passed"]
@@ -168,19 +167,21 @@ def test_the_quick_plan_reports_every_stage_on_a_cpu(tmp_path, monkeypatch, caps
 
 
 def test_shares_run_every_test_once_and_say_what_failed(tmp_path):
+    output = tmp_path / "some.jsonl"
     (tmp_path / "test_some.py").write_text(
-        """
+        f"""
 import pytest
 
 @pytest.mark.parametrize("number", range(7))
 def test_numbers(number):
     assert number != 5, "five is wrong"
+    if number >= 3:  # results are written as they come, so a killed run keeps them
+        assert f"test_numbers[{{number - 3}}]" in open({str(output)!r}).read()
 
 def test_skipped():
     pytest.skip("not here")
 """
     )
-    output = tmp_path / "some.jsonl"
     rows, statuses = gpu_tests.run([str(tmp_path), "--import-mode=importlib"], output, 3)
     assert len({row["test"] for row in rows}) == len(rows) == 8
     outcomes = [row["outcome"] for row in rows]
@@ -218,34 +219,36 @@ def test_a_run_without_a_passed_test_fails(tmp_path):
 # Kernels that are compiled in advance
 
 LAUNCHES = """
-import sys, torch
+import json, sys, torch
 from bench import compile
 from bench.compilations import counting
 compile.prepare_here()
-what, images, side = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-arguments = (torch.bfloat16, torch.channels_last)
-with counting() as kernels:
-    if what == "bottleneck":
-        compile.launch_bottleneck((0, 4, 3, side), *arguments, ("arithmetic", "categorical"), images=images)
-    else:
-        compile.launch_weighted_loss((0, 8 * side), *arguments, images=images)
-print(kernels.compiled, kernels.found)
+arguments, counts = (torch.bfloat16, torch.channels_last), []
+for what, images, side in json.loads(sys.argv[1]):
+    with counting() as kernels:
+        if what == "bottleneck":
+            compile.launch_bottleneck((0, 4, 3, side), *arguments, ("arithmetic", "categorical"), images=images)
+        else:
+            compile.launch_weighted_loss((0, 8 * side), *arguments, images=images)
+    counts.append((kernels.compiled, kernels.found))
+print(json.dumps(counts))
 """
 
 
-@pytest.mark.parametrize("what", ["bottleneck", "weighted loss"])
-def test_what_was_compiled_for_two_images_is_what_the_benchmarks_launch_for_many(tmp_path, what):
+def test_what_was_compiled_for_two_images_is_what_the_benchmarks_launch_for_many(tmp_path):
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
 
-    def compiled_and_found(images, side):
-        command = [sys.executable, "-c", LAUNCHES, what, str(images), str(side)]
+    def compiled_and_found(*launches):
+        """The results for each (operator, images, side), all computed in one separate process."""
+        command = [sys.executable, "-c", LAUNCHES, json.dumps(launches)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-        return [int(word) for word in done.stdout.split()]
+        return json.loads(done.stdout)
 
-    compiled, found = compiled_and_found(2, 4)
-    assert compiled > 0
-    assert found == 0
-    assert compiled_and_found(37, 4) == [0, compiled]
-    assert compiled_and_found(2, 5)[0] > 0  # another shape is another kernel
+    operators = "bottleneck", "weighted loss"
+    first = compiled_and_found(*((operator, 2, 4) for operator in operators))
+    assert all(compiled > 0 and found == 0 for compiled, found in first)
+    *again, other = compiled_and_found(*((operator, 37, 4) for operator in operators), ("weighted loss", 2, 5))
+    assert again == [[0, compiled] for compiled, _ in first]
+    assert other[0] > 0  # another shape is another kernel

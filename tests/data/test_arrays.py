@@ -1,4 +1,4 @@
-""".npz files: what is read, and one sentence for each thing that is wrong."""
+""".npz files: valid content is read, and each error has one sentence."""
 
 import re
 
@@ -114,8 +114,8 @@ GOOD = {"train_images": IMAGES, "train_labels": LABELS}
             "class_names cannot be read: it holds Python objects",
         ),
         ({**GOOD, "test_images": IMAGES[:, :4]}, "test_images are 4×8×3, but train_images are 6×8×3"),
-        ({**GOOD, "test_labels": LABELS}, "test_labels without test_images"),
-        ({"images": IMAGES, "train_labels": LABELS}, "train_labels without train_images"),
+        ({**GOOD, "test_labels": LABELS}, "test_labels but no test_images"),
+        ({"images": IMAGES, "train_labels": LABELS}, "train_labels but no train_images"),
         ({"train_images": IMAGES, "train_label": LABELS}, "holds train_label, expected train_labels"),
         ({**GOOD, "test_image": IMAGES}, "holds test_image, expected test_images"),
         ({"images": IMAGES[:1]}, "holds one image, expected at least two"),
@@ -146,7 +146,7 @@ def test_refuses_what_is_no_archive(tmp_path):
     path = tmp_path / "set.npz"
     for content in (b"", b"PK\x03\x04 not really", np.arange(5).tobytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"not a \.npz file, or not all of it"):
+        with pytest.raises(ValueError, match=r"not a complete \.npz file"):
             load(path)
 
 

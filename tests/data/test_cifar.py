@@ -1,4 +1,4 @@
-"""CIFAR: archives as Python 2 wrote them, downloads from a server on loopback, and pickles that mean harm."""
+"""CIFAR: archives as written by Python 2, downloads from a local server, and malicious pickles."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ rng = np.random.default_rng(0)
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes, ASCII strings and array types as Python 2 did, which the original archives have from there."""
+    """Writes bytes, ASCII strings and array types as Python 2 did, which wrote the original archives."""
 
     dispatch: typing.ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -68,7 +68,7 @@ def tar(members):
 
 
 def stand_in(archive, **changed):
-    """A small archive in the original's layout: itself with its checksum, its bytes, and its batches by member."""
+    """A small archive in the original's layout: its description with the checksum, its bytes, its batches by member."""
     classes = 10 if archive.name == "cifar10" else 100
     batches = {name: batch(archive, 4, classes) for name in (*archive.train, *archive.test)}
     members = {name: pickled(content) for name, content in batches.items()}
@@ -107,7 +107,7 @@ def test_published_sources():
 
 @contextlib.contextmanager
 def served(content, *, declared=None, status=200):
-    """The address of a file on a server of this machine, which may break off before the declared length."""
+    """The address of a file on a local server, which may break off before the declared length."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -152,7 +152,7 @@ def test_downloads_once(tmp_path, capsys):
     [
         ({"cut": 100}, r"the connection broke off after \d+ of \d+ bytes"),
         ({"cut": 10**9}, r"the connection broke off after 0 of \d+ bytes"),
-        ({"wrong": True}, "the MD5 checksum of what it sent is not"),
+        ({"wrong": True}, "the MD5 checksum of the download is not"),
         ({"status": 404}, "Not Found"),
         ({"status": 500}, "Internal Server Error"),
     ],
@@ -215,13 +215,13 @@ def test_another_file_in_its_place_is_refused_and_kept(tmp_path):
 def test_unexpected_batches_are_one_sentence(tmp_path, content):
     archive, file, _ = stand_in(cifar.CIFAR10, **{cifar.CIFAR10.test[0]: content})
     (tmp_path / archive.file_name).write_bytes(file)
-    with pytest.raises(ValueError, match="does not hold what cifar10 should hold") as caught:
+    with pytest.raises(ValueError, match="does not have the content of cifar10") as caught:
         cifar.read_cifar(archive, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 class Call:
-    """Pickles as a call of a function with arguments."""
+    """An object that pickles as a call of a function with arguments."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -254,7 +254,7 @@ def test_a_malicious_archive_is_refused_and_not_run(tmp_path):
     attack = pickle.dumps(Call(os.system, f"touch {target}"))
     archive, content, _ = stand_in(cifar.CIFAR10, **{cifar.CIFAR10.train[2]: attack})
     (tmp_path / archive.file_name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"does not hold what cifar10 should hold: .* it names posix\.system"):
+    with pytest.raises(ValueError, match=r"does not have the content of cifar10: .* it names posix\.system"):
         cifar.read_cifar(archive, tmp_path)
     assert not target.exists()
 

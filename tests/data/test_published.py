@@ -101,7 +101,7 @@ def test_what_is_not_there_is_to_be_downloaded(tmp_path, name):
     sentence = str(caught.value)
     assert all(needed in sentence for needed in PUBLISHED[name].needed)
     assert "http" in sentence
-    assert sentence.endswith(f"to be put into {tmp_path / name}")
+    assert sentence.endswith(f"and put them into {tmp_path / name}")
     assert "\n" not in sentence
 
 
@@ -132,12 +132,14 @@ def test_other_numbers_of_classes_and_lists_of_other_kinds_are_refused(data_dir,
     with pytest.raises(ValueError, match="imagenet has training images of 3 classes, expected 4"):
         load("imagenet", data_dir=data_dir)
     (data_dir / "places205" / PLACES_LISTS[1]).write_text("a/abbey/1.jpg\n")
-    with pytest.raises(ValueError, match=r"val_places205\.csv must hold lines of a file and its label"):
+    with pytest.raises(
+        ValueError, match=r"val_places205\.csv must consist of lines that hold a file name and its label"
+    ):
         load("places205", data_dir=data_dir)
 
 
 def test_the_sizes_that_were_published():
-    """67 × 80 and 67 × 20 images are listed of 15,620 (paper, section 4); ILSVRC 2012 and Places205 by their pages."""
+    """67 × 80 and 67 × 20 of 15,620 images are listed (paper, section 4); the other sizes are from the sets' pages."""
     sizes = {name: (p.classes, p.train, p.test) for name, p in PUBLISHED.items()}
     assert sizes == {
         "indoor67": (67, 14280, 1340),

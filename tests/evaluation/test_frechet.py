@@ -15,7 +15,7 @@ from accel.models import Classifier
 
 
 def moments_of(vectors, *cuts):
-    """Moments of vectors (m, M) that come in pieces."""
+    """Moments of vectors (m, M), added in pieces."""
     result = Moments()
     for piece in np.split(vectors, sorted(cuts)):
         if len(piece):
@@ -47,7 +47,7 @@ def test_distance_is_the_references(seed, dim, count):
 
 
 def test_distance_is_that_of_pytorch_fid():
-    """Golden value of calculate_frechet_distance in pytorch-fid 0.3.0, on np.cov and scipy's matrix square root."""
+    """Golden value: calculate_frechet_distance of pytorch-fid 0.3.0, with np.cov and scipy's matrix square root."""
     rng = np.random.default_rng(2)
     one = rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7))
     other = rng.normal(size=(80, 7)) @ rng.normal(size=(7, 7)) + 0.5
@@ -57,12 +57,12 @@ def test_distance_is_that_of_pytorch_fid():
 def test_too_few_or_different_vectors_are_refused():
     with pytest.raises(ValueError, match="at least two vectors, got 1"):
         frechet_distance(moments_of(np.ones((1, 2))), moments_of(np.ones((3, 2))))
-    with pytest.raises(ValueError, match="of 3 and of 2 numbers"):
+    with pytest.raises(ValueError, match="must have the same dimension, got 3 and 2"):
         frechet_distance(moments_of(np.ones((4, 3))), moments_of(np.ones((3, 2))))
 
 
 def drawn_weights(state):
-    """A state dict of the same names and shapes, drawn in the order of the names."""
+    """A random state dict with the same names and shapes, drawn in the order of the names."""
     rng, result = np.random.default_rng(0), {}
     for name in sorted(state):
         shape = tuple(state[name].shape)
@@ -80,7 +80,7 @@ def drawn_weights(state):
 
 
 def test_inception_is_that_of_pytorch_fid(tmp_path):
-    """Golden values of InceptionV3([3]) in pytorch-fid 0.3.0 on torchvision 0.29.2, with these weights and images."""
+    """Golden values: InceptionV3([3]) of pytorch-fid 0.3.0 with torchvision 0.29.2, these weights and images."""
     path = tmp_path / "weights.pth"
     torch.save(drawn_weights(Inception().state_dict()) | {"fc.weight": torch.zeros(1008, 2048)}, path)
     features = inception_features(path, torch.device("cpu"))
@@ -104,9 +104,7 @@ def test_other_files_are_not_taken_for_inception(tmp_path):
     script = tmp_path / "script.pt"
     with zipfile.ZipFile(script, "w") as archive:
         archive.writestr("script/constants.pkl", b"")
-    with pytest.raises(
-        ValueError, match=r"script.pt is a TorchScript archive, and to open it would be to run the code"
-    ):
+    with pytest.raises(ValueError, match=r"script.pt is a TorchScript archive, which would execute code when opened"):
         inception_features(script, torch.device("cpu"))
     with pytest.raises(FileNotFoundError, match=r"nothing.pth"):
         inception_features(tmp_path / "nothing.pth", torch.device("cpu"))

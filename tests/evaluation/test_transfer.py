@@ -1,4 +1,4 @@
-"""The transfer protocol: what is frozen stays to the bit, what is chosen is not chosen on the test set."""
+"""The transfer protocol: frozen layers do not change by a bit, and nothing is selected on the test set."""
 
 import copy
 import dataclasses
@@ -13,7 +13,7 @@ import torch
 from accel import cli
 from accel.data import Dataset, ImageSet
 from accel.evaluation import fine_tuning
-from accel.evaluation.fine_tuning import Fit
+from accel.evaluation.fine_tuning import FITS, Fit
 from accel.evaluation.probes import knn
 from accel.evaluation.splits import split
 from accel.evaluation.transfer import transfer
@@ -29,7 +29,7 @@ from tests.training.tiny import tiny_config, tiny_dataset
 
 
 def coloured(train_images=60, test_images=20, classes=3, seed=0):
-    """Noise, in each class with another mean colour."""
+    """Noise with a different mean colour in each class."""
     rng = np.random.default_rng(seed)
 
     def images(count):
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A run folder of one's own, with the trained model."""
+    """A separate run folder with the trained model."""
     folder = tmp_path / "run"
     load_run(trained)[0].save_pretrained(folder / "model")
     (folder / "config.json").write_text((trained / "config.json").read_text())
@@ -155,7 +155,7 @@ def test_step_sizes_fall_by_ten_after_each_third(run):
     def rates(protocol, **options):
         model, trained_with = load_run(run)
         cpu, options = torch.device("cpu"), TransferConfig(device="cpu", **options)
-        fit = Fit(model, run, protocol, options, coloured(), cpu, choose_execution(trained_with, cpu))
+        fit = FITS[protocol](model, run, protocol, options, coloured(), cpu, choose_execution(trained_with, cpu))
         return [fit.rate_of(epoch) for epoch in range(fit.epochs)]
 
     paper = rates("conv5")
@@ -176,7 +176,7 @@ def test_nearest_neighbours_vote_as_written_out():
     labels, answers = rng.integers(0, 7, 30), rng.integers(0, 7, 9)
 
     class Fixed(torch.nn.Module):
-        """Takes an image's first pixels as features of one cell."""
+        """Returns an image's first pixels as the features of one cell."""
 
         def __init__(self):
             super().__init__()
@@ -311,7 +311,7 @@ def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
         assert f"{protocol} on {tmp_path / 'coloured.npz'}: top-1 " in out
     assert "learning rate 0.01" in out
     assert "; top-5 " in out
-    assert out.count("; the untrained encoder ") == len(FREEZES)
+    assert out.count("; untrained encoder ") == len(FREEZES)
     entries = json.loads((run / "transfer.json").read_text())["results"]
     assert [entry["protocol"] for entry in entries] == list(FREEZES)
     assert cli.main([*words, "--freeze", "conv1", "--no-untrained"]) == 0
@@ -336,7 +336,7 @@ def test_a_compiled_transfer_learns_what_an_uncompiled_one_does(run, monkeypatch
     fits = []
     for compiled in (False, True):
         execution = dataclasses.replace(choose_execution(trained_with, cpu), compile=compiled)
-        fit = Fit(copy.deepcopy(model), run, protocol, options, coloured(), cpu, execution)
+        fit = FITS[protocol](copy.deepcopy(model), run, protocol, options, coloured(), cpu, execution)
         fit.train_epoch()
         fits.append(fit)
     assert isinstance(fits[1].step, Compiled)

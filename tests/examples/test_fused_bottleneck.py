@@ -1,4 +1,4 @@
-"""Somebody's own model around the fused bottleneck learns, by gradients that reach all of it, in either backend."""
+"""The custom model with the fused bottleneck learns, with gradients for all parameters, in both backends."""
 
 import pytest
 import torch
@@ -62,4 +62,4 @@ def test_the_kernels_give_the_same(model, monkeypatch):
 
 def test_command(capsys):
     example.main(steps=2)
-    assert capsys.readouterr().out.count("nats an image") == 3
+    assert capsys.readouterr().out.count("nats per image") == 3

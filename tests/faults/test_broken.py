@@ -358,7 +358,7 @@ def test_memory_runs_out(whole, tmp_path, monkeypatch, error, seen):
     with monkeypatch.context() as patch:
         patch.setattr(step.TrainingStep, "__call__", call)
         with pytest.raises(
-            MemoryError, match=r"for a step of 8 images.*--batch-size 4, in a new run; .*checkpoint\.pt"
+            MemoryError, match=r"for a step of 8 images.*a new run with --batch-size 4 .*checkpoint\.pt"
         ):
             train(config(tmp_path / "run"), tiny_dataset())
     goes_on(tmp_path / "run", whole[0])

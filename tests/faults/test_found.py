@@ -159,7 +159,7 @@ def test_resumed_on_other_data(tmp_path, capsys, change, seen):
     before = (out / checkpoint.NAME).read_bytes()
     save(data, **CHANGED[change](tiny_dataset()))
     sentence = refused(capsys, "train", "--resume", "--out", out, "--epochs", 2)
-    assert "trained on other images than those of" in sentence
+    assert "trained on images that differ from those of" in sentence
     assert (out / checkpoint.NAME).read_bytes() == before
     seen("data replaced between stop and resume: images, one pixel, labels, test images", "one sentence")
 
@@ -174,7 +174,7 @@ def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tm
     before = (run / "measures.json").read_bytes()
     other = save(tmp_path / "other.npz", test_images=blacked(tiny_dataset().test.images))
     for command in ("measure", "figures"):
-        assert "does not hold the images of the run" in refused(capsys, command, run, "--data", other)
+        assert "does not hold the images that the run" in refused(capsys, command, run, "--data", other)
         seen("`measure` or `figures` of a run with `--data` of another set", "one sentence, nothing overwritten")
     assert (run / "measures.json").read_bytes() == before
     assert not (run / "figures" / "index.json").exists()
@@ -250,7 +250,7 @@ def test_flipped_bytes_of_a_packed_array(tmp_path, capsys, seen):
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         for words in (("pack", tmp_path / "images", path, "--image-size", 8), train_on(path, tmp_path / "run")):
-            assert "images are not those that were packed" in refused(capsys, *words)
+            assert "images differ from those that were packed" in refused(capsys, *words)
             seen("a flipped bit in a packed array, in training and in `pack` again", "one sentence")
     path.write_bytes(whole)
     accepted("pack", tmp_path / "images", path, "--image-size", 8)
@@ -462,7 +462,7 @@ def test_members_that_inflate(tmp_path, capsys, shape, seen):
             file.write(bytes(1 << 20))
     words = [sys.executable, "-m", "accel", *map(str, train_on(path, tmp_path / "run"))]
     limited = ["bash", "-c", f'ulimit -v {8 << 20}; exec "$@"', "limited", *words]
-    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("patchvae: ")
     assert done.stderr.count("\n") == 1
@@ -527,7 +527,7 @@ def test_who_waits_gets_the_folder_and_a_file_system_without_locks_is_used(tmp_p
         )  # fmt: skip
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1)
-    assert waiting.communicate(timeout=30)[0] == "held\n"
+    assert waiting.communicate(timeout=300)[0] == "held\n"
 
     def without(*_):
         raise OSError(fcntl.LOCK_EX and 95, "Operation not supported")
@@ -644,11 +644,11 @@ def test_a_terminal_that_knows_ascii_alone(tmp_path, seen):
         (("--epochs", 2**63), "--epochs must be a whole number below 2^63"),
         (("--head-kernel-size", 99999999999), "--head-kernel-size must be odd, from 1 to 255"),
         (("--device", "cuda:99999999999999999999"), "--device must be auto, cpu, cuda or cuda:N"),
-        (("--appearance-prior-mean", "1e300"), "a weight is not finite before the first step: an option's number"),
+        (("--appearance-prior-mean", "1e300"), "a weight is not finite before the first step: the value of an option"),
         (("--data", "LOOP"), "no such data"),
-        (("--out", "LOOP"), "loop is no folder"),
+        (("--out", "LOOP"), "loop is not a folder"),
         (("--out", "LOOP/run"), "symbolic links"),
-        (("--out", "FILE"), "is no folder"),
+        (("--out", "FILE"), "is not a folder"),
     ],
 )  # fmt: skip
 def test_options_that_ended_in_tracebacks(tmp_path, capsys, words, sentence, seen):
@@ -730,7 +730,7 @@ def test_a_checkpoint_that_contradicts_itself(run, capsys):
     state = torch.load(run / checkpoint.NAME, weights_only=True)
     state["batch"] = 1
     torch.save(state, run / checkpoint.NAME)
-    assert "contradicts itself" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    assert "is inconsistent" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
 
 
 @pytest.mark.parametrize(
@@ -779,8 +779,8 @@ def test_too_little_memory_says_what_to_lower(tmp_path, capsys, monkeypatch, see
     with monkeypatch.context() as patch:
         patch.setattr(step.TrainingStep, "__call__", fail)
         sentence = refused(capsys, *train_on(data, out))
-    assert "(it asked for 2.00 GiB more)" in sentence
-    assert "--batch-size 4, in a new run" in sentence
+    assert "(2.00 GiB more were needed)" in sentence
+    assert "a new run with --batch-size 4" in sentence
     accepted("train", "--resume", "--out", out)
     accepted(*train_on(data, tmp_path / "whole"))
     assert_same_run(out, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""What happens to an image when one appearance changes, on a model whose decoder can be read."""
+"""Effects of changing one appearance, with a model whose decoder is known."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_swaps_show_live_parts_source_targets_and_difference(images):
 
 
 def test_swaps_take_images_where_the_part_occurs(images):
-    """Two of twelve hold part 0, and they look alike, so without the choice others would be taken."""
+    """Two of the twelve images contain part 0, and they look alike, so without this selection others would be taken."""
     images = images.copy()
     images[:, ::8, ::8, 0] //= 16
     images[[4, 6], 0, 0, 0] = 250
@@ -105,7 +105,7 @@ def test_interpolation_begins_and_ends_at_the_two_reconstructions(images):
 
 def test_traversals_have_a_row_for_each_number_and_a_column_for_each_value(images):
     words = words_of(traversals(Oracle(), images, values=(-1, 0, 1)))
-    assert words[:4] == [f"part {part}\nnumber {number}" for part in (words_part(words)) for number in (0, 1)]
+    assert words[:4] == [f"part {part}\ndimension {number}" for part in (words_part(words)) for number in (0, 1)]
     assert [word for word in words if "σ" in word or word == "mean"] == ["−1 σ", "mean", "+1 σ"]
     assert len([w for w in words_of(traversals(Oracle(), images, rows=3)) if w.startswith("part")]) == 3
 

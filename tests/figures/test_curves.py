@@ -1,4 +1,4 @@
-"""Charts hold the numbers of the log and of the results."""
+"""Charts show the numbers of the log and of the results."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def test_every_term_has_a_chart_with_training_and_held_out():
     ]
     figure = training_curves(history)
     charts = {axis.get_title(loc="left"): axis for axis in figure.axes}
-    assert list(charts) == ["loss, nats an image", "temperature", "discovery purity"]
-    training, held_out = charts["loss, nats an image"].lines
+    assert list(charts) == ["loss, nats per image", "temperature", "discovery purity"]
+    training, held_out = charts["loss, nats per image"].lines
     assert training.get_xydata().tolist() == [[1, 5], [3, 3]]  # what was not finite is left out
     assert held_out.get_xydata().tolist() == [[1, 6], [2, 4], [3, 3.5]]
     assert charts["discovery purity"].lines[0].get_xydata().tolist() == [[2, 0.5]]
@@ -38,7 +38,7 @@ def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
 def test_discovery_bars_compare_means_type_by_type():
     figure = discovery_bars({"model": [0.9, np.nan], "k-means": [0.5, 0.25]}, 0.03, ["moon", "star"])
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.9, 0.0, 0.5, 0.25]
-    assert "model 0.90, k-means 0.38; chance 0.03" in figure.get_label()
+    assert "model 0.90, k-means 0.38; chance (dashed line): 0.03" in figure.get_label()
     assert "none" in [text.get_text() for text in figure.axes[0].texts]
 
 

@@ -1,48 +1,51 @@
-"""Every kernel compiles for every supported architecture, and keeps to its registers."""
+"""Every kernel compiles for every supported architecture, without spilling registers.
 
-import atexit
+By default each case compiles for one of them, with `-m "long or not long"` for all.
+"""
+
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 compiled = pytest.importorskip("tests.kernels.compiled")
 ROOT = Path(__file__).parents[2]
-PROCESSES = 2
-processes: list[subprocess.Popen] = []
+SHARES = 4  # of the cases, which may be compiled on as many cores
+TURNS = range(len(compiled.TARGETS))
 
 
-def begin_early(names):
-    """Starts to compile, at a low priority, where the test that asks for it is among these."""
-    if test_no_kernel_spills_registers_to_local_memory.__name__ not in names or not compiled.CUOBJDUMP.exists():
-        return
-    # In processes of their own: here the kernels may have been made the interpreter's.
+def run(*arguments):
+    """What a Python process prints in which the kernels are not the interpreter's, as they may be here."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = ["nice", sys.executable, "-m", "tests.kernels.compiled", "--json", "--share"]
-    for i in range(PROCESSES):
-        # A pipe would fill up, and nobody reads meanwhile.
-        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        process = subprocess.Popen([*command, str(i), str(PROCESSES)], cwd=ROOT, env=environment, stdout=output)
-        process.output = output
-        processes.append(process)
-        atexit.register(process.kill)
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(not compiled.CUOBJDUMP.exists(), reason="this Triton carries no tools for NVIDIA GPUs")
-def test_no_kernel_spills_registers_to_local_memory():
-    rows = []
-    for process in processes:
-        assert process.wait() == 0
-        process.output.seek(0)
-        rows += json.load(process.output)
+@pytest.mark.parametrize("turn", [TURNS[0], *(pytest.param(turn, marks=pytest.mark.long) for turn in TURNS[1:])])
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_kernel_spills_registers_to_local_memory(share, turn):
+    rows = json.loads(run("-m", "tests.kernels.compiled", "--json", "--share", share, SHARES, "--turn", turn))
     print("\n" + compiled.table(rows))
     assert {row["target"] for row in rows} == {f"sm_{target}" for target in compiled.TARGETS}
     spilling = [row for row in rows if row["stack"] or row["local"]]
     assert not spilling, compiled.table(spilling)
+
+
+def test_all_turns_together_compile_every_case_for_every_target():
+    names = [name for name, _ in compiled.cases()]
+    assert {*compiled.SCARCE} < {*names}
+    turns = [
+        {(name, target) for number, name in enumerate(names) for target in compiled.targets_of(number, name, turn)}
+        for turn in TURNS
+    ]
+    assert set.union(*turns) == {(name, target) for name in names for target in compiled.TARGETS}
+    for turn in turns:  # each alone covers every pair of a target and a shape, layout, dtype or head
+        words = {(word, target) for name, target in turn if "bottleneck" in name for word in name.split(", ")[1:5]}
+        assert words == {(word, target) for word, _ in words for target in compiled.TARGETS}
 
 
 WHERE_NUMBERS_LIE = """
@@ -65,9 +68,6 @@ for place in range(3):
 
 
 def test_numbers_of_a_draw_may_lie_anywhere_without_another_compilation():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", WHERE_NUMBERS_LIE]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    first, *others = map(int, done.stdout.split())
+    first, *others = map(int, run("-c", WHERE_NUMBERS_LIE).split())
     assert first == 4  # statistics of cells, forward, backward, coupling
     assert others == [0, 0]

@@ -1,4 +1,4 @@
-"""PatchVAE: one function whatever the head, deterministic unless asked, equivariant in its parts."""
+"""PatchVAE gives the same result for each head, is deterministic by default, and equivariant in its parts."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ def pictures(*shape, dtype=torch.float32):
 
 
 def equal(a, b):
-    """Bit for bit, every field of two results."""
+    """Whether all fields of two results are bit-identical."""
     pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a)]
     return all(x is y if x is None else torch.equal(x, y) for x, y in pairs)  # None is what the model does not have
 
@@ -406,7 +406,7 @@ def test_a_categorical_cell_holds_one_part_at_most(head, tmp_path, monkeypatch):
 
 def test_a_categorical_prior_leaves_room_for_none():
     with pytest.raises(
-        ValueError, match=r"occurrence_prior must be below 1/N = 0.25 where 4 parts share a categorical cell, got 0.25"
+        ValueError, match=r"occurrence_prior must be below 1/N = 0.25 for categorical occurrences of 4 parts, got 0.25"
     ):
         PatchVAE(num_parts=4, occurrence="categorical", occurrence_prior=0.25)
     with pytest.raises(ValueError, match="occurrence must be one of bernoulli, categorical, got 'one'"):

@@ -1,4 +1,4 @@
-"""PatchVAE.from_release, on checkpoints that the test writes in the release's names."""
+"""PatchVAE.from_release, on checkpoints that the test writes with the release's names."""
 
 from argparse import Namespace
 from fractions import Fraction
@@ -75,7 +75,7 @@ def write(tmp_path):
 
 
 def changed(checkpoint, *, remove=(), state=None, **options):
-    """The checkpoint with other options, further entries in its state, or without some of them."""
+    """The checkpoint with other options, with further entries in its state, or without some of its entries."""
     weights = {name: value for name, value in checkpoint["vae_dict"].items() if name not in remove}
     return {"args": Namespace(**vars(checkpoint["args"]) | options), "vae_dict": weights | (state or {})}
 
@@ -149,7 +149,7 @@ def test_nothing_in_the_file_is_executed(checkpoint, write, tmp_path):
         ),
         ({"state": {"decoder.input-conv.weight": torch.zeros(7)}}, "'decoder.input.conv.weight' is"),
         ({"state": {"features.6.0.conv1.weight": torch.zeros(1)}}, "'features.6.0.conv1.weight', which no model"),
-        ({"state": {"features.0.weight": [1.0]}}, "'vae_dict' is no dictionary of tensors"),
+        ({"state": {"features.0.weight": [1.0]}}, "'vae_dict' is not a dictionary of tensors"),
         ({"arch": "vae"}, "its arch is 'vae', only 'patchy' can be read"),
         ({"scale": 32}, "its scale is 32, only 8 can be read"),
         ({"num_parts": "3"}, "num_parts must be a positive integer, got '3'"),
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(checkpoint, write, ch
 
 @pytest.mark.parametrize("value", [{"vae_dict": {}}, [1, 2], {"args": {"arch": "patchy"}, "vae_dict": {}}])
 def test_other_files_of_tensors_are_refused(write, value):
-    with pytest.raises(ValueError, match="not a checkpoint of the release"):
+    with pytest.raises(ValueError, match="not a checkpoint of the authors' release"):
         PatchVAE.from_release(write(value))
 
 

@@ -146,7 +146,11 @@ NOISE = ops.Noise()
         ((A, M.numpy(), M), {}, r"appearance_mean must be a floating-point tensor, got ndarray"),
         ((A, M, M), {"temperature": 0.0}, r"temperature must be positive and finite, got 0.0"),
         ((A, M, M), {"temperature": torch.ones(2)}, r"temperature must be a number or a 0-d tensor, got shape"),
-        ((A, M, M), {"temperature": torch.ones((), requires_grad=True)}, r"temperature gets no gradient, expected"),
+        (
+            (A, M, M),
+            {"temperature": torch.ones((), requires_grad=True)},
+            r"temperature must not require a gradient, pass",
+        ),
         ((A, M, M), {"occurrence_prior": 1.0}, r"occurrence_prior must be between 0 and 1, both excluded, got 1.0"),
         ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be a number, got nan"),
         ((A, M, M), {"variance": "mean"}, r"variance must be one of geometric, arithmetic, got 'mean'"),
@@ -209,7 +213,7 @@ def test_a_batch_without_images_leaves_the_pooled_operators_parameters_alone():
 
 
 def test_one_part_has_a_finite_divergence():
-    """1/N is 1 for a single part, and a certain prior has no finite divergence; the default is ½ there."""
+    """For a single part, 1/N is 1, a prior from which the divergence is infinite; the default is then ½."""
     out = ops.patch_bottleneck(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), sample=False)
     np.testing.assert_allclose(out.kl_occurrence.numpy(), 0, atol=1e-6)
 
@@ -296,7 +300,7 @@ def test_categorical_gradients_are_finite_differences():
     ("options", "sentence"),
     [
         ({"occurrence": "categorial"}, "occurrence must be one of bernoulli, categorical, got 'categorial'"),
-        ({"occurrence_prior": 0.5}, "occurrence_prior must be below 1/N = 0.2 where 5 parts share a categorical cell"),
+        ({"occurrence_prior": 0.5}, "occurrence_prior must be below 1/N = 0.2 for categorical occurrences of 5 parts"),
         ({"straight_through": 1}, "straight_through must be true or false, got 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The two distributions of occurrences: their samples' law, their limits, and each gradient against differences."""
+"""The two distributions of occurrences: the law of samples, limits, and each gradient against differences."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def draw_logits(seed, batch=2, parts=3, cells=5, spread=1.5):
 
 
 def differences(function, gradient, at, incoming, seed):
-    """Holds a vector-Jacobian product to central differences along a random direction."""
+    """Checks a vector-Jacobian product against central differences along a random direction."""
     direction = np.random.default_rng(seed).normal(size=at.shape)
     step = 1e-5
     above, below = ((function(at + sign * step * direction) * incoming).sum() for sign in (1, -1))
@@ -211,5 +211,5 @@ def test_what_the_specification_does_not_know_is_refused(options, sentence):
 
 def test_features_are_pooled_before_projection_under_the_linear_rule_alone():
     features, logits, weight = np.zeros((1, 2, 2, 2)), np.zeros((1, 1, 2, 2)), np.zeros((2, 2, 1, 1))
-    with pytest.raises(ValueError, match="under the geometric rule alone"):
+    with pytest.raises(ValueError, match=r"must be .geometric."):
         reference.pooled_patch_bottleneck(features, logits, weight, np.zeros(2), sample=False, variance="arithmetic")

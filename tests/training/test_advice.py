@@ -1,4 +1,4 @@
-"""What a run says about itself, each by making it happen in a run of seconds."""
+"""The warnings of a run, each provoked in a run of seconds."""
 
 import dataclasses
 
@@ -15,25 +15,25 @@ from tests.training.tiny import STEPS, tiny_config, tiny_dataset
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Judges after two epochs of a tiny run, and leaves out what is said of every run so short."""
+    """Gives advice after two epochs of a tiny run, without the advice that every run so short gets."""
     monkeypatch.setattr(advice, "STEPS_TO_JUDGE", 2 * STEPS)
     monkeypatch.setattr(advice, "DISTANCE", 0)
 
 
 def warnings(capsys):
-    """The sentences so far, without what stands before each."""
+    """The sentences so far, without their prefixes."""
     return [line.removeprefix("patchvae: warning: ") for line in capsys.readouterr().err.splitlines()]
 
 
 def said(capsys, out, dataset=None, **options):
-    """What a tiny run of four epochs says, whose temperature falls by itself."""
+    """The advice of a tiny run of four epochs, whose temperature decreases on schedule."""
     defaults = {"epochs": 4, "temperature_rate": 0.1}
     train(tiny_config(out, **defaults | options), dataset or tiny_dataset())
     return warnings(capsys)
 
 
 def starting_from(monkeypatch, change):
-    """Runs begin with a model that `change` has changed."""
+    """Makes runs start with a model modified by `change`."""
     original = loop.build_system
 
     def build(*arguments):
@@ -69,7 +69,7 @@ def test_a_run_that_goes_well_says_nothing(psnr, kl, active, errors, speeds):
     [
         ({"occurrence_prior": 1e-4}, "no part occurs anywhere with a probability above one half"),
         ({"occurrence_prior": 0.999}, "3 of 3 parts occur nearly everywhere"),
-        ({"learning_rate": 1e-7, "occurrence_prior": 0.6}, "one colour for all images has"),
+        ({"learning_rate": 1e-7, "occurrence_prior": 0.6}, "hardly more than the mean colour of all images"),
     ],
 )
 def test_what_is_wrong_with_parts_is_said_once_with_an_option(tmp_path, capsys, soon, options, sentence):
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_parts_is_said_once_with_an_option(tmp_path, capsys, 
 
 
 def silence(*heads):
-    """Changes a model so that these heads give the prior, whatever the image, and others differ from it."""
+    """Changes a model so that the given heads output the prior for every image, and the others differ from it."""
 
     def change(model):
         model.occurrence_head.weight.mul_(30)
@@ -96,13 +96,13 @@ def silence(*heads):
     [
         (
             ("occurrence_head", "appearance_mean_head", "appearance_log_variance_head"),
-            "both divergences are near 0 nats, so reconstructions do not depend on the image: smaller --beta-app and "
-            "--beta-occ let more through",
+            "both divergences are near 0 nats, so reconstructions do not depend on the image: use a smaller --beta-app "
+            "and --beta-occ",
         ),
         (
             ("appearance_mean_head", "appearance_log_variance_head"),
-            "the appearance divergence is near 0 nats, so codes do not say how anything looks: a smaller --beta-app "
-            "lets more through",
+            "the appearance divergence is near 0 nats, so codes contain no information about appearance: use a smaller "
+            "--beta-app",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_code_that_carries_nothing(tmp_path, capsys, soon, monkeypatch, heads,
 
 
 def test_dead_parts_are_counted(capsys, tmp_path, soon, monkeypatch):
-    """Two of three parts are kept from occurring by a bias that training has no time to move."""
+    """A bias, which training has no time to change, prevents two of three parts from occurring."""
 
     def change(model):
         model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
@@ -139,7 +139,7 @@ def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
     run.fit(jump)
     (sentence,) = warnings(capsys)
     assert sentence.startswith("the reconstruction error has risen from ")
-    assert sentence.endswith("a smaller --learning-rate, 3e-05, say")
+    assert sentence.endswith("try a smaller --learning-rate, for example 3e-05")
 
 
 def test_an_interruption_does_not_say_things_twice(tmp_path, capsys, soon):
@@ -155,7 +155,7 @@ def test_a_busy_machine_is_noticed():
     config = TrainingConfig(threads=2)
     assert advice.after_epoch(config, lines[:2], 9, 10.0) == []
     (sentence,) = advice.after_epoch(config, lines, 9, 10.0)
-    assert sentence.startswith("300 images a second instead of 1,000")
+    assert sentence.startswith("300 images per second instead of 1,000")
     assert sentence.endswith("--resume --threads 1")
     assert advice.after_epoch(dataclasses.replace(config, threads=1), lines, 9, 10.0) == []
 
@@ -165,16 +165,16 @@ def test_too_few_steps_and_a_temperature_that_stays(tmp_path, capsys):
     dataset = tiny_dataset()
     few, stays = advice.before_training(config, dataset, 20)
     assert few == (
-        "800 steps of size 0.0001 are planned, too few for much to be learned: give a larger --learning-rate, or "
-        "--epochs 250 or more"
+        "800 steps with learning rate 0.0001 are too few to learn much: use a larger --learning-rate, or at least "
+        "--epochs 250"
     )
-    assert stays.startswith("the temperature will fall by only 2% within the 800 steps")
+    assert stays.startswith("the temperature will decrease by only 2% over the 800 steps")
     enough = dataclasses.replace(config, epochs=250, temperature_rate=0.003)
     assert advice.before_training(enough, dataset, 20) == []
     rate = float(stays.split("--temperature-rate ")[1].split()[0])
     assert not any("temperature" in words for words in
                    advice.before_training(dataclasses.replace(config, temperature_rate=rate), dataset, 20))  # fmt: skip
-    assert said(capsys, tmp_path / "run")[0].startswith("12 steps of size 0.001 are planned")
+    assert said(capsys, tmp_path / "run")[0].startswith("12 steps with learning rate 0.001 are too few")
 
 
 def test_the_papers_run_on_its_own_data_and_the_main_job_say_nothing():
@@ -192,10 +192,10 @@ def test_copies_are_counted(copies, shared):
     assert len(sentences) == (copies > 0) + (shared > 0)
     if copies:
         assert sentences[0].startswith(
-            f"{copies} of 40 training images are copies of others, one of them {copies + 1} times"
+            f"{copies} of 40 training images are copies of others (one image occurs {copies + 1} times)"
         )
     if shared:
-        assert sentences[-1].startswith(f"{shared} of 8 held-out images are training images too")
+        assert sentences[-1].startswith(f"{shared} of 8 held-out images are also training images")
     assert all("--data photographs" in words for words in sentences)
 
 
@@ -209,13 +209,12 @@ def test_one_class_folder_names_the_folder_below(tmp_path):
             image_module.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     (sentence,) = advice.about_images(load(tmp_path))
     assert sentence.startswith("all images are in one class folder, photos")
-    assert sentence.endswith(f"give --data {tmp_path / 'photos'}")
+    assert sentence.endswith(f"use --data {tmp_path / 'photos'}")
     assert advice.about_images(load(tmp_path / "photos")) == []
 
 
 def test_psnr_of_one_colour():
-    """Half black and half white: grey is off by ½ everywhere, 20 log₁₀ 2 dB, but for the rounding of the mean's 8 "
-    "bits."""
+    """If half the images is black and half white, grey is wrong by ½: 20 log₁₀ 2 dB, up to rounding to 8 bits."""
     images = np.zeros((10, 8, 8, 3), np.uint8)
     images[:, :4] = 255
     assert advice.constant_psnr(Dataset("halves", ImageSet(images), ImageSet(images))) == pytest.approx(

@@ -1,4 +1,4 @@
-"""Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
+"""Runs: their files, how they stop, and that a resumed run equals an uninterrupted one."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, ti
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """A run of three epochs that nothing interrupts."""
+    """A run of three epochs without interruption."""
     return train(tiny_config(tmp_path_factory.mktemp("runs") / "whole", epochs=3), tiny_dataset())
 
 
@@ -169,7 +169,7 @@ def test_ignored_signal_stays_ignored(tmp_path, monkeypatch):
 
 
 class Killed(BaseException):
-    """Ends a run at once, as a power failure would, as far as the files are concerned."""
+    """Ends a run immediately; for its files, this is like a power failure."""
 
 
 def kill(_):
@@ -212,7 +212,7 @@ def test_resume_extends_a_finished_run(whole_run, tmp_path):
     train(longer, tiny_dataset(), resume=True)
     assert_same_run(whole_run, config.folder)
     assert json.loads((config.folder / "config.json").read_text())["epochs"] == 3
-    with pytest.raises(ValueError, match="has done 3 epochs, --epochs must be no fewer"):
+    with pytest.raises(ValueError, match="has already done 3 epochs, --epochs must be at least as many"):
         train(config, tiny_dataset(), resume=True)
 
 
@@ -227,8 +227,8 @@ def test_resume_refuses_options_that_would_learn_something_else(whole_run):
     config = tiny_config(whole_run, epochs=3, learning_rate=0.5, beta_occ=7.0)
     with pytest.raises(ValueError, match=r"--beta-occ 7\.0 instead of 1\.0, --learning-rate 0\.5 instead of 0\.001"):
         train(config, tiny_dataset(), resume=True)
-    size, images = r"24 of 16x16 with 3 channels", "trained on other images than those of tiny"
-    with pytest.raises(ValueError, match=f"{images}: training images: as many and as large, {size}$"):
+    size, images = r"24 of 16x16 with 3 channels", "trained on images that differ from those of tiny"
+    with pytest.raises(ValueError, match=f"{images}: training images: same number and size, {size}, but other values$"):
         train(tiny_config(whole_run, epochs=3), tiny_dataset(seed=1), resume=True)
     fewer = dataclasses.replace(tiny_dataset(), train=tiny_dataset().train.chosen(np.arange(20)))
     with pytest.raises(ValueError, match=f"{images}: training images: {size}, not 20 of 16x16 with 3 channels$"):
@@ -301,7 +301,7 @@ def test_full_disk_keeps_what_was_written(whole_run, tmp_path, file):
     partial = config.folder / f"{file}.partial"
     partial.symlink_to("/dev/full")  # every write to it finds no space left on the device
     longer = dataclasses.replace(config, epochs=3)
-    expected = rf"could not write .*/{file} \(No space left on device\); the last checkpoint is whole"
+    expected = rf"could not write .*/{file} \(No space left on device\); the last checkpoint is intact"
     with pytest.raises(OSError, match=expected):
         train(longer, tiny_dataset(), resume=True)
     assert not partial.is_symlink()
@@ -353,7 +353,7 @@ def test_other_systems_and_shapes_train(tmp_path):
 
 
 def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
-    """As Indoor67 does: without labels all images are trained on, with labels those of its list."""
+    """Tested on Indoor67's scheme: training without labels uses all images, training with labels those of its list."""
     tiny = tiny_dataset()
     labelled = np.arange(len(tiny.train)) % 3 > 0
     marked = ImageSet(tiny.train.images, np.where(labelled, np.arange(len(tiny.train)) % 2, 2))
@@ -384,9 +384,9 @@ def test_the_bar_says_what_is_left_of_the_whole_run(tmp_path, monkeypatch):
     run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
     run.fit()
     assert (totals, len(notes)) == ([STEPS, STEPS], 2 * STEPS)
-    assert notes[-1] == "0 s left in all"
+    assert notes[-1] == "0 s left in total"
     run.epoch, run.batch, run.seconds = 0, 2, 100.0  # 50 s a step, of which four are left
-    assert run.time_left() == "3 min left in all"
+    assert run.time_left() == "3 min left in total"
 
 
 def test_files_left_out_are_listed_in_the_folder(tmp_path, capsys):

@@ -1,30 +1,32 @@
-"""Which options a run takes where none are named: by the images and the device, and never over what is named."""
+"""Recipes: chosen by images and device, and never overriding given options."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accel import cli
+from accel.commands.train import with_recipe, with_threads
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
 from accel.training import TrainingConfig, recipes
 from accel.training.catalogue import SYSTEMS
-from accel.training.config import PARTS_RECIPE
+from accel.training.config import OTHER_PARTS_RECIPE, PARTS_RECIPE
 from accel.training.run_folder import read_history
 from tests.training.tiny import tiny_dataset
 
 
 def images_of(count, size=32):
-    """A set of so many training images, which take no memory."""
+    """An image set with so many training images, which take no memory."""
     image = np.zeros((1, size, size, 3), np.uint8)
     return Dataset("photographs", *(ImageSet(np.broadcast_to(image, (n, size, size, 3))) for n in (count, 10)))
 
 
 def chosen(count, device="cpu", recipe="auto", size=32, **named):
-    """(name, the configuration) for so many images on a device."""
+    """(name, configuration) of the recipe for so many images on a device."""
     named = {"data": "photographs"} | named
     config = TrainingConfig(**named)
     name, why, options = recipes.choose_options(recipe, config, named, images_of(count, size), device)
@@ -102,6 +104,33 @@ def test_the_main_job_keeps_its_recipe():
     assert config.train_images == PARTS_RECIPE["train_images"]
 
 
+def test_systems_without_parts_give_up_the_recipe_of_their_own_for_the_papers():
+    named = {"system": "beta-vae"}
+    config = TrainingConfig(**named)
+    assert recipes.choose_options("auto", config, named, images_of(8000), "cpu")[2] == {}
+    _, _, options = recipes.choose_options("paper", config, named, images_of(8000), "cpu")
+    assert options.keys() == OTHER_PARTS_RECIPE.keys()
+
+
+def test_a_folder_has_no_recipe_whatever_its_name():
+    for name in TrainingConfig.RECIPES.keys() - {"parts"}:
+        assert TrainingConfig(data=name) == dataclasses.replace(TrainingConfig(data="photographs"), data=name)
+        assert chosen(8000, data=name)[0] == "quick"
+
+
+def test_the_log_counts_the_steps_of_the_images_that_are_learned_from():
+    images = images_of(100)
+    train = dataclasses.replace(images.train, labels=np.zeros(100, np.int64))
+    dataset = dataclasses.replace(images, train=train, supervised=np.arange(100) < 30)
+    given = {"data": "photographs", "batch_size": 10, "epochs": 2}
+    for system, steps in (("supervised", 6), ("patchvae", 20)):
+        named = given | {"system": system}
+        gpu = torch.device("cuda")
+        config, whose = with_recipe(TrainingConfig(**named), named, "paper", dataset, gpu)
+        _, opening = with_threads(config, whose, dataset, gpu)
+        assert f" 2 epochs, {steps} steps of 10 images" in opening
+
+
 def test_options_without_effect_are_left_alone():
     named = {"data": "photographs", "system": "beta-vae"}
     for system, row in SYSTEMS.items():
@@ -117,9 +146,9 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     words = ["train", "--data", str(tmp_path / "squares.npz"), "--device", "cpu", "--batch-size", "6", "--threads", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "quick")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("recipe quick (the paper's is for a GPU): 2 epochs, 8 steps of 6 images, about ")
+    assert out.startswith("recipe quick (the paper's recipe needs a GPU): 2 epochs, 8 steps of 6 images each, about ")
     assert "\nthreads: 1 of 1\n" in out
-    assert "8 steps of size" in err
+    assert "8 steps with learning rate" in err
     config = TrainingConfig.from_json_file(tmp_path / "quick" / "config.json")
     assert (config.batch_size, config.learning_rate) == (6, recipes.QUICK["learning_rate"])
     assert len(read_history(tmp_path / "quick")) == 2
@@ -132,5 +161,5 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--recipe", "quick", "--out", str(tmp_path / "quick")]) == 2
     assert capsys.readouterr().err == (
-        "patchvae: --recipe has no effect with --resume: a run goes on with the options it has\n"
+        "patchvae: --recipe has no effect with --resume: a resumed run keeps its options\n"
     )

@@ -1,4 +1,4 @@
-"""`verify`: whether a run can be computed again here, and what differs if not."""
+"""`verify`: whether a run can be repeated here, and which differences it reports."""
 
 import json
 
@@ -34,8 +34,8 @@ def test_a_run_repeats_where_it_was_made_and_is_left_alone(run, capsys):
     before = snapshot(run)
     assert cli.main(["verify", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "the first 3 steps give the same bits here" in out
-    assert "on the same machine, with the same versions" in out
+    assert "the first 3 steps give bit-identical results here" in out
+    assert "same machine and same versions" in out
     assert snapshot(run) == before
 
 
@@ -50,7 +50,7 @@ def test_every_session_is_recorded_with_its_step(run):
 
 
 def test_first_steps_are_recorded_though_the_run_was_stopped_among_them(run, tmp_path, monkeypatch):
-    """By whoever takes the last of them, and to the same bits."""
+    """The run that takes the last of them records them, with bit-identical results."""
     from accel.training import loop, step
     from tests.training.tiny import tiny_config
 
@@ -75,16 +75,16 @@ def test_first_steps_are_recorded_though_the_run_was_stopped_among_them(run, tmp
 def test_other_data_versions_and_weights_are_named(run, tmp_path, capsys):
     rewrite(run, lambda value: value["sessions"][0]["versions"].update(torch="1.0"))
     assert cli.main(["verify", str(run)]) == 0  # a difference that changes nothing is told, and no more
-    assert f"from step 0 on, torch 1.0, here {torch.__version__}" in capsys.readouterr().out
+    assert f"from step 0: torch was 1.0, here {torch.__version__}" in capsys.readouterr().out
     rewrite(run, lambda value: value["first"].update(weights="0" * 64))
     sentence = refused(capsys, "verify", run)
-    assert "its first 3 steps differ by rounding" in sentence
-    assert "torch 1.0, here" in sentence
+    assert "its first 3 steps differ only by rounding" in sentence
+    assert "torch was 1.0, here" in sentence
     rewrite(run, lambda value: value["first"].update(loss=1.0))
-    assert "the loss of its first 3 steps is" in refused(capsys, "verify", run)
+    assert "the loss of its first 3 steps was 1.0, here" in refused(capsys, "verify", run)
     other = save(tmp_path / "other.npz", test_images=np.zeros_like(tiny_dataset().test.images))
     sentence = refused(capsys, "verify", run, "--data", other)
-    assert "its data are others: test images: as many and as large" in sentence
+    assert "the data differ: test images: same number and size" in sentence
 
 
 def test_a_run_of_an_earlier_version_says_so(run, capsys):
@@ -92,4 +92,4 @@ def test_a_run_of_an_earlier_version_says_so(run, capsys):
     assert "no record.json" in refused(capsys, "verify", run)
     accepted("measure", run)
     accepted("train", "--resume", "--out", run, "--epochs", 2)
-    assert "no record.json that says what its first steps gave" in refused(capsys, "verify", run)
+    assert "no record.json with the result of its first steps" in refused(capsys, "verify", run)
