@@ -12,6 +12,7 @@ import sys
 
 from accel import __version__
 from accel.commands import figures, measure, pack, report, reproduce, train, transfer, verify
+from accel.common.progress import lead_nowhere, say
 from accel.common.spelling import nearest
 
 COMMANDS = {
@@ -107,10 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         run(arguments)
-        sys.stdout.flush()
+        say()
     except BrokenPipeError:
-        # The reader of the output has closed it; Python would fail again when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lead_nowhere(sys.stdout)  # the reader of the output has closed it
         return 141
     except KeyboardInterrupt as stop:
         complain(str(stop) or "interrupted")

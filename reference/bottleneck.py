@@ -22,7 +22,10 @@ VARIANCE_RULES = ("geometric", "arithmetic")
 
 @dataclass(frozen=True)
 class BottleneckOptions:
-    """Options of the bottleneck: keyword arguments of all functions below. Raises ValueError for an unknown name."""
+    """Options of the bottleneck: keyword arguments of all functions below.
+
+    Raises ValueError for an unknown name or a π out of range.
+    """
 
     variance: str = "geometric"  # or "arithmetic": how log-variances are pooled, see pool_appearance
     occurrence: str = "bernoulli"  # or "categorical": the distribution of occurrences, see occurrence.py
@@ -36,6 +39,8 @@ class BottleneckOptions:
             raise ValueError(f"variance must be one of {', '.join(VARIANCE_RULES)}, got {self.variance!r}")
         if self.occurrence not in DISTRIBUTIONS:
             raise ValueError(f"occurrence must be one of {', '.join(DISTRIBUTIONS)}, got {self.occurrence!r}")
+        if self.occurrence_prior is not None and not 0.0 < self.occurrence_prior < 1.0:
+            raise ValueError(f"occurrence_prior must be between 0 and 1, both excluded, got {self.occurrence_prior}")
 
     @property
     def distribution(self):
@@ -58,6 +63,8 @@ class Draw:
     def __post_init__(self):
         if self.sample and self.noise is None:
             raise ValueError("sample=True draws from the posteriors and needs noise=Noise(seed, step, first_image)")
+        if not 0.0 < self.temperature < np.inf:
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
 
     @property
     def address(self):
@@ -163,6 +170,11 @@ def _second_half_gradients(d_output, d_code, logits, mean, log_variance, options
     return d_logits, d_mean, d_log_variance
 
 
+def _of_finite(d_logits, logits):
+    """0 for infinite logits, which no finite step changes."""
+    return np.where(np.isinf(logits), 0.0, d_logits)
+
+
 # The operators
 
 
@@ -235,7 +247,7 @@ def patch_bottleneck_gradients(
     if not options.detach_weights:
         d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
     return (
-        d_logits.reshape(occurrence_logits.shape),
+        _of_finite(d_logits, logits).reshape(occurrence_logits.shape),
         d_mean_map.reshape(appearance_mean.shape),
         d_log_variance_map.reshape(appearance_log_variance.shape),
     )
@@ -371,4 +383,4 @@ def pooled_patch_bottleneck_gradients(
     if not options.detach_weights:
         d_weights = np.einsum("bneij,beijl->bnl", d_pooled, patches)
         d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
-    return d_features, d_logits.reshape(occurrence_logits.shape), d_weight, d_bias
+    return d_features, _of_finite(d_logits, logits).reshape(occurrence_logits.shape), d_weight, d_bias

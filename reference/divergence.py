@@ -5,6 +5,13 @@ Equation 8 of the paper calls N(0, I) and Bern(π) the posteriors; they are the 
 
 import numpy as np
 
+LARGEST = 1e38  # float32 holds it, and twice as much
+
+
+def bounded(logits):
+    """±inf becomes ±10³⁸, of which p is 0 or 1 as well; but 0 · log 0 is then 0 and ∞ − ∞ is 0, as for equal logits."""
+    return np.clip(logits, -LARGEST, LARGEST)
+
 
 def log_sigmoid(x):
     """log σ(x) = min(x, 0) − log(1 + exp(−|x|)): never overflows, never rounds to log 0."""
@@ -23,6 +30,7 @@ def bernoulli_divergence(logits, prior):
     rounded to 0 or 1 would lose them, and a clamp would stop the gradient.
     logits: a, such as (B, N, L). prior: π, 0 < π < 1. Returns the divergence of each element in nats, in that shape.
     """
+    logits = bounded(logits)
     return sigmoid(logits) * (log_sigmoid(logits) - np.log(prior)) + sigmoid(-logits) * (
         log_sigmoid(-logits) - np.log1p(-prior)
     )
@@ -34,7 +42,7 @@ def bernoulli_divergence_gradients(d_divergence, logits, prior):
     ∂KL/∂p = log p − log(1 − p) − log π + log(1 − π) = a − logit π, and ∂p/∂a = p (1 − p).
     d_divergence, logits and the result have the same shape, such as (B, N, L).
     """
-    prior_logit = np.log(prior) - np.log1p(-prior)
+    logits, prior_logit = bounded(logits), np.log(prior) - np.log1p(-prior)
     return d_divergence * sigmoid(logits) * sigmoid(-logits) * (logits - prior_logit)
 
 
@@ -58,7 +66,7 @@ def gaussian_divergence_gradients(d_divergence, mean, log_variance, prior_mean=0
 
 def with_none(logits):
     """(B, N, L) → (B, N + 1, L): appends the logit 0 of "none", a cell without a part."""
-    return np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1)
+    return np.concatenate([bounded(logits), np.zeros_like(logits[:, :1])], axis=1)
 
 
 def category_log_probabilities(logits):

@@ -6,6 +6,10 @@ has the logit 0, p = softmax(a₁, …, a_N, 0). For N = 1 the two are the same.
 Logits, probabilities and samples of parts are (B, N, L). The argument of a relaxation is (B, N, L) for Bernoulli
 occurrences and (B, N + 1, L) for categorical ones, with "none" as the last row. The rest of the model (pooling, placing
 and the loss) uses only p and y, and is the same for both distributions.
+
+A logit may be infinite; p is then exactly 0 or 1. Where the limit depends on the relative size of several infinite
+logits, they are taken as equal: a part with p = 0 in every cell has equal weights, and categorical parts with logit ∞
+share their cell. No finite step changes an infinite logit, so its gradient is 0.
 """
 
 import numpy as np
@@ -13,6 +17,7 @@ import numpy as np
 from .divergence import (
     bernoulli_divergence,
     bernoulli_divergence_gradients,
+    bounded,
     categorical_divergence,
     categorical_divergence_gradients,
     category_log_probabilities,
@@ -34,7 +39,7 @@ class Bernoulli:
     @staticmethod
     def log_probability(logits):
         """log p = log σ(a)."""
-        return log_sigmoid(logits)
+        return log_sigmoid(bounded(logits))
 
     @staticmethod
     def log_probability_gradients(d_log_p, logits):

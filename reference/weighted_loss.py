@@ -35,7 +35,7 @@ def gradient_energy_weights(images, patch_size=8):
     response = np.abs(laplacian(images))
     energy = response.reshape(batch, channels, rows, patch_size, columns, patch_size).mean((3, 5))
     average = energy.mean((2, 3), keepdims=True)
-    return np.where(average > 0, energy / np.where(average > 0, average, 1.0), 1.0)
+    return np.where(average == 0, 1.0, energy / np.where(average == 0, 1.0, average))  # NaN where an image has one
 
 
 def _pixel_weights(images, patch_size):

@@ -113,6 +113,31 @@ def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.floa
     return arrays, options, address, incoming
 
 
+@st.composite
+def extreme_cases(draw, max_parts=4, max_dim=3, max_side=4, dtype=torch.float64, pooled=False):
+    """bottleneck_cases at the limits of what is defined: infinite logits, log-variances of −100 and 80, temperature
+    10⁻³, prior 10⁻⁶.
+
+    A variance of exp(100) is more than float32 holds; what becomes of it stands in a test of its own.
+    """
+    arrays, options, address, incoming = draw(bottleneck_cases(max_parts, max_dim, max_side, dtype, pooled))
+    logits = arrays[1 if pooled else 0]
+    kind = draw(st.sampled_from(["none", "some", "one part", "one cell", "all"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    signs = (
+        rng.choice([-np.inf, np.inf], logits.shape) if draw(st.booleans()) else draw(st.sampled_from([-1, 1])) * np.inf
+    )
+    chosen = rng.random(logits.shape) < (0.3 if kind == "some" else float(kind == "all"))
+    chosen[:, 0] |= kind == "one part"
+    chosen[..., 0, 0] |= kind == "one cell"
+    logits[...] = np.where(chosen, signs, logits)
+    if not pooled:
+        arrays[2] = to_numpy(torch.tensor(arrays[2] + draw(st.sampled_from([0.0, -100.0, 80.0]))).to(dtype))
+    options["temperature"] = draw(st.sampled_from([1e-3, 0.1, 1.0]))
+    options["occurrence_prior"] = draw(st.sampled_from([None, 1e-6]))
+    return arrays, options, address, incoming
+
+
 def run_reference(arrays, options, address, incoming, pooled=False):
     """Returns the specification's (outputs by name, gradients in the order of the inputs)."""
     name = "pooled_patch_bottleneck" if pooled else "patch_bottleneck"
@@ -138,11 +163,49 @@ def run_operator(tensors, options, address, incoming, pooled=False, **extra):
     return dict(zip(FIELDS, outputs, strict=True)), gradients
 
 
+def sharpness(options):
+    """By how much more rounding counts in samples of a low temperature.
+
+    Where a logit and its draw cancel, the rounding of both, 16 units, is divided by τ and multiplied by σ' ≤ ¼.
+    """
+    return max(1.0, 0.25 / options["temperature"])
+
+
+def widening(arrays, pooled):
+    """By how much more rounding counts where log-variances are large, of which exp is taken."""
+    return 1.0 if pooled else max(1.0, np.abs(arrays[2]).max() / 8)
+
+
+def hold_overflow_to_reference(backend, device):
+    """exp(100) is more than float32 holds: v and KL_app are the specification's, rounded, which is infinity, and the
+    code and its gradients are exact.
+    """
+    rng = np.random.default_rng(0)
+    arrays = [to_numpy(torch.tensor(rng.normal(size=(2, channels, 3, 2))).float()) for channels in (2, 4, 4)]
+    arrays[2] = np.full_like(arrays[2], 100.0)
+    address, options = {"seed": 1, "step": 2, "first_image": 3}, {"temperature": 0.7}
+    nothing = {"appearance_mean": np.zeros((2, 2, 2)), "appearance_variance": np.zeros((2, 2, 2))}
+    nothing |= {"kl_appearance": np.zeros(2), "kl_occurrence": np.zeros(2)}
+    for variance in ("geometric", "arithmetic"):
+        options["variance"] = variance
+        expected, wanted = run_reference(arrays, options, address, {"code": np.ones((2, 4, 3, 2)), **nothing})
+        leaves = [torch.tensor(a, dtype=torch.float32, device=device).requires_grad_() for a in arrays]
+        out = ops.patch_bottleneck(*leaves, noise=ops.Noise(**address), backend=backend, **options)
+        for field in ("appearance_variance", "kl_appearance"):
+            assert (getattr(out, field) == torch.inf).all()
+            assert (expected[field] > np.finfo(np.float32).max).all()
+        # exp(50), from an exponent with an error of 50 · 2⁻²⁴ times a few
+        assert_close("code", out.code, expected["code"], relative=1e-4)
+        for name, got, gradient in zip("aμs", torch.autograd.grad(out.code.sum(), leaves), wanted, strict=True):
+            assert_close(f"gradient of {name}", got, gradient, relative=1e-4)
+
+
 def near_threshold(logits, options, address, margin=1e-4):
     """Whether a straight-through decision is so close that rounding may change it."""
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
     logits = logits.reshape(*logits.shape[:2], -1)
     argument = distribution.argument(logits, reference.Noise(**address))
+    logits = np.where(np.isinf(logits), 0.0, logits)  # which decide without doubt, or are exact equals
     if options["occurrence"] == "bernoulli":
         close, size = np.abs(argument), np.abs(logits)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from accel import __version__
 from accel.commands import figures, measure
 from accel.commands.finished import FinishedRunOptions, open_finished_run
-from accel.common.files import read_json, write_whole
+from accel.common.files import read_json, refuse_unusual, write_whole
 from accel.common.options import add_options, option
 
 HELP = "write an HTML report of one or more runs, side by side"
@@ -38,6 +38,8 @@ def run(given: dict) -> None:
     folders = [Path(name) for name in given.pop("runs")]
     options = ReportOptions(**given)
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    if out.exists():
+        refuse_unusual(out)  # a device, of which root could make a file
 
     from accel.figures.report import html_report
 
@@ -59,7 +61,7 @@ def run(given: dict) -> None:
     made = f"{command}, patchvae {__version__}, {datetime.date.today()}"
     text = html_report([run_record(folder, name) for folder, name in zip(folders, names, strict=True)], made)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole({out: text.encode()})
+    write_whole({out: text.encode(errors="replace")})  # names of files need not be text
     print(f"{out}: {len(text) / 1e6:.1f} MB")
 
 

@@ -1,8 +1,37 @@
-"""A progress bar, if tqdm is installed and the output is a terminal."""
+"""What somebody may look at: lines, and a progress bar where tqdm is installed."""
 
 import contextlib
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+
+
+def say(*lines: str, error: bool = False) -> None:
+    """Prints lines, or without any what is still to be printed; goes on where the terminal has been closed.
+
+    Raises OSError that names the stream for any other failure, such as a full disk, BrokenPipeError where whoever read
+    it has left.
+    """
+    stream = sys.stderr if error else sys.stdout
+    try:
+        if lines:
+            print(*lines, sep="\n", file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        lead_nowhere(stream)
+        if problem.errno != errno.EIO:
+            name = "standard error" if error else "standard output"
+            raise OSError(f"could not write to {name} ({problem.strerror})") from problem
+
+
+def lead_nowhere(stream: Any) -> None:
+    """Makes a standard stream write to nothing, also what it still holds, which Python would try to write at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

@@ -41,10 +41,12 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
                 size, path, "as a folder of images it can be packed (python -m accel pack) and read from the disk"
             )
             arrays = {key: _read_array(path, archive, key) for key in wanted}
-    except (ValueError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in too many ways to list
-        raise ValueError(f"{path} is damaged: {error}") from error
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise  # one of the sentences above
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
 
     prefix = "train_" if "train_images" in arrays else ""
     class_names = _class_names(path, arrays.get("class_names"))

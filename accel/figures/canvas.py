@@ -131,8 +131,11 @@ def mosaic(
         for at, caption in zip(lefts, row, strict=False):
             short = caption if len(caption) <= letters else caption[: letters - 1] + "…"
             marks.append((short, at, top + height + 1, "top"))
+    style = {"ha": "center", "fontsize": points(small), "color": QUIET, "linespacing": 1.3}
     for words, at, y, side in marks:
-        axis.text(at + width / 2, y, words, ha="center", va=side, fontsize=points(small), color=QUIET, linespacing=1.3)
+        # A caption may be a folder's name, which is no formula, and need not be text at all.
+        words = words.encode(errors="replace").decode()
+        axis.text(at + width / 2, y, words, va=side, parse_math=False, **style)
     return figure
 
 

@@ -77,8 +77,9 @@ def pictures(
     """(name, Figure) of all figures of a run, in their order in a report.
 
     history: the lines of metrics.jsonl. measures: the content of measures.json. transfer: the results of transfer.json.
-    Figures without data, and those that do not apply to a model without parts, are left out. patch_size: size of the
-    gallery's patches in pixels, by default the receptive field. Raises ImportError if matplotlib is missing.
+    Figures without data, those that do not apply to a model without parts, and those that need two held-out images are
+    left out where these are missing. patch_size: size of the gallery's patches in pixels, by default the receptive
+    field. Raises ImportError if matplotlib is missing.
     """
     images = dataset.test.images
     few = spread(dataset.test, SHOWN)
@@ -88,12 +89,14 @@ def pictures(
         side = patch_size or receptive_field(model, images[:FIELD_IMAGES])
         surest = find_occurrences(model, dataset.train.images)
         yield "gallery", gallery(dataset.train, surest, side=side, scale=model.scale, class_names=dataset.class_names)
-        yield "swaps", swaps(model, images, found=found)
-        yield "interpolations", interpolations(model, images, found=found)
+        if len(images) > 1:
+            yield "swaps", swaps(model, images, found=found)
+            yield "interpolations", interpolations(model, images, found=found)
         yield "traversals", traversals(model, images, found=found)
         yield "statistics", part_statistics(found)
     elif model.has_decoder:
-        yield "interpolations", interpolations(model, images)
+        if len(images) > 1:
+            yield "interpolations", interpolations(model, images)
         yield "traversals", traversals(model, images)
     if (measures or {}).get("types"):
         types = measures["types"]

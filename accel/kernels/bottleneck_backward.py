@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .noise import drawing_kernel
-from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
+from .occurrence import bernoulli_gradient, load_cells, load_logits, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
 
 # Indices of maps, after those of both passes.
@@ -63,7 +63,7 @@ def gather_samples(
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
-        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         z_sum += folded(d_code * y[:, :, None], FOLD)
@@ -94,7 +94,7 @@ def spread_gradients(
         d_weight_mean = tl.sum(d_mean * mean + d_log_variance * (1.0 if ARITHMETIC else log_variance), axis=1)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         relative = log_probability(logit, cell, CATEGORICAL) - peak
         weight = tl.exp(relative) * share
@@ -185,7 +185,12 @@ def backward_kernel(
     variance = tl.exp(log_variance)
     d_mean += d_z + d_kl_appearance * (mean - prior_mean)
     # z − m = √v · ε
-    d_log_variance = 0.5 * d_z * (z - mean) + d_variance * variance + d_kl_appearance * 0.5 * (variance - 1.0)
+    d_log_variance = 0.5 * d_z * (z - mean)
+    # What has no gradient adds none, also where the variance is more than a float32 holds.
+    if incoming[OF_VARIANCE] is not None:
+        d_log_variance += d_variance * variance
+    if incoming[OF_KL_APPEARANCE] is not None:
+        d_log_variance += d_kl_appearance * 0.5 * (variance - 1.0)
 
     if POOLED:
         tl.store(maps[D_MEAN] + first_number + channels, d_mean, mask=inside)

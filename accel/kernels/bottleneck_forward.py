@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .noise import drawing_kernel, normal_noise
-from .occurrence import divergence, load_cells, log_probability, read_draw, sample_occurrence
+from .occurrence import divergence, load_cells, load_logits, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
 
 NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: stands for weight 0
@@ -29,7 +29,7 @@ def largest_log_probability(
     largest = tl.full([BLOCK_L, BLOCK_N], NOTHING, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        value = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        value = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         if CATEGORICAL:
             cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
             value = log_probability(value, cell, CATEGORICAL)
@@ -45,7 +45,7 @@ def relative_weights(
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """exp(log p_l − peak), 0 outside the grid."""
-    logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+    logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
     return tl.where((cells < L)[:, None], tl.exp(log_probability(logit, cell, CATEGORICAL) - peak[None, :]), 0.0)
 
@@ -193,7 +193,7 @@ def forward_kernel(
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        logit = load_map(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS, LOGITS)
+        logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
         store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)

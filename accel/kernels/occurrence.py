@@ -17,6 +17,7 @@ from accel.common.bottleneck import BottleneckOptions
 from .noise import drawing_kernel, gumbel_noise, logistic_noise, read
 from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
 
+LARGEST = tl.constexpr(1e38)  # what an infinite logit counts as: 0 · log 0 is then 0, and ∞ − ∞ of equals, too
 # Rows of a categorical cell's statistics (B, CELL_STATISTICS, L). All are relative to the largest logit, since
 # differences of logits stay exact where the logits themselves are large.
 PEAK = tl.constexpr(0)  # the largest of its logits and 0, the logit of "none"
@@ -36,6 +37,20 @@ def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr)
     if SAMPLE:
         draw = (read(seed), read(step), read(first_image) + image, 1.0 / read(temperature))
     return draw
+
+
+@triton.jit
+def load_logits(logits, image, cells, parts, inside, LAYOUTS: tl.constexpr):
+    """A tile of one image's logits, of which none is infinite; LAYOUTS begins with theirs."""
+    logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+    # Compared and chosen, since the minimum of NaN and a number is the number.
+    return tl.where(logit > LARGEST, LARGEST, tl.where(logit < -LARGEST, -LARGEST, logit))
+
+
+@triton.jit
+def of_finite(gradient, logit):
+    """0 for infinite logits, which no finite step changes."""
+    return tl.where(tl.abs(logit) >= LARGEST, 0.0, gradient)
 
 
 @triton.jit
@@ -123,7 +138,8 @@ def bernoulli_gradient(logit, slope, d_y, d_log_p, d_divergence, prior):
     """d_a of a Bernoulli part, from the derivatives with respect to y, log p and KL_occ."""
     _, p_slope = sigmoid_and_slope(logit)
     not_p, _ = sigmoid_and_slope(-logit)
-    return d_y * slope + d_divergence * p_slope * (logit - (prior[0] - prior[1])) + not_p * d_log_p
+    gradient = d_y * slope + d_divergence * p_slope * (logit - (prior[0] - prior[1])) + not_p * d_log_p
+    return of_finite(gradient, logit)
 
 
 @triton.jit
@@ -162,7 +178,7 @@ def cell_kernel(
     largest = tl.zeros(BLOCKS, tl.float32)
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
-        largest = tl.maximum(largest, load_map(logits, image, cells, parts, inside, LAYOUTS, 0))
+        largest = tl.maximum(largest, load_logits(logits, image, cells, parts, inside, LAYOUTS))
     peak = tl.max(largest, axis=1)
 
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
@@ -176,7 +192,7 @@ def cell_kernel(
         winner = tl.full(BLOCKS, N, tl.int32)
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
-        logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0) - peak[:, None]
+        logit = load_logits(logits, image, cells, parts, inside, LAYOUTS) - peak[:, None]
         total += tl.where(inside, tl.exp(logit), 0.0)
         if SAMPLE:
             argument = tl.where(inside, logit + gumbel_noise(start, BLOCKS[0], parts, L, draw), float("-inf"))
@@ -208,8 +224,8 @@ def coupled_terms(
     logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior,
     CATEGORIES: tl.constexpr, SAMPLE: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Of each part: what answers to its sample, slope and d_y, its d_log p, and its p and log p − log π."""
-    logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+    """Of each part: what answers to its sample, slope and d_y, its d_log p, its p and log p − log π, and its logit."""
+    logit = load_logits(logits, image, cells, parts, inside, LAYOUTS)
     log_p = log_probability(logit, cell, True)
     p = tl.where(inside, tl.exp(log_p), 0.0)
     slope, sample_gradient, weight_gradient = p, tl.zeros_like(p), tl.zeros_like(p)
@@ -220,7 +236,7 @@ def coupled_terms(
         slope = tl.where(inside, slope, 0.0)
     if d_log_p is not None:
         weight_gradient += tl.load(d_log_p + place, mask=inside, other=0.0)
-    return slope, sample_gradient, weight_gradient, p, log_p - prior[0]
+    return slope, sample_gradient, weight_gradient, p, log_p - prior[0], logit
 
 
 @drawing_kernel
@@ -261,7 +277,7 @@ def couple_kernel(
     kl_sum = tl.zeros(BLOCKS, tl.float32)
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
-        slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
+        slope, sample_gradient, weight_gradient, p, ratio, _ = coupled_terms(
             logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
         )
         sample_sum += slope * sample_gradient
@@ -274,12 +290,12 @@ def couple_kernel(
     weight_sum = tl.sum(weight_sum, axis=1)[:, None]
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
-        slope, sample_gradient, weight_gradient, p, ratio = coupled_terms(
+        slope, sample_gradient, weight_gradient, p, ratio, logit = coupled_terms(
             logits, d_y, d_log_p, image, start, cells, parts, inside, cell, draw, prior, N, SAMPLE, LAYOUTS, L
         )
         d_logit = slope * (sample_gradient - sample_mean) + weight_gradient - p * weight_sum
         d_logit += d_kl * p * (ratio - kl)
-        store_map(d_logits, d_logit, image, cells, parts, inside, LAYOUTS, 1)
+        store_map(d_logits, of_finite(d_logit, logit), image, cells, parts, inside, LAYOUTS, 1)
 
 
 # Launchers

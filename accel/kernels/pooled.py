@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import occurrence
-from .occurrence import load_cells, log_probability
-from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
+from .occurrence import load_cells, load_logits, log_probability, of_finite
+from .tiles import index_type, layouts, log_sigmoid, sigmoid_and_slope, store_map
 
 # SHAPE, a compile-time constant: (parts, height, width, kernel size). BLOCKS: (cells, parts) of a tile. The shifted
 # weights are (B, N, k², L), contiguous; shift k² // 2, by nothing, is the weights themselves.
@@ -56,7 +56,7 @@ def log_p_tile(
     """log p of (cell, part)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
-    return log_probability(load_map(logits, image, cells, parts, inside, LAYOUTS, 0), cell, CATEGORICAL)
+    return log_probability(load_logits(logits, image, cells, parts, inside, LAYOUTS), cell, CATEGORICAL)
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def normaliser(
         if CATEGORICAL:
             value = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         else:
-            value = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+            value = load_logits(logits, image, cells, parts, inside, LAYOUTS)
         largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, float("-inf")))
     peak = tl.max(largest, axis=0)[None, :]
     if not CATEGORICAL:
@@ -156,9 +156,9 @@ def weights_backward_kernel(
             else:
                 gradient = weight * (d_weight - mean)
                 if not CATEGORICAL:
-                    logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
+                    logit = load_logits(logits, image, cells, parts, inside, LAYOUTS)
                     not_p, _ = sigmoid_and_slope(-logit)
-                    gradient *= not_p
+                    gradient = of_finite(gradient * not_p, logit)
                 store_map(d_logits, gradient, image, cells, parts, inside, LAYOUTS, 1)
 
 

@@ -199,7 +199,7 @@ def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.c
         inside = (channels < C)[:, None] & (patches < PATCHES)[None, :]
         energy_sum += tl.load(energy + channels[:, None] * PATCHES + patches[None, :], mask=inside, other=0.0)
     mean = tl.sum(energy_sum, axis=1) / PATCHES
-    inverse = tl.where(mean > 0.0, 1.0 / tl.where(mean > 0.0, mean, 1.0), 0.0)
+    inverse = tl.where(mean == 0.0, 0.0, 1.0 / tl.where(mean == 0.0, 1.0, mean))
     tl.store(scale + image * C + channels, inverse, mask=channels < C)
     if error is not None:
         error += image * (C * PATCHES)
@@ -209,7 +209,7 @@ def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.c
             inside = (channels < C)[:, None] & (patches < PATCHES)[None, :]
             places = channels[:, None] * PATCHES + patches[None, :]
             weight = tl.load(energy + places, mask=inside, other=0.0) * inverse[:, None]
-            weight = tl.where(inverse[:, None] > 0.0, weight, 1.0)
+            weight = tl.where(inverse[:, None] == 0.0, 1.0, weight)
             weighted += weight * tl.load(error + places, mask=inside, other=0.0)
         tl.store(total + image, tl.sum(tl.sum(weighted, axis=1), axis=0))
 
@@ -234,7 +234,7 @@ def backward_kernel(
     plane = image * GRID[0] + channel + tl.arange(0, BLOCKS[2])[None, :] % SIDE
     inverse = tl.load(scale + plane)
     weight = tl.load(energy + plane * PATCHES + patches[:, None], mask=(patches < PATCHES)[:, None], other=0.0)
-    weight = tl.where(inverse > 0.0, weight * inverse, 1.0)
+    weight = tl.where(inverse == 0.0, 1.0, weight * inverse)
     factor = (2.0 * tl.load(d_total + image * LAYOUTS[3])) * weight[None, :, :]
     for top in range(0, GRID[3], BLOCKS[0]):
         image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from accel.common.describing import ShowsShapes
@@ -44,6 +45,9 @@ def elbo(
     Raises ValueError for a β that is not finite, for different shapes, or for integer images other than uint8.
     """
     for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ)):
+        # A GPU would have to be waited for, and in compiled code there is no number to look at.
+        if type(beta) is Tensor and beta.device.type == "cpu" and not torch.compiler.is_compiling():
+            beta = beta.item()
         if not isinstance(beta, Tensor) and not math.isfinite(beta):
             raise ValueError(f"elbo: {name} must be finite, got {beta}")
     if out.reconstruction.shape != images.shape:

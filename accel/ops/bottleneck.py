@@ -48,8 +48,9 @@ def patch_bottleneck(
 
     Paper, sections 3.2 and 3.3; reference.patch_bottleneck is the same function on NumPy arrays.
 
-    occurrence_logits: a (B, N, h, w). appearance_mean, appearance_log_variance: μ and s (B, N·D, h, w); dimension d
-    of part n is channel n·D + d. Any strides; float64, float32, bfloat16 or float16, with float32 arithmetic inside.
+    occurrence_logits: a (B, N, h, w); infinite logits are allowed, with p = 0 or 1 and gradient 0. appearance_mean,
+    appearance_log_variance: μ and s (B, N·D, h, w); dimension d of part n is channel n·D + d. Any strides; float64,
+    float32, bfloat16 or float16, with float32 arithmetic inside.
     temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor that does not require a gradient. noise:
     determines the random draws; required for sampling. sample=False: use the posterior's mean, without noise. backend:
     "triton" or "torch"; Triton for CUDA tensors by default. options: variance, occurrence, occurrence_prior,

@@ -274,4 +274,4 @@ def gradient_energy_weights(images: Tensor, patch_size: int):
     """ω (B, C, H/p, W/p)."""
     energy, scale = (x for x in _gradient_energy(images, patch_size))
     scale = scale[:, :, None, None]
-    return torch.where(scale > 0.0, energy * scale, 1.0)
+    return torch.where(scale == 0.0, 1.0, energy * scale)

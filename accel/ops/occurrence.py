@@ -2,7 +2,8 @@
 
 Logits a, probabilities p and samples y are (B, N, L), or (B, N, …) without sampling; float32 or float64. Other methods
 take the result of `normalise`: for Bernoulli occurrences the logits themselves, for categorical ones log p of the N
-parts and, last, of "none", (B, N + 1, …). The argument of a relaxation has the shape of normalised logits.
+parts and, last, of "none", (B, N + 1, …). The argument of a relaxation has the shape of normalised logits. Infinite
+logits are treated as in reference/occurrence.py.
 """
 
 import math
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .noise import Noise, occurrence_noise
+
+LARGEST = 1e38  # what an infinite logit counts as: a float32, as are differences of two
 
 
 class Bernoulli:
@@ -24,8 +27,8 @@ class Bernoulli:
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
-        """The logits (B, N, …) themselves."""
-        return logits
+        """The logits (B, N, …) themselves, with ±1e38 in place of infinite ones."""
+        return logits.clamp(-LARGEST, LARGEST)
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
@@ -79,6 +82,7 @@ class Categorical:
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
         """Logits (B, N, …) → log p of the N parts and, last, of none, (B, N + 1, …)."""
+        logits = logits.clamp(-LARGEST, LARGEST)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
 
     @staticmethod

@@ -12,7 +12,8 @@ def gradient_energy_weights(images: Tensor, patch_size: int = 8, backend: str | 
 
     images: (B, C, H, W), H and W divisible by patch_size; any strides; float64, float32, bfloat16 or float16.
     Returns (B, C, H/p, W/p), float32 (float64 for float64 images), not negative, with mean 1 over patches for
-    each image and channel, and all 1 where an image or channel has no gradient. No gradient flows through it.
+    each image and channel, and all 1 where an image or channel has no gradient; NaN for a channel that
+    contains a NaN. No gradient flows through it.
     Raises ValueError for an argument of wrong shape, type or range.
     """
     name = "gradient_energy_weights"
@@ -72,5 +73,5 @@ def _gradient_energy_weights(images: Tensor, patch_size: int) -> Tensor:
     response = ((up + down) + (left + right) - 4.0 * images).abs()
     energy = _patches(response, patch_size).mean((3, 5))
     average = energy.mean((2, 3), keepdim=True)
-    has_gradient = average > 0
-    return torch.where(has_gradient, energy / torch.where(has_gradient, average, 1.0), 1.0)
+    flat = average == 0
+    return torch.where(flat, 1.0, energy / torch.where(flat, 1.0, average))  # NaN where an image has one

@@ -54,7 +54,7 @@ def writing(path: Path, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         rest = "; the last checkpoint is intact, --resume continues from it" if exists(folder) else ""
-        raise OSError(f"could not write {path} ({error.strerror or error}){rest}") from error
+        raise OSError(f"could not write {error.filename or path} ({error.strerror or error}){rest}") from error
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:

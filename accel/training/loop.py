@@ -21,7 +21,7 @@ from torch import nn
 
 from accel.common.describing import in_one_line
 from accel.common.files import held
-from accel.common.progress import duration, progress
+from accel.common.progress import duration, progress, say
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
 from accel.models import PatchVAE
@@ -291,15 +291,15 @@ class Run:
         """Prints a description of the run, and warnings about its options."""
         model, terms = self.model, self.system.terms
         columns = terminal.explanation(terms, model.has_decoder, model.has_parts)
-        terminal.say(opening + self.describe(), columns)
+        say(opening + self.describe(), columns)
         if self.epoch == 0:
             self.warn(advice.before_training(self.config, self.dataset, len(self.batches)))
-        terminal.say(terminal.header(terms))
+        say(terminal.header(terms))
 
     def warn(self, sentences: list[str]) -> None:
         """Prints warnings to standard error, one per line."""
         for sentence in sentences:
-            terminal.say(f"patchvae: warning: {sentence}", error=True)
+            say(f"patchvae: warning: {sentence}", error=True)
 
     def train_epoch(self, stop: StopRequest) -> None:
         """Takes the remaining steps of the epoch."""
@@ -409,7 +409,7 @@ class Run:
             with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
                 self.events.add(self.history[-1])
         if self.writes:
-            terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
+            say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             steps = self.config.epochs * len(self.batches)
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 

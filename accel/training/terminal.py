@@ -1,7 +1,5 @@
 """The output of a run in the terminal: a description of the run, and a table with one line per epoch."""
 
-import errno
-import sys
 import textwrap
 
 WIDTH = 110  # of text
@@ -64,12 +62,3 @@ def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
         f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
         f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
     )
-
-
-def say(*lines: str, error: bool = False) -> None:
-    """Prints lines; if the terminal has been closed, training continues."""
-    try:
-        print(*lines, sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
-    except OSError as problem:
-        if problem.errno != errno.EIO:
-            raise

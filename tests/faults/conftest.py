@@ -1,4 +1,4 @@
-"""What the tests of faults and hostile files report: each calls `seen`, and docs/reliability.md is made of that.
+"""What the tests of faults and hostile files report: each calls `seen`, and reliability.py writes the rows.
 
 RELIABILITY=docs/reliability.md pytest tests/faults -m "long or not long"
 """
@@ -10,20 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.faults import reliability
+
 SEEN = pytest.StashKey[Counter]()
-INTRODUCTION = """# Reliability
-
-What was broken on purpose, and what happened. Every row was written by the test that it names, after its assertions,
-and counts the cases that ran: `RELIABILITY=docs/reliability.md pytest tests/faults -m "long or not long"` makes this
-file. Without `-m`, as in every change, the tests run in a short version.
-
-"nothing lost" stands for: the run was resumed, and ended in the weights, the optimisers' state and the metrics of a
-run that nothing disturbed, bit for bit. "one sentence" stands for exit status 2, or a ValueError or OSError of one
-line, which names the file, option or argument.
-
-| fault or hostile input | what happens | test | cases |
-|---|---|---|---:|
-"""
 
 
 def pytest_configure(config):
@@ -53,7 +42,4 @@ def seen(request):
 def pytest_sessionfinish(session, exitstatus):
     path = os.environ.get("RELIABILITY")
     if path and exitstatus == 0:
-        rows = sorted(session.config.stash[SEEN].items(), key=lambda item: item[0][2])
-        lines = [f"| {fault} | {outcome} | `{name}` | {cases:,} |" for (fault, outcome, name), cases in rows]
-        total = sum(cases for _, cases in rows)
-        Path(path).write_text(INTRODUCTION + "\n".join(lines) + f"\n\n{total:,} cases in all.\n")
+        reliability.update(Path(path), session.config.stash[SEEN])

@@ -18,10 +18,12 @@ import traceback
 import pytest
 import torch
 
+from accel import cli
 from accel.common import files
 from accel.training import checkpoint, loop, step, train
 from accel.training.interrupt import Stopped
 from tests.faults.common import SMALL, accepted, save, start, step_of, wait_until
+from tests.faults.test_found import folder_of_images
 from tests.training.tiny import STEPS, assert_same_run, tiny_config, tiny_dataset
 
 EPOCHS = 2
@@ -201,6 +203,74 @@ def test_a_full_disk(whole, tmp_path, seed, seen):
     assert ended(forked(work)) == 0
     goes_on(tmp_path, folder)
     seen("a disk that is full (a file that cannot grow)", "one sentence, nothing lost")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 64 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"needs root, to mount a small file system: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def leave(disk, free):
+    """Fills the disk but for so many bytes; returns the file that takes up the rest."""
+    ballast = disk / "ballast"
+    ballast.unlink(missing_ok=True)
+    room = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - free))
+    return ballast
+
+
+@pytest.mark.parametrize("seed", cases(1, 12))
+def test_a_disk_without_space(whole, disk, seed, seen):
+    folder = whole[0]
+    # Two checkpoints are never there at once, as they would have to be.
+    free = random.Random(seed).randrange(2 * (folder / checkpoint.NAME).stat().st_size)
+    ballast = leave(disk, free)
+    with pytest.raises(OSError, match=r"could not write .* \(No space left on device\)") as refusal:
+        train(config(disk / "run"), tiny_dataset())
+    assert "\n" not in str(refusal.value)
+    ballast.unlink()
+    goes_on(disk / "run", folder)
+    seen("a disk without space (a small file system) in training", "one sentence, nothing lost")
+
+
+@pytest.mark.long
+def test_a_disk_without_space_for_what_follows_training(disk, tmp_path, capsys, seen):
+    pytest.importorskip("matplotlib")
+    data, images = save(tmp_path / "tiny.npz"), folder_of_images(tmp_path / "images")
+    run, other = disk / "run", tmp_path / "run"
+    for folder in (run, other):
+        accepted("train", "--data", data, *SMALL, "--epochs", 1, "--out", folder)
+    commands = [
+        ("measure", run), ("figures", run), ("transfer", run, "--probe", "knn"), ("report", run),
+        ("pack", images, disk / "set.npy", "--image-size", 8), ("train", "--resume", "--out", run, "--epochs", 2),
+    ]  # fmt: skip
+    for free, words in itertools.product((0, 8192), commands):
+        ballast = leave(disk, free)
+        capsys.readouterr()
+        if cli.main([str(word) for word in words]):  # what is small enough is written
+            err = capsys.readouterr().err.splitlines()[-1]
+            assert err.startswith("patchvae: "), err
+            assert "No space left on device" in err or "but its disk has" in err
+            assert str(disk) in err
+            seen(f"a disk without space in `{words[0]}`", "one sentence, nothing lost")
+        ballast.unlink()
+    for words in commands:
+        accepted(*words)
+    accepted("train", "--resume", "--out", other, "--epochs", 2)
+    assert_same_run(other, run)
+    accepted("pack", images, tmp_path / "set.npy", "--image-size", 8)
+    assert (disk / "set.npy").read_bytes() == (tmp_path / "set.npy").read_bytes()
+    assert not list(disk.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("at", [1, STEPS + 1])

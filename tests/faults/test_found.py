@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -554,6 +555,70 @@ def test_closed_streams(tmp_path, closed, seen):
 
 
 @pytest.mark.long
+def test_a_terminal_that_is_closed_on_a_run_that_ignores_that(tmp_path, seen):
+    """What is written to the terminal fails, what is written to the folder does not."""
+    data = save(tmp_path / "tiny.npz")
+    ignoring = ["bash", "-c", 'trap "" HUP; exec "$@"', "ignoring"]
+    terminal, end = os.openpty()
+    words = train_on(data, tmp_path / "run")
+    process = start(*words, "--epochs", 3, stdin=end, stdout=end, stderr=end, prefix=ignoring)
+    os.close(end)
+    wait_until(process, lambda: (tmp_path / "run" / checkpoint.NAME).exists(), 600)
+    os.close(terminal)
+    assert process.wait(300) == 0
+    accepted(*train_on(data, tmp_path / "whole"), "--epochs", 3)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    seen(
+        "a terminal that is closed, and a run that ignores the signal", "training goes on to its end; its log is whole"
+    )
+
+
+@pytest.mark.parametrize("name", some([b"a\xff", b"$\\frac$"], 1))
+def test_names_that_are_no_text_or_look_like_formulas(tmp_path, name, seen):
+    """Of a folder of images, which names a class, and of a run. Of twelve images one is held out."""
+    pytest.importorskip("matplotlib")
+    images, out = folder_of_images(tmp_path / "images"), tmp_path / os.fsdecode(name)
+    (images / "a").rename(images / os.fsdecode(name))
+    accepted(*train_on(images, out), "--image-size", 16)
+    accepted("report", out)
+    assert (out / "report.html").read_bytes().decode()
+    seen("folders whose names are no text, or look like formulas", "pictures and a report, other characters as ?")
+
+
+def test_a_report_replaces_no_device(run, tmp_path, capsys, seen):
+    """As root, /dev/null would have become a file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/dev/full")
+    for name, kind in (("pipe", "a pipe"), ("folder", "a folder"), ("link", "a device")):
+        assert f"{name} is {kind}, expected a file" in refused(capsys, "report", run, "--out", tmp_path / name)
+        seen("a device, a pipe or a folder in place of a report", "one sentence, nothing replaced")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_the_file_that_cannot_be_written_is_named(run, capsys):
+    """And not another one that is written with it."""
+    for name in ("config.json", "model/config.json"):
+        (run / name).unlink()
+        (run / name).mkdir()
+        sentence = refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+        assert f"could not write {run / name} (Is a directory)" in sentence
+        (run / name).rmdir()
+
+
+def test_output_that_cannot_be_written(tmp_path, capsys, monkeypatch, seen):
+    data = save(tmp_path / "tiny.npz")
+    for name, stream in (("standard output", "stdout"), ("standard error", "stderr")):
+        with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, stream, full)
+            with pytest.raises(OSError, match=rf"could not write to {name} \(No space left on device\)"):
+                cli.run([str(word) for word in train_on(data, tmp_path / stream)])
+        accepted("train", "--resume", "--out", tmp_path / stream)
+        seen("a full disk behind standard output or error", "one sentence, nothing lost")
+
+
+@pytest.mark.long
 def test_a_terminal_that_knows_ascii_alone(tmp_path, seen):
     data = save(tmp_path / "tiny.npz")
     for words in (train_on(data, tmp_path / "run"), ("train", "--help"), ("measure", tmp_path / "run")):
@@ -632,6 +697,17 @@ def test_members_of_npz_files(tmp_path, capsys, content, seen):
     assert "bad.npz" in sentence
     assert "unsafe" not in sentence
     seen("members of .npz files without a header, with another one, or bytes before it", "one sentence")
+
+
+def test_a_member_whose_name_is_no_text(tmp_path, capsys, seen):
+    path = save(tmp_path / "bad.npz")
+    content = bytearray(path.read_bytes().replace(b"test_images.npy", b"test_image\xff.npy"))
+    for kind, flags in ((b"PK\x01\x02", 9), (b"PK\x03\x04", 7)):  # entries of the directory, and before the members
+        for found in re.finditer(re.escape(kind), bytes(content)):
+            content[found.start() + flags] |= 8  # the name is UTF-8
+    path.write_bytes(content)
+    assert "bad.npz is damaged: 'utf-8' codec can't decode" in refused(capsys, *train_on(path, tmp_path / "run"))
+    seen("a member of a .npz file whose name is no text", "one sentence")
 
 
 @pytest.mark.parametrize("lacking", ["config", "data", "epoch", "batch", "history", "training", "training.number",
@@ -749,7 +825,7 @@ def test_numbers_of_the_interface():
             model(images, temperature=temperature, noise=Noise())
     with pytest.raises(ValueError, match="floats from nan to nan"):
         model.eval()(torch.full_like(images, torch.nan))
-    for beta in ({"beta_app": float("nan")}, {"beta_occ": float("inf")}):
+    for beta in ({"beta_app": float("nan")}, {"beta_occ": float("inf")}, {"beta_occ": torch.tensor(float("nan"))}):
         with pytest.raises(ValueError, match=f"{next(iter(beta))} must be finite"):
             elbo(model(images), images, **beta)
 

@@ -78,3 +78,23 @@ X = torch.zeros(2, 3, 16, 24)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=f"weighted_squared_error: {message}"):
         ops.weighted_squared_error(*arguments)
+
+
+def test_a_nan_in_an_image_is_in_its_error_alone():
+    """And in the weights of its channel; gradients are NaN in that channel, everything else is as without it."""
+    images = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    reconstruction = torch.zeros_like(images).requires_grad_()
+    whole = ops.weighted_squared_error(reconstruction, images, 4, backend="torch")
+    expected = torch.autograd.grad(whole.sum(), reconstruction)[0]
+    images[1, 1, 3, 5] = torch.nan
+    error = ops.weighted_squared_error(reconstruction, images, 4, backend="torch")
+    gradient = torch.autograd.grad(error.sum(), reconstruction)[0]
+    weights = ops.gradient_energy_weights(images, 4, backend="torch")
+    theirs = reference.gradient_energy_weights(images.double().numpy(), 4)
+    assert error.isnan().tolist() == [False, True]
+    assert error[0] == whole[0]
+    assert weights.isnan().numpy().tolist() == np.isnan(theirs).tolist()
+    assert weights.isnan().flatten(2).all(2).tolist() == [[False, False], [False, True]]
+    assert gradient.isnan().flatten(2).all(2).tolist() == [[False, False], [False, True]]
+    assert torch.equal(gradient[0], expected[0])
+    assert torch.equal(gradient[1, 0], expected[1, 0])

@@ -19,7 +19,7 @@ def draw_maps(rng, batch=2, parts=3, part_dim=4, height=5, width=3, spread=2.0):
     return logits, rng.normal(size=shape), rng.normal(size=shape)
 
 
-@given(constant=st.floats(-1e4, 1e4), seed=st.integers(0, 999))
+@given(constant=st.floats(-1e4, 1e4) | st.sampled_from([-np.inf, np.inf]), seed=st.integers(0, 999))
 def test_equal_logits_give_the_plain_mean(constant, seed):
     logits, mean, log_variance = draw_maps(np.random.default_rng(seed))
     for rule in ("geometric", "arithmetic"):
@@ -42,6 +42,59 @@ def test_one_cell_near_one_gives_that_cell(cell, seed):
         assert_close("m", out.appearance_mean.reshape(2, 12), mean.reshape(2, 12, 15)[..., cell], relative=1e-14)
         expected = np.exp(log_variance.reshape(2, 12, 15)[..., cell])
         assert_close("v", out.appearance_variance.reshape(2, 12), expected, relative=1e-13)
+
+
+@pytest.mark.parametrize("occurrence", ["bernoulli", "categorical"])
+@given(seed=st.integers(0, 999), sample=st.booleans(), detach=st.booleans())
+def test_infinite_logits_are_the_limit_of_large_ones(occurrence, seed, sample, detach):
+    """With one infinite part in some of the cells; a large logit has the same p, and a gradient that vanishes."""
+    rng = np.random.default_rng(seed)
+    logits, mean, log_variance = draw_maps(rng)
+    chosen = rng.random(logits.shape) < 0.3
+    chosen[:, 1:] &= ~chosen[:, :1]
+    chosen[..., 0, 0] = False
+    signs = np.where(np.arange(3) == 0, 1.0, -1.0)[:, None, None]
+    incoming = reference.PatchBottleneck(*(rng.normal(size=shape) for shape in (
+        mean.shape, (2, 3, 4), (2, 3, 4), 2, 2)))  # fmt: skip
+    options = {"occurrence": occurrence, "noise": reference.Noise(seed), "sample": sample, "detach_weights": detach}
+    found = [
+        (
+            reference.patch_bottleneck(logits, mean, log_variance, **options),
+            reference.patch_bottleneck_gradients(incoming, logits, mean, log_variance, **options),
+        )
+        for logits in (np.where(chosen, signs * size, logits) for size in (np.inf, 1e6))
+    ]
+    (infinite, gradients), (large, large_gradients) = found
+    for field in FIELDS:
+        assert_close(field, getattr(infinite, field), getattr(large, field), relative=1e-9)
+    for name, got, wanted in zip("aμs", gradients, large_gradients, strict=True):
+        assert_close(f"gradient of {name}", got, wanted, relative=1e-9)
+    assert (gradients[0][chosen] == 0).all()
+
+
+def test_what_is_certain_costs_what_the_prior_says():
+    """p log p is 0 where p is 0: −log π for each certain presence and −log(1 − π) for each absence."""
+    logits = np.array([np.inf, -np.inf, -np.inf])[None, :, None]
+    np.testing.assert_allclose(reference.bernoulli_divergence(logits, 0.2)[0, :, 0], -np.log([0.2, 0.8, 0.8]))
+    assert (reference.bernoulli_divergence_gradients(np.ones_like(logits), logits, 0.2) == 0).all()
+    for certain, probability in ((logits, 0.2), (np.full_like(logits, -np.inf), 0.4)):
+        np.testing.assert_allclose(reference.categorical_divergence(certain, 0.2), -np.log(probability))
+        assert (reference.categorical_divergence_gradients(np.ones((1, 1)), certain, 0.2) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"temperature": np.nan}, "temperature must be positive and finite, got nan"),
+        ({"temperature": np.inf}, "temperature must be positive and finite, got inf"),
+        ({"occurrence_prior": 1.0}, "occurrence_prior must be between 0 and 1, both excluded, got 1.0"),
+        ({"occurrence_prior": np.nan}, "occurrence_prior must be between 0 and 1, both excluded, got nan"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        reference.patch_bottleneck(*draw_maps(np.random.default_rng(0)), **{"noise": reference.Noise(0)} | options)
 
 
 @pytest.mark.parametrize("rule", ["geometric", "arithmetic"])
