@@ -1,6 +1,7 @@
 """PatchVAE: unsupervised discovery of parts in images, with fused GPU kernels.
 
     from accel import PatchVAE, BetaVAE, Noise, elbo
+    model = PatchVAE.from_pretrained("parts")  # trained, and part of the package
 
 Names are imported on first use, so that code without models does not import PyTorch.
 """

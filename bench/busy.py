@@ -62,7 +62,7 @@ def measure(busy: int, all_threads: int) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Time training beside busy programs.")
+    parser = argparse.ArgumentParser(description="Time training next to busy programs.")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--results", type=Path, default=Path("bench/results/busy.json"))
     given = parser.parse_args()

@@ -1,11 +1,12 @@
-"""How well parts are found as the generated images get harder, one difference at a time, by the methods side by side.
+"""Part discovery on harder generated images, one difference at a time, with several methods.
 
     python bench/ladder.py [--rungs NAME …] [--methods NAME …] [--seeds 0 1 2] [--results bench/results/ladder.json]
 
-The rungs are `accel.data.parts.RUNGS`. Of each rung, method and seed the average precision over cells is given as
-`python -m accel train` prints it: each type's part chosen on training images and measured on held-out ones. It is
-written after every row, with a table and a plot beside it; what is there is not done again, so that it may be stopped
-and continued. The seed is of the images, too. With --photographs the set of `bench/held_back.py` is measured as well.
+The rungs are `accel.data.parts.RUNGS`. For each rung, method and seed, it measures the average precision over cells,
+like `python -m accel train`: the part of each type is chosen on training images and evaluated on held-out ones. Results
+are written after every row, with a table and a plot; finished rows are not repeated, so the command can be interrupted
+and continued. The seed also determines the images. With --photographs, it includes the data set of
+`bench/held_back.py`.
 """
 
 import argparse
@@ -64,7 +65,7 @@ HELD_BACK = {"held back": False, "held back, anywhere": True}
 def dataset(
     rung: str, seed: int, photographs: Path | None = None, images: int = IMAGES, tests: int = PARTS_TEST
 ) -> Dataset:
-    """Images of a rung with their truth, as the set `parts` is made."""
+    """Images of a rung with ground truth, made like the data set `parts`."""
     if rung in HELD_BACK:
         return held_back(photographs, seed, images, tests, anywhere=HELD_BACK[rung])
     options = {"seed": seed, **RUNGS[rung]}
@@ -75,7 +76,7 @@ def dataset(
 
 
 def trained(recipe: dict, data: Dataset, seed: int) -> nn.Module:
-    """The model of a recipe, whose run folder is thrown away."""
+    """A model trained with a recipe, in a temporary run folder."""
     with tempfile.TemporaryDirectory() as folder:
         # The paper's defaults for all that a recipe leaves out: another data set's name asks for none of `parts`.
         run = open_run(TrainingConfig(data="ladder", seed=seed, device="cpu", out=folder, **recipe), data)
@@ -89,12 +90,12 @@ def by_recipe(recipe: dict):
 
 
 def without_training(data: Dataset, seed: int):
-    """The newest recipe's model with the weights it starts from."""
+    """The model of the newest recipe with its initial weights."""
     return discover(trained({**NEW_RECIPE, "epochs": 0}, data, seed), data)
 
 
 class Taught(nn.Module):
-    """The recipes' encoder and occurrence head, with an output a type."""
+    """The recipes' encoder and occurrence head, with one output per type."""
 
     def __init__(self, num_types: int):
         super().__init__()
@@ -106,7 +107,7 @@ class Taught(nn.Module):
 
 
 def taught(data: Dataset, seed: int):
-    """The same encoder taught with the truth: what its layout can tell apart."""
+    """The same encoder trained with the ground truth, as an upper bound for its architecture."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Taught(data.train.truth.shape[1])
@@ -130,7 +131,7 @@ def taught(data: Dataset, seed: int):
 
 
 def k_means(data: Dataset, seed: int):
-    """Clusters of the pixels of cells, as many as the newest recipe has parts."""
+    """k-means clusters of the pixels of cells, as many as the newest recipe has parts."""
     return discover_by_clustering(data, NEW_RECIPE["num_parts"], 8, seed)
 
 
@@ -162,7 +163,7 @@ def measure(rung: str, method: str, seed: int, data: Dataset) -> dict:
 
 
 def means(rows: list[dict]) -> dict[tuple[str, str], list[float]]:
-    """(rung, method): a mean average precision a seed; chance is of any method's rows."""
+    """{(rung, method): mean average precision of each seed}; chance is the same for all methods."""
     found = {}
     for row in rows:
         found.setdefault((row["rung"], row["method"]), []).append(row["mean"])
@@ -171,7 +172,7 @@ def means(rows: list[dict]) -> dict[tuple[str, str], list[float]]:
 
 
 def table(rows: list[dict]) -> str:
-    """In Markdown: mean over seeds, the seeds' range where there are several, and how many there were."""
+    """A Markdown table: mean over seeds, their range if there are several, and their number."""
     found, methods = means(rows), [*METHODS, CHANCE]
     lines = [
         "Mean average precision over cells. Of several seeds: mean (worst to best, their number).",
@@ -190,7 +191,7 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """A mark a seed, a line a method, rungs from left to right."""
+    """A plot with one mark per seed, one line per method, and rungs from left to right."""
     from matplotlib.figure import Figure
 
     found = means(rows)
@@ -211,14 +212,18 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="How well parts are found as the generated images get harder.")
-    parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, *HELD_BACK], metavar="NAME", help="where (default: all)")
+    parser = argparse.ArgumentParser(description="Measure part discovery on harder generated images.")
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="to compare"
+        "--rungs", nargs="+", choices=[*RUNGS, *HELD_BACK], metavar="NAME", help="rungs to measure (default: all)"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of images, weights and draws")
-    parser.add_argument("--photographs", type=Path, help="folder of photographs behind the set that is held back")
-    parser.add_argument("--results", type=Path, default=Path("bench/results/ladder.json"), help="JSON to go on with")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="methods to compare"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of images, weights and noise")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs for the held-back data set")
+    parser.add_argument(
+        "--results", type=Path, default=Path("bench/results/ladder.json"), help="JSON file to write or continue"
+    )
     given = parser.parse_args()
     rungs = given.rungs or [*RUNGS, *(HELD_BACK if given.photographs else ())]
     if given.photographs is None and HELD_BACK.keys() & set(rungs):

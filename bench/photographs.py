@@ -35,7 +35,7 @@ def cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Cut folders of small photographs out of a few large ones.")
+    parser = argparse.ArgumentParser(description="Make folders of small photographs from a few large ones.")
     parser.add_argument("out", type=Path, help="folder to write, with train/CLASS and test/CLASS")
     parser.add_argument("folders", type=Path, nargs="+", help=f"where {', '.join(NAMES)} are")
     parser.add_argument("--image-size", type=int, default=64)

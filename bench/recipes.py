@@ -100,7 +100,7 @@ def table(result: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train by recipes on photographs, and measure what they give.")
+    parser = argparse.ArgumentParser(description="Train with recipes on photographs, and measure the results.")
     parser.add_argument(
         "--data", action="append", required=True, metavar="NAME=PATH", help="name, and data as for train --data"
     )

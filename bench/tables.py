@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 HEAD = """\
-| both passes | ms | of a copy's bandwidth | plain PyTorch takes | the release's code takes |
+| both passes | ms | share of copy bandwidth | time of plain PyTorch | time of the release's code |
 |---|---|---|---|---|"""
 
 

@@ -13,13 +13,25 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = ("accel", "accel.ops", "accel.models", "accel.training", "accel.data", "reference")
 
 
+def show_inherited(public: type) -> None:
+    """Gives a class its inherited methods as its own: pdoc leaves out those of base classes without a page."""
+    for base in public.__mro__[1:]:
+        if base.__module__.split(".")[0] == "accel":
+            for name, member in vars(base).items():
+                if not name.startswith("_") and callable(getattr(base, name)) and name not in vars(public):
+                    setattr(public, name, member)
+
+
 def build(folder: Path) -> None:
     """Writes a page for each public package, an index and a search into the folder."""
     sys.path.insert(0, str(ROOT))
     for package in map(importlib.import_module, PUBLIC):
         for name in package.__all__:
             # Some names are imported when they are first used, and pdoc looks at what is there.
-            setattr(package, name, getattr(package, name))
+            public = getattr(package, name)
+            setattr(package, name, public)
+            if isinstance(public, type):
+                show_inherited(public)
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(*PUBLIC, output_directory=folder)
 

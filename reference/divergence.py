@@ -44,7 +44,7 @@ def gaussian_divergence(mean, log_variance, prior_mean=0.0):
     The decoder sees a part only through its code z · y. If c = 0, a part whose appearance is not yet learned has z ≈ 0,
     so the decoder cannot see where it occurs. It becomes visible only with an appearance m ≠ 0; since m and −m have the
     same divergence, it may represent two different patterns. If c ≠ 0, a part is visible at no cost in divergence, and
-    both directions away from c cost the same.
+    only appearances that differ from c have a cost.
     mean, log_variance: m and log v of the same shape, such as (B, N, D). Returns the divergence of each element in
     nats, in that shape.
     """

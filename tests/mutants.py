@@ -1,11 +1,11 @@
-"""Mutation testing: would a test notice if an operator, a number or a condition of the code were another?
+"""Mutation testing: does a test fail if an operator, a number or a condition of the code changes?
 
     python -m tests.mutants [--count 200] [--seed 0] [--out runs/mutants] [PATH …]
 
-cosmic-ray makes the mutants. A random sample of them, one at each of --count places, is run against the tests of its
-own room alone. PATH …, files or folders, draws the sample from these. What is mutated is a copy of the code in --out,
-never the code itself. A command that was interrupted goes on when started again, with the copy that it has. It ends
-with a table of the rooms; survivors.diff holds the mutants that no test noticed.
+cosmic-ray makes the mutants. A random sample, one at each of --count places, is run against the tests of its own folder
+only. PATH … restricts the sample to files or folders. Mutations apply to a copy of the code in --out, never to the code
+itself. An interrupted command continues with its copy when it is started again. It ends with a table of the folders;
+survivors.diff contains the mutants that no test noticed.
 """
 
 import argparse
@@ -53,7 +53,7 @@ settings.load_profile("mutants")
 
 
 def modules():
-    """{path of a module: its room}, in the current directory."""
+    """{path of a module: its folder}, in the current directory."""
     return {path: room for room, (globs, _) in ROOMS.items() for glob in globs for path in sorted(Path().glob(glob))}
 
 
@@ -62,7 +62,7 @@ def test_command(room):
 
 
 def annotated(source):
-    """Is a (line, column) inside a type annotation? As a function; what stands there decides nothing."""
+    """A function: whether a (line, column) is inside a type annotation, which has no effect at run time."""
     nodes = list(ast.walk(ast.parse(source)))
     annotations = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
     spans = [((a.lineno, a.col_offset), (a.end_lineno, a.end_col_offset)) for a in annotations if a]
@@ -70,7 +70,7 @@ def annotated(source):
 
 
 def is_python(mutation, source):
-    """Does the mutant parse? The * that ends positional arguments is a product to cosmic-ray."""
+    """Whether the mutant parses: cosmic-ray takes the * that ends positional arguments for a product."""
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     try:
         ast.parse(MutationVisitor.mutate_code(source, operator, mutation.occurrence))
@@ -101,7 +101,7 @@ def draw_sample(paths, count, seed):
 
 
 def time_unmutated(room):
-    """Seconds that a room's tests take; exits unless they pass, for then no mutant could be told from the code."""
+    """Seconds that a folder's tests take; exits if they fail, because a mutant could then not be distinguished."""
     start = time.monotonic()
     outcome, output = run_tests(test_command(room), timeout=None)
     if outcome != TestOutcome.SURVIVED:
@@ -110,7 +110,7 @@ def time_unmutated(room):
 
 
 def outcome_of(result):
-    """One of OUTCOMES; cosmic-ray counts a test that ran out of time as killed."""
+    """One of OUTCOMES; cosmic-ray counts a timed-out test as killed."""
     if result.test_outcome == TestOutcome.SURVIVED:
         return "survived"
     if result.test_outcome == TestOutcome.KILLED:
@@ -119,7 +119,7 @@ def outcome_of(result):
 
 
 def run(session, room_of, seconds):
-    """Test what has no result yet; a mutant may take three times as long as the unmutated code, and half a minute."""
+    """Tests the mutants without a result; each may take three times as long as the unmutated code plus 30 s."""
     for item in session.pending_work_items:
         (mutation,) = item.mutations
         room = room_of[mutation.module_path]
@@ -135,7 +135,7 @@ def run(session, room_of, seconds):
 
 
 def summarise(session, room_of, out):
-    """Print the table, and write the survivors' diffs."""
+    """Prints the table and writes the diffs of the surviving mutants."""
     counts, survivors = Counter(), []
     for item, result in session.completed_work_items:
         counts[room_of[item.mutations[0].module_path], outcome_of(result)] += 1

@@ -1,4 +1,4 @@
-"""What the tests of several rooms share: one comparer, the strategies, and views with foreign strides."""
+"""Shared code of tests: comparison, Hypothesis strategies, and views with unusual strides."""
 
 import numpy as np
 import torch
@@ -14,15 +14,15 @@ ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0
 
 
 def to_numpy(x):
-    """float64 array of a tensor or array."""
+    """Converts a tensor or array to a float64 array."""
     return x.detach().cpu().double().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, np.float64)
 
 
 def assert_close(name, got, expected, *, relative, absolute=0.0):
-    """Same shape, all finite, and |got − expected| ≤ absolute + relative · (the largest |expected|).
+    """Checks that shapes agree, all values are finite, and |got − expected| ≤ absolute + relative · max |expected|.
 
-    Relative to the largest element because sums of terms of either sign lose digits relative to the terms, not to
-    what is left of them.
+    The error is relative to the largest element, because a sum of terms of both signs loses digits relative to the
+    terms, not to the sum.
     """
     got, expected = to_numpy(got), to_numpy(expected)
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
@@ -39,7 +39,7 @@ def assert_close(name, got, expected, *, relative, absolute=0.0):
 
 
 def restride(tensor, layout):
-    """The same numbers in another memory layout: contiguous, channels_last, sliced or permuted."""
+    """Returns the same numbers in another memory layout: contiguous, channels_last, sliced or permuted."""
     if layout == "contiguous":
         return tensor.contiguous()
     if layout == "channels_last":
@@ -59,7 +59,7 @@ layouts = st.sampled_from(["contiguous", "channels_last", "sliced", "permuted"])
 
 @st.composite
 def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.float64, pooled=False):
-    """Inputs and options of patch_bottleneck (or of the pooled one) as rounded to dtype, extremes included."""
+    """Inputs and options of patch_bottleneck (or of the pooled form), rounded to dtype, including extremes."""
     batch, parts = draw(st.integers(1, 3)), draw(st.integers(1, max_parts))
     part_dim = draw(st.integers(1, max_dim))
     height, width = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
@@ -114,7 +114,7 @@ def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.floa
 
 
 def run_reference(arrays, options, address, incoming, pooled=False):
-    """(outputs by name, gradients in the order of the inputs) of the specification."""
+    """Returns the specification's (outputs by name, gradients in the order of the inputs)."""
     name = "pooled_patch_bottleneck" if pooled else "patch_bottleneck"
     noise = reference.Noise(**address)
     output = getattr(reference, name)(*arrays, noise=noise, **options)
@@ -125,7 +125,7 @@ def run_reference(arrays, options, address, incoming, pooled=False):
 
 
 def run_operator(tensors, options, address, incoming, pooled=False, **extra):
-    """The same of the operator, from tensors of any dtype and layout; incoming gradients may be tensors."""
+    """As `run_reference`, for the operator, with tensors of any dtype and layout; incoming gradients may be tensors."""
     operator = ops.pooled_patch_bottleneck if pooled else ops.patch_bottleneck
     leaves = [t.detach().requires_grad_() for t in tensors]
     output = operator(*leaves, noise=ops.Noise(**address), **options, **extra)
@@ -139,7 +139,7 @@ def run_operator(tensors, options, address, incoming, pooled=False, **extra):
 
 
 def near_threshold(logits, options, address, margin=1e-4):
-    """Is a straight-through decision so close that rounding may take it otherwise?"""
+    """Whether a straight-through decision is so close that rounding may change it."""
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
     logits = logits.reshape(*logits.shape[:2], -1)
     argument = distribution.argument(logits, reference.Noise(**address))

@@ -1,4 +1,4 @@
-"""Imports point down the house, and never in a circle: design's table of rooms, read from the source."""
+"""Imports follow the layers of the packages, without cycles, as read from the source."""
 
 import ast
 import sys
@@ -22,7 +22,7 @@ ROOMS = {
     "accel.commands": {"accel.figures"},
     "reference": set(),
 }
-EXTRAS = {"PIL", "matplotlib", "tqdm"}
+EXTRAS = {"PIL", "matplotlib", "tqdm", "safetensors"}
 PACKAGES = {
     COMMON: {"tqdm"},
     "accel.kernels": {"torch", "triton"},
@@ -35,18 +35,18 @@ VERSION = "accel.__version__"  # which every room may say
 
 
 def below(room):
-    """Every room that may be imported from `room`, itself included."""
+    """All packages that `room` may import, including itself."""
     common = {COMMON} if room.startswith("accel.") else set()
     return {room}.union(common, *(below(direct) for direct in ROOMS[room]))
 
 
 def room_of(module):
-    """accel.ops.noise → accel.ops; modules outside of all rooms (accel.cli) are their own."""
+    """accel.ops.noise → accel.ops; a module outside of all packages (accel.cli) stands for itself."""
     return next((room for room in ROOMS if module == room or module.startswith(room + ".")), module)
 
 
 def imports(path, module):
-    """(line, absolute module name, at module level?) of everything that a file imports."""
+    """(line, absolute module name, whether at module level) for every import of a file."""
     tree = ast.parse(path.read_text(), str(path))
     at_top = {id(node) for node in tree.body}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -89,11 +89,11 @@ def violations(root):
 
 
 def links(root):
-    """For each module in `reference/` and `accel/` under root, the modules there that it imports, in functions too.
+    """For each module in `reference/` and `accel/` under root, the modules there that it imports, also in functions.
 
     A package stands for its __init__.py. Importing a name from a package counts as importing the package, and the file
-    of that name if it is one. That importing a file first runs the packages that it lies in does not count, or every
-    __init__.py that offers names would be a circle.
+    of that name if it is one. Importing a file also runs the __init__.py of its packages; this does not count,
+    because otherwise every __init__.py that exports names would be part of a circle.
     """
     paths = {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
@@ -108,7 +108,7 @@ def links(root):
 
 
 def circles(root):
-    """Groups of two or more modules of which each imports each, directly or through others; each group sorted."""
+    """Groups of two or more modules that all import each other, directly or through others; each group is sorted."""
     reached = {}
     direct = links(root)
     for module in direct:

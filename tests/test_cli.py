@@ -32,13 +32,13 @@ def images(tmp_path_factory):
 
 
 def start(*arguments, **options):
-    """The program in a process of its own."""
+    """Starts the program in a separate process."""
     command = [sys.executable, "-m", "accel", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def fails(capsys, *arguments):
-    """Runs the program, which shall fail; returns its one sentence."""
+    """Runs the program, which must fail; returns its one sentence."""
     status = cli.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     assert status == 2
@@ -254,8 +254,48 @@ def test_resume_takes_the_options_of_the_run(capsys, tmp_path, images):
     assert_same_run(out, moved)
 
 
+def test_a_run_is_repeated_from_its_configuration(capsys, tmp_path, images):
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    options = ["--data", str(images), "--batch-size", "32", "--epochs", "2", "--seed", "7", "--renew", "0.9", *SMALL]
+    assert cli.main(["train", *options, "--out", str(first)]) == 0
+    path = str(first / "config.json")
+    assert "first already holds a run" in fails(capsys_after(capsys), "train", "--config", path)
+    assert cli.main(["train", "--config", path, "--out", str(again)]) == 0
+    assert f"options of {path}: 2 epochs, 4 steps of 32 images" in capsys.readouterr().out
+    assert_same_run(first, again)
+    saved, repeated = (json.loads((folder / "config.json").read_text()) for folder in (first, again))
+    assert repeated == saved | {"out": str(again)}
+    assert cli.main(["train", "--config", path, "--out", str(other), "--seed", "8", "--epochs", "1"]) == 0
+    assert json.loads((other / "config.json").read_text()) == saved | {"out": str(other), "seed": 8, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "sentence"),
+    [
+        ('{"learning_rat": 1}', [], "unknown option 'learning_rat' (nearest: learning_rate)"),
+        ('{"epochs": -1}', [], "config.json: epochs must be at least 0, got -1"),
+        ('{"format": 1, "system": "PatchVAE", "arguments": {}}', [], "describes a model, expected the config.json of"),
+        ("[]", [], "config.json must be a dictionary, got []"),
+        ("epochs: 3", [], "config.json is not JSON"),
+        ("{}", ["--recipe", "quick"], "--recipe has no effect with --config: all options are in that file"),
+        ("{}", ["--resume"], "--config has no effect with --resume: a resumed run keeps its options"),
+        ('{"system": "beta-vae"}', ["--beta-occ", "2"], "--beta-occ has no effect on beta-vae"),
+    ],
+)
+def test_a_configuration_that_cannot_be_repeated_is_one_sentence(capsys, tmp_path, content, options, sentence):
+    (tmp_path / "config.json").write_text(content)
+    said = fails(capsys, "train", "--config", tmp_path / "config.json", *options, "--out", tmp_path / "run")
+    assert sentence in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_that_is_no_file_is_named(capsys, tmp_path):
+    assert f"{tmp_path} is a folder, expected a file" in fails(capsys, "train", "--config", tmp_path)
+    assert f"{tmp_path / 'none'}: No such file" in fails(capsys, "train", "--config", tmp_path / "none")
+
+
 def capsys_after(capsys):
-    """What was printed before is no longer of interest."""
+    """Discards the output so far."""
     capsys.readouterr()
     return capsys
 

@@ -1,4 +1,4 @@
-"""Every public name says what it takes, gives and raises; the API pages build, and no link in any page is dead."""
+"""Every public name documents arguments, results and errors; the API pages build without dead links."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ def function_of(attribute):
 
 
 def public_names():
-    """{name: a class, or a function or method} of everything that the rooms export, inherited methods included."""
+    """{name: class, function or method} for every public name of the packages, including inherited methods."""
     found = {}
     for room in PUBLIC:
         module = importlib.import_module(room)
@@ -49,7 +49,7 @@ FUNCTIONS = [name for name, thing in NAMES.items() if inspect.isfunction(thing)]
 
 
 def raises(function):
-    """Does its own body raise an error, other than for what a subclass is to write?"""
+    """Whether its own body raises an error, other than for a method that a subclass must implement."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     errors = [ast.unparse(node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
     return any(error != "NotImplementedError" for error in errors)
@@ -93,7 +93,7 @@ def test_the_specification_says_shapes(name):
 
 
 class Page(HTMLParser):
-    """The ids of a page, and what it refers to."""
+    """The ids and references of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -109,7 +109,7 @@ class Page(HTMLParser):
 
 
 def dead_links(folder):
-    """Links of the pages in the folder to files or places that are not there, and whatever a page loads from afar."""
+    """Links of the pages in the folder to missing files or anchors, and anything that a page loads from elsewhere."""
     pages = {path.resolve(): Page(path.read_text()) for path in folder.rglob("*.html")}
     found = []
     for path, page in pages.items():
@@ -149,7 +149,7 @@ def test_planted_dead_link_is_found(tmp_path, link):
 
 
 def paths_named_in(text):
-    """What stands in backticks and looks like a file or folder of the repository."""
+    """The names in backticks that look like files or folders of the repository."""
     return {
         word for word in re.findall(r"`([\w./-]+)`", text) if "/" in word and not word.startswith(("build/", "runs/"))
     }

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works where there is no clone."""
+"""The wheel has the right content, and works outside of a clone."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def pip(*arguments):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of this tree, so that building leaves nothing in the tree and finds nothing stale."""
+    """The wheel, built from a copy of this tree, so that the build leaves no files here and uses no stale ones."""
     folder = tmp_path_factory.mktemp("package")
     source = shutil.copytree(
         ROOT, folder / "source", ignore=lambda at, names: (NO_SOURCE if Path(at) == ROOT else NO_CACHE)(at, names)
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """(folder of an installation, environment in which it is the first that Python finds)."""
+    """(folder of an installation, environment in which Python finds it first)."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", wheel, "--no-deps", "--no-index", "--target", target)
     return target, {**os.environ, "PYTHONPATH": str(target)}
@@ -60,6 +60,8 @@ def test_metadata(wheel):
         metadata = message_from_bytes(archive.read(f"{folder}/METADATA"))
     assert metadata["Version"] == accel.__version__
     assert metadata["License-Expression"] == "MIT"
+    assert metadata["Project-URL"].startswith("Paper, https://")
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
     needed = {line.split(">=")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {"numpy", "torch", "triton"}
 
@@ -78,5 +80,5 @@ def test_installed_outside_of_the_clone_it_trains(installed, tmp_path):
     assert run(target / "bin" / "patchvae", "--version") == f"patchvae {accel.__version__}"
     options = "--encoder small --num-parts 3 --part-dim 2 --device cpu --epochs 1 --batch-size 8 --out run"
     run(target / "bin" / "patchvae", "train", "--data", "squares.npz", *options.split())
-    load = "from accel import PatchVAE; print(PatchVAE.from_pretrained('run').num_parts)"
-    assert run(sys.executable, "-c", load) == "3"
+    load = "from accel import PatchVAE; print(*(PatchVAE.from_pretrained(name).num_parts for name in ('run', 'parts')))"
+    assert run(sys.executable, "-c", load) == "3 20"

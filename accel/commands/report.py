@@ -85,5 +85,15 @@ def run_record(folder: Path, name: str):
         history=read_history(folder),
         measures=read_json(folder / "measures.json", Measures, may_be_missing=True),
         transfer=transfer_records.results(folder),
-        pictures=[Picture(*map(one.get, Drawn.__annotations__), read_picture(folder, one["file"])) for one in drawn],
+        pictures=[
+            Picture(
+                file=one["file"],
+                title=one["title"],
+                text=one["text"],
+                png=read_picture(folder, one["file"]),
+                heading=one.get("heading", 0),
+                dark=read_picture(folder, one["dark"]) if "dark" in one else None,
+            )
+            for one in drawn
+        ],
     )

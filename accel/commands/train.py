@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import time
+from pathlib import Path
 
 from accel.common.options import Options, add_options, flag, option
 from accel.common.progress import duration
@@ -30,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, RecipeOptions)
     add_options(parser, TrainingConfig)
     parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="repeat a run: take all options that are not given from its config.json; needs another --out",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="continue the run in the folder --out, with the options that it was started with",
@@ -39,8 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: dict) -> None:
     """Trains, then prints a summary and draws figures into the run folder."""
     began = time.monotonic()
-    resume, recipe = given.pop("resume"), given.pop("recipe", None)
+    resume, recipe, repeated = given.pop("resume"), given.pop("recipe", None), given.pop("config")
+    for name, value in (("--recipe", recipe), ("--config", repeated)):
+        if resume and value is not None:
+            raise ValueError(f"{name} has no effect with --resume: a resumed run keeps its options")
+    if repeated is not None and recipe is not None:
+        raise ValueError("--recipe has no effect with --config: all options are in that file")
     config = TrainingConfig(**given)
+    if repeated is not None:
+        config = dataclasses.replace(TrainingConfig.from_json_file(Path(repeated)), **given)
 
     from accel.evaluation import find_occurrences, observe, summary
     from accel.training import checkpoint, processes
@@ -48,8 +61,6 @@ def run(given: dict) -> None:
     from accel.training.resources import choose_device, load_dataset
 
     if resume:
-        if recipe is not None:
-            raise ValueError("--recipe has no effect with --resume: a resumed run keeps its options")
         folder = config.folder
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
@@ -63,7 +74,10 @@ def run(given: dict) -> None:
         dataset, opening = None, ""  # a resumed run loads the data itself, after checking that it can be resumed
         if not resume:
             dataset = load_dataset(config)
-            config, opening = fitted(config, given, recipe or "auto", dataset, device)
+            whose = f"options of {repeated}"
+            if repeated is None:
+                config, whose = with_recipe(config, given, recipe or "auto", dataset, device)
+            config, opening = with_threads(config, whose, dataset, device)
         training = open_run(config, dataset, resume=resume)
         training.fit(observe, opening)
     if not training.writes:
@@ -78,21 +92,29 @@ def run(given: dict) -> None:
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 
-def fitted(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
-    """Returns (options of a new run on these images, lines for the log).
+def with_recipe(config: TrainingConfig, given: dict, recipe: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """Returns (options of a new run on these images, the recipe's name and reason for the log).
 
-    The recipe sets options that the user has not given; on a CPU, a measurement sets the number of threads.
+    The recipe sets options that the user has not given.
+    """
+    from accel.training.recipes import choose_options
+
+    name, why, options = choose_options(recipe, config, given, dataset, device.type)
+    return TrainingConfig(**options, **given), f"recipe {name} ({why})"
+
+
+def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[TrainingConfig, str]:
+    """Returns (options, lines for the log); on a CPU, a measurement sets the number of threads.
+
+    whose: where the options come from, as the log's first words.
     """
     from accel.data.batches import steps_an_epoch
     from accel.training import processes
     from accel.training.pace import measure_pace, run_seconds
-    from accel.training.recipes import choose_options
     from accel.training.resources import learned_images
 
-    name, why, options = choose_options(recipe, config, given, dataset, device.type)
-    config = TrainingConfig(**options, **given)
     steps = config.epochs * steps_an_epoch(len(learned_images(config, dataset)), config.batch_size)
-    opening = f"recipe {name} ({why}): {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
+    opening = f"{whose}: {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
             pace = measure_pace(config, dataset)

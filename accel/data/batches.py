@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -121,11 +121,12 @@ class Batches:
         return torch.tensor(numbers, device=self.device)
 
     def _gathered(self, indices: Tensor) -> Tensor:
+        assert self.resident is not None  # or batches would be streamed
         return self.resident.index_select(0, indices)
 
     def _streamed(self, chosen: np.ndarray) -> Iterator[Tensor]:
         """The images of each row of indices, uint8 (B, H, W, C), read ahead by threads."""
-        ahead = deque()
+        ahead: deque[Future[tuple[Tensor, torch.cuda.Event | None]]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="batches") as readers:
             try:
                 for indices in chosen:

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,11 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
     try:
         with tarfile.open(path, "r:gz") as tar:
             wanted = {*archive.train, *archive.test, archive.meta}
-            members = {m.name: safe_unpickle(tar.extractfile(m)) for m in tar if m.name in wanted}
+            members = {
+                m.name: safe_unpickle(file)
+                for m in tar
+                if m.name in wanted and (file := tar.extractfile(m)) is not None
+            }
         names = tuple(name.decode() for name in members[archive.meta][archive.class_names])
         train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
     except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -89,7 +94,7 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
     return Dataset(archive.name, train, test, names)
 
 
-def _batches(batches: list[dict], archive: Archive) -> ImageSet:
+def _batches(batches: list[dict[bytes, Any]], archive: Archive) -> ImageSet:
     rows = np.concatenate([batch[b"data"] for batch in batches])
     labels = np.concatenate([np.array(batch[archive.labels], dtype=np.int64) for batch in batches])
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32 or labels.shape != (len(rows),):

@@ -16,7 +16,7 @@ def digest(array: np.ndarray) -> str:
     whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
 
     def of_chunk(start: int) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(array[start : start + rows])).digest()
+        return hashlib.sha256(np.ascontiguousarray(array[start : start + rows]).data).digest()
 
     with ThreadPoolExecutor() as pool:
         for one in pool.map(of_chunk, range(0, len(array), rows)):

@@ -26,8 +26,10 @@ def list_folder(folder: Path) -> Listing:
     """
     names, files = _entries(folder)
     splits = {name.lower(): name for name in names}
+    train: str = "."
+    test: str | None = None
     if not names or len(splits) < len(names) or not {*splits} <= {TRAIN, *HELD_OUT}:
-        train, test = ".", None
+        pass
     elif TRAIN not in splits or len(splits) > 2 or files:
         found = ", ".join([f"{name}/" for name in names] + files[:1])
         raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
@@ -36,31 +38,33 @@ def list_folder(folder: Path) -> Listing:
 
     train_files, train_classes = _listing(folder, train)
     test_files, test_classes = _listing(folder, test) if test else ([], train_classes and [])
+    places = folder / train, folder / (test or train)
     if (train_classes is None) != (test_classes is None):
-        raise ValueError(f"one of {folder / train} and {folder / test} has class folders, expected both or neither")
+        raise ValueError(f"one of {places[0]} and {places[1]} has class folders, expected both or neither")
     class_names = None if train_classes is None else tuple(dict.fromkeys(train_classes))
     unknown = set(test_classes or ()) - set(class_names or ())
     if unknown:
-        raise ValueError(f"{folder / test} has the class folder {min(unknown)}, which {folder / train} does not have")
+        raise ValueError(f"{places[1]} has the class folder {min(unknown)}, which {places[0]} does not have")
 
     return Listing(
         str(folder),
         folder,
         [*train_files, *test_files],
         num_train=len(train_files),
-        labels=None if class_names is None else _labels([*train_classes, *test_classes], class_names),
+        labels=None if class_names is None else _labels([*(train_classes or ()), *(test_classes or ())], class_names),
         class_names=class_names,
     )
 
 
-def _natural(name: str) -> tuple:
+def _natural(name: str) -> tuple[list[int | str], str]:
     runs = re.split(r"([0-9]+)", name)
     return [int(run) if i % 2 else run for i, run in enumerate(runs)], name
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """The names of folders and of files in a folder, in natural order, without those that are ignored."""
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     with os.scandir(folder) as entries:  # which knows the type of most files without reading the disk
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in DEPOSITS:
@@ -82,7 +86,7 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
     folders, files = _entries(folder)
     if folders and files:
         raise ValueError(
-            f"{folder} holds files ({files[0]}) beside folders ({folders[0]}), "
+            f"{folder} holds both files ({files[0]}) and folders ({folders[0]}), "
             "expected either images only, or one folder per class"
         )
     if not folders and not files:

@@ -31,7 +31,7 @@ def natural_ground(count: int, seed: int, first_image: int, image_size: int) -> 
         fields += _between(_between(lattice, image_size), image_size)
         start += (intervals + 1) ** 2
     base, shade = drawn[:, 4 * FIELD :][:, :3], drawn[:, 4 * FIELD :][:, 3:5] * 2 - 1
-    low, high = np.float32(BASE)
+    low, high = (np.float32(end) for end in BASE)
     colours = (low + base * (high - low))[..., None, None]
     ground = colours + fields[:, :1] + fields[:, 1:] * np.float32(COLOUR)
     across = (np.arange(image_size, dtype=np.float32) + np.float32(0.5)) / np.float32(image_size) * 2 - 1

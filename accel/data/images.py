@@ -17,8 +17,7 @@ class ImageSet(ShowsShapes):
     Attributes:
         images: uint8 (n, H, W, C), C = 1 or 3, values 0 to 255.
         labels: int64 (n,), classes counted from 0, or None. Unsupervised training never uses them.
-        truth: bool (n, T, h, w), or None: whether an instance of part type t has its centre in a cell of the model's
-        grid.
+        truth: bool (n, T, h, w), or None: whether a cell of the model's grid holds the centre of an instance of type t.
     """
 
     images: np.ndarray
@@ -30,8 +29,8 @@ class ImageSet(ShowsShapes):
 
     def chosen(self, indices: np.ndarray) -> "ImageSet":
         """The images with these indices, as a copy in memory."""
-        parts = (None if part is None else part[indices] for part in (self.images, self.labels, self.truth))
-        return ImageSet(*parts)
+        labels, truth = (None if part is None else part[indices] for part in (self.labels, self.truth))
+        return ImageSet(self.images[indices], labels, truth)
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +60,7 @@ class Dataset(ShowsShapes):
     left_out: tuple[str, ...] = ()
     packed: dict[str, str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         classes = MOST_CLASSES if self.class_names is None else len(self.class_names)
         if classes > MOST_CLASSES:
             raise ValueError(f"{self.name} has {classes:,} classes, at most {MOST_CLASSES:,} are supported")

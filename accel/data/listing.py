@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,8 @@ class Listing:
         pillow()
         paths = [self.folder / file for file in self.files]
         bad: dict[int, str] = {}
-        images = first = None
+        images: np.ndarray | None = None
+        first = 0
 
         def decode(index: int) -> np.ndarray | None:
             try:
@@ -91,17 +93,19 @@ class Listing:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        kept = [index for index in range(len(paths)) if index not in bad]
+        if bad:
+            refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
+        assert images is not None  # a listing has files, and those of a split that are all bad were just refused
         if not bad:
             return self.dataset(images)
-        kept = [index for index in range(len(paths)) if index not in bad]
-        refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
         return replace(self.chosen(kept).dataset(images[kept]), left_out=tuple(bad[index] for index in sorted(bad)))
 
     def chosen(self, kept: list[int]) -> "Listing":
         """The files with these indices, which must be sorted."""
         return self._rearranged(kept, sum(index < self.num_train for index in kept))
 
-    def _rearranged(self, order: Sequence[int], num_train: int) -> "Listing":
+    def _rearranged(self, order: Sequence[int] | np.ndarray, num_train: int) -> "Listing":
         """The files of these indices, of which the first `num_train`, all to train on before, are to train on."""
         return replace(
             self,
@@ -160,7 +164,7 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
         return np.asarray(upright if image_size is None else fit(upright, image_size))
 
 
-def _rgb(picture, file_format: str | None):
+def _rgb(picture: Any, file_format: str | None) -> Any:
     """Converts any PIL image to RGB."""
     # Pillow before 11 opens 16-bit grey PNG files in a 32-bit mode
     if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format == "PNG"):

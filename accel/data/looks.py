@@ -40,87 +40,106 @@ def _wave(x: Array, period: float) -> Array:
 
 
 def disc(u: Array, v: Array) -> Array:
+    """A filled circle: the signed distance to its outline, as u and v."""
     return np.sqrt(u * u + v * v) - np.float32(0.94)
 
 
 def square(u: Array, v: Array) -> Array:
+    """A square: the signed distance to its outline, as u and v."""
     return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.84)
 
 
 def triangle(u: Array, v: Array) -> Array:
+    """A triangle that points up: the signed distance to its outline, as u and v."""
     side = (np.abs(u) - (v + np.float32(1.15)) * np.float32(0.62)) * np.float32(0.85)
     return np.maximum(side, v - np.float32(0.8))
 
 
 def ring(u: Array, v: Array) -> Array:
+    """A circle with a round hole: the signed distance to its outline, as u and v."""
     return np.abs(np.sqrt(u * u + v * v) - np.float32(0.65)) - np.float32(0.37)
 
 
 def plus(u: Array, v: Array) -> Array:
+    """An upright cross: the signed distance to its outline, as u and v."""
     a, b = np.abs(u), np.abs(v)
     return np.maximum(np.maximum(a, b) - np.float32(1.05), np.minimum(a, b) - np.float32(0.36))
 
 
 def diamond(u: Array, v: Array) -> Array:
+    """A square that stands on a corner: the signed distance to its outline, as u and v."""
     return (np.abs(u) + np.abs(v) - np.float32(1.15)) * np.float32(0.71)
 
 
 def hourglass(u: Array, v: Array) -> Array:
+    """A waisted block, wide above and below: the signed distance to its outline, as u and v."""
     height = np.abs(v)
     side = (np.abs(u) - height * np.float32(0.7) - np.float32(0.35)) * np.float32(0.82)
     return np.maximum(height - np.float32(0.95), side)
 
 
 def hexagon(u: Array, v: Array) -> Array:
+    """A hexagon: the signed distance to its outline, as u and v."""
     a, b = np.abs(u), np.abs(v)
     return np.maximum(b, a * np.float32(0.87) + b * np.float32(0.5)) - np.float32(0.9)
 
 
 def saltire(u: Array, v: Array) -> Array:
+    """A diagonal cross: the signed distance to its outline, as u and v."""
     return plus((u + v) * np.float32(0.71), (u - v) * np.float32(0.71))
 
 
 def crescent(u: Array, v: Array) -> Array:
+    """A moon, open to the right: the signed distance to its outline, as u and v."""
     hole = np.float32(0.8) - np.sqrt((u - np.float32(0.5)) ** 2 + v * v)
     return np.maximum(np.sqrt(u * u + v * v) - 1, hole)
 
 
 def bar(u: Array, v: Array) -> Array:
+    """An upright rectangle: the signed distance to its outline, as u and v."""
     return np.maximum(np.abs(u) - np.float32(0.55), np.abs(v) - np.float32(1.2))
 
 
 def half_disc(u: Array, v: Array) -> Array:
+    """The lower half of a circle: the signed distance to its outline, as u and v."""
     v = v + np.float32(0.4)
     return np.maximum(np.sqrt(u * u + v * v) - np.float32(1.1), -v)
 
 
 def stripes(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """Horizontal stripes: the tone from 0 to 1, as u and v."""
     return edge(_wave(v + phase * np.float32(0.5), 1.1) + np.float32(0.1), sharpness)
 
 
 def spots(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """Four dark spots on light: the tone from 0 to 1, as u and v."""
     x, y = np.abs(np.abs(u + phase * np.float32(0.3)) - np.float32(0.42)), np.abs(v) - np.float32(0.42)
     return edge(np.sqrt(x * x + y * y) - np.float32(0.26), sharpness)
 
 
 def gradient(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """Dark above, light below, without an edge: the tone from 0 to 1, as u and v."""
     return np.clip(np.float32(0.8) + (v + phase) * np.float32(0.6), 0, 1)
 
 
 def light_side(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """A light right side, beyond the middle: the tone from 0 to 1, as u and v."""
     return edge(u + phase * np.float32(0.3) + np.float32(0.25), sharpness)
 
 
 def dark_side(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """A light strip on the right of a dark side: the tone from 0 to 1, as u and v."""
     return edge(u + phase * np.float32(0.3) - np.float32(0.3), sharpness)
 
 
 def dot(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """A light spot in the middle of dark: the tone from 0 to 1, as u and v."""
     u = u + phase * np.float32(0.3)
     return edge(np.float32(0.5) - np.sqrt(u * u + v * v), sharpness)
 
 
 def target(u: Array, v: Array, phase: Array, sharpness: Array) -> Array:
+    """Rings about the centre: the tone from 0 to 1, as u and v."""
     return edge(_wave(np.sqrt(u * u + v * v) + phase * np.float32(0.25), 1.15), sharpness)
 
 

@@ -19,12 +19,12 @@ import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class About(TypedDict):
     digests: of training and held-out images; files of earlier versions have none.
     """
 
+    format: str
+    source: NotRequired[str]
+    image_size: NotRequired[int]
     contents: str
     names: list[str]
     train: int
@@ -100,8 +103,8 @@ def pack(listing: Listing, out: Path, image_size: int) -> Packed:
     listing = listing.with_test()
     contents = _digest(listing, image_size)
     if out.exists():
-        about = _description(out) if out.with_suffix(".json").exists() else {}
-        if about.get("contents") != contents:
+        about = _description(out) if out.with_suffix(".json").exists() else None
+        if about is None or about["contents"] != contents:
             raise FileExistsError(
                 f"{out} exists, and was not packed from these files at --image-size {image_size}: "
                 "remove it or choose another name"
@@ -138,10 +141,11 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
             f"{path} holds images of {images.shape[1]}×{images.shape[2]}: pack them again with --image-size "
             f"{image_size}, or leave the size out"
         )
-    train, counts = about["train"], {"labels": len(names), "supervised": about["train"], "crc32": len(names)}
-    for name, count in counts.items():
-        if about[name] is not None and len(about[name]) != count:
-            raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(about[name]):,}")
+    train = about["train"]
+    counts = ("labels", about["labels"], len(names)), ("supervised", about["supervised"], train)
+    for name, values, count in (*counts, ("crc32", about["crc32"], len(names))):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(values):,}")
     if not 0 < train < len(names):
         raise ValueError(f"{path.with_suffix('.json')}: train must be from 1 to {len(names) - 1:,}, got {train}")
     files = Listing(
@@ -150,13 +154,13 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
         names,
         num_train=train,
         labels=_array(about["labels"], np.int64),
-        class_names=about["class_names"] and tuple(about["class_names"]),
+        class_names=None if about["class_names"] is None else tuple(about["class_names"]),
         supervised=_array(about["supervised"], bool),
     )
     return dataclasses.replace(files.dataset(images), packed=about.get("digests"))
 
 
-def _array(values: list | None, dtype: type) -> np.ndarray | None:
+def _array(values: Sequence[Any] | None, dtype: type) -> np.ndarray | None:
     return None if values is None else np.array(values, dtype)
 
 
@@ -172,7 +176,7 @@ def _description(path: Path) -> About:
             f"{about} is not of format {FORMAT!r}, expected the description that pack writes beside {path}"
         )
     refuse_other(values, About, about)
-    return values
+    return cast(About, values)
 
 
 def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
@@ -226,7 +230,8 @@ def _header(images: int, image_size: int) -> bytes:
 
 def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, Outcomes]:
     """The pixels of readable files, and for each file its CRC-32 or its problem."""
-    pixels, outcomes = [], []
+    pixels: list[bytes] = []
+    outcomes: Outcomes = []
     for path in paths:
         try:
             content = read_file(path, LARGEST_FILE)
@@ -291,7 +296,7 @@ class _Packing:
             self.journal.write_text(json.dumps(self.contents) + "\n")
         elif parse_json(lines[0], self.journal) != self.contents:
             raise ValueError(
-                f"{self.partial} was begun with other files or another --image-size: go on with those, or remove it "
+                f"{self.partial} was started with other files or another --image-size: use the same ones, or remove it "
                 f"and {self.journal.name} to start again"
             )
         else:
@@ -322,7 +327,8 @@ class _Packing:
         paths = [self.listing.folder / file for file in self.listing.files[began:]]
         bar = progress(len(self.listing.files), initial=began, unit=" images")
         with self.partial.open("ab") as array, self.journal.open("ab") as journal, bar as advance:
-            pending, committed = [], time.monotonic()
+            pending: Outcomes = []
+            committed = time.monotonic()
 
             def commit() -> None:
                 entry = pending.copy()
@@ -355,17 +361,17 @@ class _Packing:
         refuse_empty_split(listing.name, train, len(kept), next(iter(bad.values()), ""))
         shape = (len(kept), self.image_size, self.image_size, 3)
         images = np.memmap(self.partial, np.uint8, "r", offset=len(_header(0, self.image_size)), shape=shape)
-        about = {
+        about: About = {
             "format": FORMAT,
             "source": listing.name,
             "contents": self.contents,
             "image_size": self.image_size,
             "train": train,
-            "class_names": listing.class_names,
+            "class_names": None if listing.class_names is None else list(listing.class_names),
             "labels": None if listing.labels is None else listing.labels[kept].tolist(),
             "supervised": None if listing.supervised is None else listing.supervised[kept[:train]].tolist(),
             "names": [listing.files[i] for i in kept],
-            "crc32": [outcomes[i] for i in kept],
+            "crc32": [outcome for outcome in outcomes if isinstance(outcome, int)],
             "bad": bad,
             "digests": {name: digest(part) for name, part in (("train", images[:train]), ("test", images[train:]))},
         }
@@ -382,7 +388,7 @@ class _Packing:
         return about
 
 
-def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, Outcomes]]:
+def _decoded(paths: list[Path], image_size: int) -> Generator[tuple[bytes, Outcomes]]:
     """Chunks of decoded files in order, from several processes with a bounded lead."""
     if not paths:
         return
@@ -392,7 +398,7 @@ def _decoded(paths: list[Path], image_size: int) -> Iterator[tuple[bytes, Outcom
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(min(cores, len(chunks)), context, _begin_process)
     try:
-        ahead = deque()
+        ahead: deque[Future[tuple[bytes, Outcomes]]] = deque()
         for chunk in chunks:
             ahead.append(pool.submit(_decode_chunk, chunk, image_size))
             if len(ahead) > 2 * cores:

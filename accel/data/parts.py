@@ -51,7 +51,7 @@ class Difficulty:
     natural: bool = False
     contrast: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 2 <= self.present <= 4:
             raise ValueError(f"parts: present must be between 2 and 4, got {self.present}")
         if not 0 <= self.contrast <= 1:
@@ -117,18 +117,18 @@ class Scene:
     piece_colours: np.ndarray  # (n, K, 2, 3)
 
 
-def _triangle_piece(u, v, a, b):
+def _triangle_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     lean = (b - np.float32(0.5)) * np.float32(0.5) * (v + np.float32(0.4))
     side = np.abs(u + lean) - (v + np.float32(1.1)) * (np.float32(0.3) + a * np.float32(0.25))
     return np.maximum(side * np.float32(0.8), v - np.float32(0.8))
 
 
-def _blob_piece(u, v, a, b):
+def _blob_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     v = v * (1 + a)
     return np.sqrt(u * u + v * v + (b - np.float32(0.5)) * u * v) - np.float32(0.9)
 
 
-def _stroke_piece(u, v, a, b):
+def _stroke_piece(u: np.ndarray, v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     bend = (b - np.float32(0.5)) * (u * u - np.float32(0.5))
     return np.maximum(np.abs(u) - np.float32(1.2), np.abs(v + bend) - np.float32(0.2) - a * np.float32(0.3))
 
@@ -215,13 +215,13 @@ def scene(
     def every_slot(of_type: np.ndarray) -> np.ndarray:  # (n, present, …) → (n, S, …)
         return np.repeat(of_type, REPEATS, axis=1)
 
-    jitter = np.float32(jitter)
+    varied = np.float32(jitter)
     palettes = PALETTES[[look.palette for look in difficulty.looks]]
-    tint = draws.symmetric(present, 1, 3) * (jitter * np.float32(127.5))
+    tint = draws.symmetric(present, 1, 3) * (varied * np.float32(127.5))
     part_colours = every_slot(np.clip(palettes[types] + tint, 0, 255))
-    part_radius = every_slot((1 + draws.symmetric(present) * (jitter / 2)) * np.float32(RADIUS))
-    part_angle = every_slot(_direction(draws.symmetric(present) * (jitter / 4)))
-    part_phase = every_slot(draws.symmetric(present) * jitter)
+    part_radius = every_slot((1 + draws.symmetric(present) * (varied / 2)) * np.float32(RADIUS))
+    part_angle = every_slot(_direction(draws.symmetric(present) * (varied / 4)))
+    part_phase = every_slot(draws.symmetric(present) * varied)
 
     tones = draws(4, 2)
     ends = PALETTES[draws.integer(len(PALETTES), 4)]
@@ -266,7 +266,7 @@ class _Canvas:
         bottom = colours[:, 2] + (colours[:, 3] - colours[:, 2]) * at
         self.pixels = np.ascontiguousarray(top[:, None] + (bottom - top)[:, None] * at[:, None, None])
 
-    def stamps(self, half: int, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray):
+    def stamps(self, half: int, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, ...]:
         """Windows of 2 · half pixels a side about m centres: the first row and column (m, 2) of each on the canvas, its
         pixels' own coordinates u and v (m, 2·half, 2·half), and the radius in pixels (m, 1, 1)."""
         middle = centre * np.float32(self.size)
@@ -279,7 +279,9 @@ class _Canvas:
         first = whole[:, ::-1].astype(np.int64) + (self.border - half)
         return first, cosine * x + sine * y, cosine * y - sine * x, radius
 
-    def paint(self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray):
+    def paint(
+        self, image: np.ndarray, first: np.ndarray, cover: np.ndarray, tone: np.ndarray, colours: np.ndarray
+    ) -> None:
         """Blends one stamp into each of m different images: cover and tone (m, window, window), colours (m, 2, 3)."""
         window = cover.shape[-1]
         runs = np.lib.stride_tricks.sliding_window_view(self.pixels.reshape(-1), window, writeable=True)

@@ -59,6 +59,8 @@ class Published:
         return listing
 
     def _check(self, folder: Path, listing: Listing) -> None:
+        assert listing.labels is not None  # every published set has classes
+        assert listing.class_names is not None
         splits = (
             ("training", self.train, listing.labels[: listing.num_train]),
             ("test", self.test, listing.labels[listing.num_train :]),
@@ -105,6 +107,7 @@ def _indoor67(folder: Path) -> Listing:
     tested, supervised = set(test), set(train)
     is_test = np.array([file in tested for file in found.files])
     order = np.argsort(is_test, kind="stable")
+    assert found.labels is not None  # the lists name files in class folders, which are there
     files = [found.files[i] for i in order]
     num_train = int((~is_test).sum())
     return Listing(

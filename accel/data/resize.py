@@ -1,9 +1,12 @@
 """Resizing of images with Pillow."""
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 
-def pillow():
+def pillow() -> ModuleType:
     """The module PIL.Image (with PIL.ImageOps loaded); ImportError says how to install it."""
     try:
         from PIL import Image, ImageOps  # noqa: F401
@@ -14,7 +17,7 @@ def pillow():
     return Image
 
 
-def fit(picture, size: int):
+def fit(picture: Any, size: int) -> Any:
     """Resizes a PIL image to a shorter side of `size` (bilinear, anti-aliased) and crops the centre to a square."""
     width, height = picture.size
     side = min(width, height)

@@ -3,7 +3,7 @@
 import math
 import pickle
 import re
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,15 +17,15 @@ class _DType:
             raise pickle.UnpicklingError(f"it holds an array of {text!r}, expected numbers")
         self.dtype = np.dtype(text)
 
-    def __setstate__(self, state: tuple) -> None:
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array(np.ndarray):
     """An array whose content is checked against its shape before it is passed to NumPy."""
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, content = state
         if not isinstance(kind, _DType) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("it holds an array whose elements are not plain numbers")
@@ -33,7 +33,8 @@ class _Array(np.ndarray):
             raise pickle.UnpicklingError(f"it holds an array of shape {shape}")
         if math.prod(shape) * kind.dtype.itemsize != len(content):
             raise pickle.UnpicklingError(f"it holds an array of shape {shape} in {len(content)} bytes")
-        super().__setstate__((1, shape, kind.dtype, bool(fortran), content))
+        plain: Any = (1, shape, kind.dtype, bool(fortran), content)
+        super().__setstate__(plain)
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -57,7 +58,7 @@ class _Unpickler(pickle._Unpickler):  # in pure Python, where numbers in a file 
             raise pickle.UnpicklingError(f"it names {module}.{name}, expected plain data and arrays only") from None
 
 
-def safe_unpickle(file: BinaryIO) -> Any:
+def safe_unpickle(file: IO[bytes]) -> Any:
     """Loads a pickle of Python 2 or 3 (up to protocol 4) of lists, tuples, dictionaries, numbers, strings, arrays.
 
     Strings of Python 2 become bytes. Arrays must hold numbers. Nothing is imported and no other function is called.

@@ -116,10 +116,10 @@ def _published(name: str, data_dir: Path, image_size: int | None) -> Dataset:
 
 
 def _not_found(name: str, path: Path) -> str:
-    close = nearest(name.lower(), NAMES, LIKENESS)
+    close: str | Path | None = nearest(name.lower(), NAMES, LIKENESS)
     if close is None and path.parent.is_dir():
         neighbour = nearest(path.name, (entry.name for entry in path.parent.iterdir()), LIKENESS)
-        close = neighbour and path.parent / neighbour
+        close = path.parent / neighbour if neighbour else None
     hint = f" (nearest: {close})" if close else ""
     kinds = "a .npz file, a packed .npy file or a folder of images"
     return f"no such data: {name}{hint}; expected {', '.join(NAMES)}, {kinds}"

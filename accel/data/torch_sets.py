@@ -1,7 +1,7 @@
 """Images from PyTorch data sets and data loaders."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ IMAGE_KEYS = ("image", "images", "data", "pixel_values")  # in items that are di
 LABEL_KEYS = ("label", "labels", "target")
 LIMITS = ((0.0, 1.0), (-1.0, 1.0))
 
-Source = TorchDataset | DataLoader
+Source = TorchDataset[Any] | DataLoader[Any]
 
 
 def from_torch(
@@ -68,16 +68,16 @@ def _read(source: Source, which: str, value_range: tuple[float, float]) -> Image
             labels.append(np.asarray(label).reshape(-1))
     if not images:
         raise ValueError(f"{which} holds no images")
-    images = np.concatenate(images)
+    pixels = np.concatenate(images)
     if not labels:
-        return ImageSet(images)
-    labels = np.concatenate(labels)
-    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        return ImageSet(pixels)
+    classes = np.concatenate(labels)
+    if len(classes) != len(pixels) or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
         raise ValueError(
-            f"labels of {which} must be whole numbers from 0, one per image, got {len(labels)} of {labels.dtype} for "
-            f"{len(images)} images"
+            f"labels of {which} must be whole numbers from 0, one per image, got {len(classes)} of {classes.dtype} for "
+            f"{len(pixels)} images"
         )
-    return ImageSet(images, labels.astype(np.int64))
+    return ImageSet(pixels, classes.astype(np.int64))
 
 
 def _items(source: Source, which: str) -> Iterator[Any]:
@@ -85,7 +85,7 @@ def _items(source: Source, which: str) -> Iterator[Any]:
     if not isinstance(source, TorchDataset | DataLoader):
         raise ValueError(f"{which} must be a torch Dataset or DataLoader, got {type(source).__name__}")
     if isinstance(source, IterableDataset) or isinstance(getattr(source, "dataset", None), IterableDataset):
-        yield from source
+        yield from cast(Iterable[Any], source)
     elif isinstance(source, DataLoader):
         # A loader that shuffles would give a different order, and so a different run, every time.
         yield from DataLoader(
@@ -96,7 +96,7 @@ def _items(source: Source, which: str) -> Iterator[Any]:
             collate_fn=source.collate_fn,
         )
     else:
-        for index in range(len(source)):
+        for index in range(len(cast(Sized, source))):
             yield source[index]
 
 

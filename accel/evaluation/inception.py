@@ -23,6 +23,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → (B, outputs, H', W')."""
         return functional.relu(self.bn(self.conv(x)), inplace=True)
 
 
@@ -36,10 +37,12 @@ def average_pool(x: Tensor) -> Tensor:
 
 
 def max_pool(x: Tensor) -> Tensor:
+    """Over 3 × 3 neighbours inside the image; (B, C, H, W) → the same."""
     return functional.max_pool2d(x, 3, 1, padding=1)
 
 
 def halve(x: Tensor) -> Tensor:
+    """Maxima of 3 × 3 neighbours, every second one; (B, C, H, W) → (B, C, (H − 1) // 2, (W − 1) // 2)."""
     return functional.max_pool2d(x, 3, 2)
 
 
@@ -63,6 +66,7 @@ class Block(nn.Module):
                 ends[stem] = arguments[0]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → the outputs of all branches (B, C, H', W')."""
         outputs = []
         for stem, names in self.chains.items():
             y = self.pool(x) if stem == "branch_pool" else x
@@ -77,6 +81,7 @@ class Block(nn.Module):
 
 
 def block_a(inputs: int, pooled: int) -> Block:
+    """3 × 3 and 5 × 5 neighbours, and `pooled` channels of pooled ones."""
     three, five = {"kernel": 3, "padding": 1}, {"kernel": 5, "padding": 2}
     units = {"branch1x1": (64,), "branch5x5_1": (48,), "branch5x5_2": (64, five)}
     units |= {"branch3x3dbl_1": (64,), "branch3x3dbl_2": (96, three), "branch3x3dbl_3": (96, three)}
@@ -84,12 +89,14 @@ def block_a(inputs: int, pooled: int) -> Block:
 
 
 def block_b(inputs: int) -> Block:
+    """Halves the grid of 35 × 35."""
     units = {"branch3x3": (384, {"kernel": 3, "stride": 2})}
     units |= {"branch3x3dbl_1": (64,), "branch3x3dbl_2": (96, {"kernel": 3, "padding": 1})}
     return Block(inputs, units | {"branch3x3dbl_3": (96, {"kernel": 3, "stride": 2})}, halve)
 
 
 def block_c(width: int) -> Block:
+    """7 × 7 neighbours, as rows and columns, through `width` channels."""
     units = {"branch1x1": (192,), "branch7x7_1": (width,), "branch7x7_2": (width, WIDE), "branch7x7_3": (192, HIGH)}
     units |= {"branch7x7dbl_1": (width,), "branch7x7dbl_2": (width, HIGH), "branch7x7dbl_3": (width, WIDE)}
     units |= {"branch7x7dbl_4": (width, HIGH), "branch7x7dbl_5": (192, WIDE)}
@@ -97,6 +104,7 @@ def block_c(width: int) -> Block:
 
 
 def block_d(inputs: int) -> Block:
+    """Halves the grid of 17 × 17."""
     half = {"kernel": 3, "stride": 2}
     units = {"branch3x3_1": (192,), "branch3x3_2": (320, half), "branch7x7x3_1": (192,)}
     units |= {"branch7x7x3_2": (192, WIDE), "branch7x7x3_3": (192, HIGH), "branch7x7x3_4": (192, half)}
@@ -104,6 +112,7 @@ def block_d(inputs: int) -> Block:
 
 
 def block_e(inputs: int, pool) -> Block:
+    """Rows and columns of three, side by side; `pool` is what the last branch reads."""
     units = {"branch1x1": (320,), "branch3x3_1": (384,), "branch3x3_2a": (384, FLAT), "branch3x3_2b": (384, TALL)}
     units |= {"branch3x3dbl_1": (448,), "branch3x3dbl_2": (384, {"kernel": 3, "padding": 1})}
     units |= {"branch3x3dbl_3a": (384, FLAT), "branch3x3dbl_3b": (384, TALL), "branch_pool": (192,)}
@@ -135,6 +144,7 @@ class Inception(nn.Module):
         self.Mixed_7c = block_e(2048, max_pool)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 299, 299) → features (B, 2048)."""
         for name, layer in self.named_children():
             images = layer(images)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):

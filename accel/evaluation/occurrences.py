@@ -39,7 +39,7 @@ class Occurrences:
     @property
     def probability(self) -> np.ndarray:
         """float64 (N, K)."""
-        return 1 / (1 + np.exp(-self.logit.astype(np.float64)))
+        return np.exp(-np.logaddexp(0, -self.logit.astype(np.float64)))  # which no logit makes overflow
 
     @property
     def dead(self) -> np.ndarray:

@@ -18,7 +18,7 @@ def describe_parts(found: Occurrences) -> list[str]:
     saturated = f", {found.saturated.sum()} of them nearly everywhere" if found.saturated.any() else ""
     return [
         f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} have distinct maps.",
-        f"They cover {found.covered:.0%} of the image area, with {found.an_image.sum():.1f} occurrences per image.",
+        f"They cover {found.covered:.0%} of the image area, {found.an_image.sum():.1f} occurrences per image.",
     ]
 
 
@@ -35,6 +35,7 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
         "reconstruction": "reconstruction",
         "kl_appearance": "appearance divergence",
         "kl_occurrence": "occurrence divergence",
+        "kl_ground": "background divergence",
         "error": "error rate, %",
     }
     for term in (name.removeprefix("train_") for name in last if name.startswith("train_")):

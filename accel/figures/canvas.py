@@ -4,8 +4,9 @@ Figures are made without global state. The label of a Figure, `figure.get_label(
 its description, which also serves as alternative text.
 """
 
+import contextlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,7 +16,10 @@ DOTS_PER_INCH = 100
 LETTER = 0.6  # width of an average letter in font sizes
 TITLE_SIZE, TEXT_SIZE = 15, 12  # of fonts, in pixels
 LINE = 1.45  # from one line of text to the next, in font sizes
-INK, QUIET = "#1a1a1a", "#555555"
+INK, QUIET, FRAME, GRID = "#1a1a1a", "#555555", "#bbbbbb", "#e5e5e5"
+# The colours of lines and letters on a dark page, and the colour of that page, the report's.
+DARK = {INK: "#ececec", QUIET: "#b4b9bf", FRAME: "#5d646c", GRID: "#33383e", "#000000": "#ececec", "#333333": "#d0d0d0"}
+DARK_PAGE = "#16181b"
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7", "#56b4e9", "#e69f00")
 
@@ -101,18 +105,20 @@ def mosaic(
     first = GAP + round(lines_above * small * LINE)
     pitch = height + GAP + under
     canvas = np.full((first + len(rows) * pitch, left + columns * (width + GAP), 3), 255, dtype=np.uint8)
+    opaque = np.zeros(canvas.shape[:2])  # the page is seen between images
     tops = [first + index * pitch for index in range(len(rows))]
     lefts = [left + index * (width + GAP) for index in range(columns)]
     for top, row in zip(tops, rows, strict=True):
         for at, tile in zip(lefts, row, strict=False):
             canvas[top : top + height, at : at + width] = tile
+            opaque[top : top + height, at : at + width] = 1
 
     lines, above = heading(title, text, canvas.shape[1])
     above = round(above)
     figure = new_figure(canvas.shape[1], above + len(canvas))
     axis = figure.add_axes((0, 0, 1, len(canvas) / (above + len(canvas))))
     axis.set_axis_off()
-    axis.imshow(canvas, interpolation="nearest", aspect="auto")
+    axis.imshow(canvas, interpolation="nearest", aspect="auto", alpha=opaque)
     write_heading(figure, title, text, lines)
     for top, label in zip(tops, labels, strict=True):
         size = points(text_size)
@@ -150,9 +156,36 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
         )
         axis = figure.add_axes(frame)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#bbbbbb")
-        axis.tick_params(labelsize=points(11), color="#bbbbbb", labelcolor=QUIET)
-        axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axis.spines[["left", "bottom"]].set_color(FRAME)
+        axis.tick_params(labelsize=points(11), color=FRAME, labelcolor=QUIET)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         axes.append(axis)
     return figure, axes
+
+
+@contextlib.contextmanager
+def darkened(figure) -> Iterator[None]:
+    """Within this context, a figure that was drawn before has the colours of a dark page.
+
+    The background, lines and text change; images and bars keep their colours.
+    """
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    grounds = [(page, page.get_facecolor()) for page in (figure, *figure.axes)]
+    artists = figure.findobj(lambda artist: isinstance(artist, (Line2D, Spine, Text)))
+    colours = [(one, to_hex(one.get_edgecolor() if isinstance(one, Spine) else one.get_color())) for one in artists]
+    try:
+        for page, _ in grounds:
+            page.set_facecolor(DARK_PAGE)
+        for artist, colour in colours:
+            artist.set_color(DARK.get(colour, colour))
+        yield
+    finally:
+        for page, colour in grounds:
+            page.set_facecolor(colour)
+        for artist, colour in colours:
+            artist.set_color(colour)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.figures.canvas import COLOURS, charts, points
+from accel.figures.canvas import COLOURS, GRID, QUIET, charts, points
 
 NAMES = {
     "total": "loss, nats per image",
     "reconstruction": "reconstruction error, nats per image",
     "kl_appearance": "appearance divergence, nats per image",
     "kl_occurrence": "occurrence divergence, nats per image",
+    "kl_ground": "background divergence, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images per second",
@@ -149,7 +150,7 @@ def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text
     left = (max(len(part) for name in names for part in name.split("\n")) * 7 + 16) / size[0]
     axis.set_position((left, box.y0, box.x1 - left - 0.04, box.height))
     axis.grid(axis="y", visible=False)
-    axis.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axis.grid(axis="x", color=GRID, linewidth=0.8)
     height = 0.8 / len(groups)
     for index, (label, values) in enumerate(groups.items()):
         at = np.arange(len(names)) + (index - (len(groups) - 1) / 2) * height
@@ -158,7 +159,7 @@ def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text
             words = form.format(value) if np.isfinite(value) else "none"
             axis.text(np.nan_to_num(value) + limit / 100, y, words, va="center", fontsize=points(11))
     if line is not None:
-        axis.axvline(line, color="#555555", linestyle="--", linewidth=1)
+        axis.axvline(line, color=QUIET, linestyle="--", linewidth=1)
     axis.set_yticks(np.arange(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, limit)

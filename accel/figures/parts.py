@@ -12,9 +12,7 @@ from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 OUTLINE = (255, 212, 0)
 WHITE = 255
 FINDS = 3  # multiple of chance from which the average precision counts as finding a type
-EXPLAINED_BITS = (
-    "Bits per cell: information about a cell in whether the part occurs there; 0 if it occurs everywhere or nowhere."
-)
+EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if the part occurs everywhere or nowhere."
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )

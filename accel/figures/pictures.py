@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from torch import nn
@@ -13,6 +13,7 @@ from accel.common.files import read_file, write_whole
 from accel.data import Dataset, ImageSet
 from accel.evaluation import Occurrences, find_occurrences, receptive_field
 from accel.figures.appearances import interpolations, swaps, traversals
+from accel.figures.canvas import DOTS_PER_INCH, darkened, heading
 from accel.figures.curves import discovery_bars, training_curves, transfer_bars
 from accel.figures.parts import gallery, part_statistics, parts
 from accel.figures.reconstructions import reconstructions, samples, weight_masks
@@ -31,6 +32,8 @@ class Drawn(TypedDict):
     file: str
     title: str
     text: str
+    dark: NotRequired[str]  # the file of the same picture for a dark page; earlier versions drew none
+    heading: NotRequired[int]  # pixels at its top that the title and the text take
 
 
 SHOWN = 12  # images in a row of inputs and outputs
@@ -114,8 +117,9 @@ def pictures(
 def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run: bool = True) -> list[str]:
     """Writes figures as NAME.png into the run's folder `figures`; returns the file names within the run.
 
-    all_of_run: whether these are all figures of the run; then index.json lists them in order, with descriptions.
-    Otherwise an older index is removed, because its figures show an earlier state. Raises OSError that names the file.
+    all_of_run: whether these are all figures of the run; then index.json lists them in order, with descriptions, and
+    each is also written as NAME-dark.png for the report on a dark page. Otherwise an older index is removed, because
+    its figures show an earlier state. Raises OSError that names the file.
     """
     folder = run / FOLDER
     with writing(folder, run):
@@ -123,16 +127,29 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
         (folder / INDEX).unlink(missing_ok=True)
     index = []
     for name, figure in drawn:
-        path = folder / f"{name}.png"
         title, text = figure.get_label().split("\n", 1)
-        figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
-        with writing(path, run):
-            write_whole({path: buffer.getvalue()})
-        index.append({"file": path.name, "title": title, "text": text})
+        entry: Drawn = {"file": f"{name}.png", "title": title, "text": text}
+        save(run, figure, entry["file"])
+        if all_of_run:
+            width, _ = figure.get_size_inches() * DOTS_PER_INCH
+            entry["heading"] = round(heading(title, text, width)[1])
+            entry["dark"] = f"{name}-dark.png"
+            with darkened(figure):
+                save(run, figure, entry["dark"])
+        index.append(entry)
     if all_of_run:
         with writing(folder / INDEX, run):
             write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
     return [f"{FOLDER}/{entry['file']}" for entry in index]
+
+
+def save(run: Path, figure, name: str) -> None:
+    """Writes a Figure into the run's folder `figures`, with its title and text; raises OSError that names the file."""
+    path = run / FOLDER / name
+    title, text = figure.get_label().split("\n", 1)
+    figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
+    with writing(path, run):
+        write_whole({path: buffer.getvalue()})
 
 
 def read_picture(run: Path, name: str) -> bytes:

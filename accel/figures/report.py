@@ -19,6 +19,8 @@ class Picture:
     title: str
     text: str
     png: bytes
+    dark: bytes | None = None  # the same for a dark page
+    heading: int = 0  # pixels at its top that title and text take, which the report shows as text of its own
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def html_report(runs: Sequence[RunRecord], made: str = "") -> str:
     The output depends only on the arguments.
     """
     sections = [
-        ("summary", "Summary", _summary(runs)),
         ("pictures", "Pictures", _pictures(runs)),
+        ("summary", "Summary", _summary(runs)),
         ("parts", "Parts", _parts(runs)),
         ("measures", "Measures", _measures(runs)),
         ("transfer", "Transfer", _transfer(runs)),
@@ -261,14 +263,24 @@ def _pictures(runs: Sequence[RunRecord]) -> str:
 
 def _picture(run: RunRecord, picture: Picture, words: str) -> str:
     width, height = struct.unpack(">II", picture.png[16:24])  # of a PNG file's first chunk
-    data = base64.b64encode(picture.png).decode()
     title, text, name = (escape(words) for words in (picture.title, picture.text, run.name))
-    alternative = f"{title}, {name}: {text}"
+    image = f'<img src="{_data(picture.png)}" width="{width}" height="{height}" alt="{title}, {name}: {text}">'
+    kind = "scroll"
+    if picture.dark is not None:
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(picture.dark)}">'
+        image, kind = f"<picture>{source}{image}</picture>", "scroll themed"
+    if picture.heading:
+        # Above the box's upper edge; per cent are of its width.
+        style = f"max-width: {width}px; --above: -{100 * picture.heading / width:.3f}%"
+        image = f'<div class="cropped" style="{style}">{image}</div>'
     return (
-        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{title}, {name}">'
-        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alternative}"></div>'
+        f'<figure><div class="{kind}" role="region" tabindex="0" aria-label="{title}, {name}">{image}</div>'
         f"<figcaption><strong>{name}</strong> {escape(words)}</figcaption></figure>"
     )
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _configuration(runs: Sequence[RunRecord]) -> str:
@@ -284,8 +296,8 @@ GLOSSARY = {
     "image, a vector that describes how it looks there.",
     "occurrence": "a part occurs in a cell of the image's grid if its probability there is above one half.",
     "dead, saturated, live": "a part that occurs nowhere, in nearly all cells, or in some of them.",
-    "bits per cell": "information about a cell in whether the part occurs there: H(mean p) − mean H(p). It is 0 for a "
-    "part that occurs everywhere or nowhere, and at most 1.",
+    "bits per cell": "mutual information of cell and occurrence: H(mean p) − mean H(p). It is 0 for a part that occurs "
+    "everywhere or nowhere, and at most 1.",
     "effective number of parts": "number of equally frequent parts that would have the same entropy.",
     "overlap": "how often two parts occur in the same cells: 0 for never, 1 for equal maps.",
     "consistency": "similarity of the patches at a part's most probable occurrences, in pixels or in features; 1 if a "
@@ -350,6 +362,10 @@ th[aria-sort="descending"] button::after { content: " \\2193"; color: inherit; }
   align-items: start; }
 figure { margin: 0; min-width: 0; }
 figure .scroll { background: #fff; border: 1px solid var(--line); border-radius: .4rem; padding: .4rem; }
+figure .themed { background: var(--page); }
+picture { display: block; }
+.cropped { overflow: hidden; }
+.cropped img { width: 100%; margin-top: var(--above); }
 img { display: block; max-width: 100%; height: auto; }
 figcaption { color: var(--quiet); font-size: .9rem; padding: .25rem 0; overflow-wrap: anywhere; }
 figcaption strong { color: var(--ink); }
@@ -357,7 +373,7 @@ dt { font-weight: 600; }
 dd { margin: 0 0 .5rem 1rem; max-width: 50rem; }
 footer { color: var(--quiet); font-size: .9rem; padding-bottom: 2rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .25rem 0; }
-@media (max-width: 40rem) { figure img { max-width: none; width: 42rem; } }
+@media (max-width: 40rem) { figure .scroll > * { width: 42rem; } figure img { max-width: none; width: 42rem; } }
 """
 
 SCRIPT = """

@@ -1,6 +1,5 @@
-"""Launches the PatchVAE bottleneck's kernels: one forward and one backward, and for categorical occurrences two small
-ones more, of which the first reads the logits before either walk, and the second couples the parts of a cell after the
-backward one.
+"""Launches the kernels of the PatchVAE bottleneck: one for each pass, and two small ones for categorical occurrences:
+the first reads the logits before either pass, and the second couples the parts of a cell after the backward pass.
 """
 
 import math
@@ -20,7 +19,7 @@ from .tiles import blocks, index_type, layouts, side_by_side
 
 @triton.jit
 def sum_kernel(partials, totals, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """Both divergences of an image from those of its part blocks, each in one order."""
+    """Sums both divergences of an image over its part blocks, in a fixed order."""
     image = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     for kind in tl.static_range(2):
@@ -29,7 +28,7 @@ def sum_kernel(partials, totals, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def number(argument: Tensor | None, device):
-    """A 0-d tensor as a kernel argument: its address if it is on the device, else what it holds."""
+    """A 0-d tensor as a kernel argument: its address if it is on the device, else its value."""
     return argument if argument is None or argument.device == device else argument.item()
 
 
@@ -42,13 +41,13 @@ def kernel_draw(draw: list[Tensor], device) -> dict:
 
 
 def log_prior(options: BottleneckOptions, parts: int) -> tuple[float, float]:
-    """log π, and log of what it leaves for absence: of a part, or of every part."""
+    """log π, and the logarithm of the remaining probability: of absence of a part, or of all parts."""
     prior = options.occurrence_prior
     return math.log(prior), math.log1p(-prior * (parts if options.occurrence == "categorical" else 1))
 
 
 def kernel_options(options: BottleneckOptions, pooled: bool, parts: int) -> dict:
-    """The arguments that say to either kernel what the bottleneck is."""
+    """The arguments of both kernels with the bottleneck's options."""
     return {
         "prior": log_prior(options, parts),
         "prior_mean": options.appearance_prior_mean,
@@ -71,8 +70,8 @@ def forward(
     """Fills outputs: code, m, v, KL_app, KL_occ and saved, as forward_kernel describes them, and the statistics of
     categorical cells.
 
-    mean and log_variance are μ and s, or if pooled contiguous m and log v. draw: seed, step, the first image's index
-    and the temperature, 0-d tensors; empty for the posterior's mean.
+    mean and log_variance are μ and s, or, if pooled, contiguous m and log v. draw: seed, step, index of the first image
+    and temperature as 0-d tensors; empty for the posterior's mean.
     """
     code, pooled_mean, pooled_variance, *totals, saved, statistics = outputs
     images, parts, height, width = logits.shape
@@ -125,10 +124,10 @@ def backward(
     pooled: bool,
     outputs: tuple[Tensor, ...],
 ):
-    """Fills outputs: the gradients of a, μ and s, or if pooled of a, m and log v.
+    """Fills outputs: the gradients of a, μ and s, or, if pooled, of a, m and log v.
 
-    incoming: the gradients of code, m, v, KL_app and KL_occ, of any strides, each None for zero. mean is given where
-    gradients flow through the weights, log_variance there and under the arithmetic rule.
+    incoming: the gradients of code, m, v, KL_app and KL_occ, with any strides, None for zero. mean is required if
+    gradients flow through the weights; log_variance in this case and for the arithmetic rule.
     """
     d_code, *d_pooled = incoming
     images, parts, height, width = logits.shape

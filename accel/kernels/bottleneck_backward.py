@@ -1,7 +1,7 @@
-"""The bottleneck's backward pass as one kernel. The equations stand in reference/bottleneck.py.
+"""The backward pass of the bottleneck as one kernel. The equations are in reference/bottleneck.py.
 
-Tiles and programs are the forward pass's. Occurrence noise is drawn again by address, so nothing of a map's size is
-kept between the two passes but the inputs.
+Tiles and programs are those of the forward pass. Occurrence noise is drawn again, so no tensors of a map's size are
+saved between the passes except the inputs.
 """
 
 import triton
@@ -11,9 +11,9 @@ from .noise import drawing_kernel
 from .occurrence import bernoulli_gradient, load_cells, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
 
-# Places in the maps, after those that both passes have.
+# Indices of maps, after those of both passes.
 D_LOGITS, D_MEAN, D_LOG_VARIANCE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
-# Places in the incoming gradients; in LAYOUTS they follow the maps.
+# Indices of incoming gradients; in LAYOUTS they follow the maps.
 OF_MEAN, OF_VARIANCE = tl.constexpr(0), tl.constexpr(1)
 OF_KL_APPEARANCE, OF_KL_OCCURRENCE = tl.constexpr(2), tl.constexpr(3)
 INCOMING = tl.constexpr(7)
@@ -21,7 +21,7 @@ INCOMING = tl.constexpr(7)
 
 @triton.jit
 def load_gradient(incoming, WHICH: tl.constexpr, image, parts, BLOCK_D: tl.constexpr, inside, LAYOUTS: tl.constexpr):
-    """The incoming gradient of a pooled number, of any (image, part, number) strides; zero where there is none."""
+    """The incoming gradient of a pooled number, with any (image, part, number) strides; zero if there is none."""
     tile = tl.zeros(inside.shape, tl.float32)
     if incoming[WHICH] is not None:
         STRIDES: tl.constexpr = LAYOUTS[INCOMING + WHICH]
@@ -32,7 +32,7 @@ def load_gradient(incoming, WHICH: tl.constexpr, image, parts, BLOCK_D: tl.const
 
 @triton.jit
 def load_divergence_gradient(incoming, WHICH: tl.constexpr, image, LAYOUTS: tl.constexpr):
-    """The incoming gradient of an image's divergence; zero where there is none."""
+    """The incoming gradient of an image's divergence; zero if there is none."""
     gradient = 0.0
     if incoming[WHICH] is not None:
         gradient = tl.load(incoming[WHICH] + image * LAYOUTS[INCOMING + WHICH][0])
@@ -41,7 +41,7 @@ def load_divergence_gradient(incoming, WHICH: tl.constexpr, image, LAYOUTS: tl.c
 
 @triton.jit
 def scratch_places(image, cells, parts, N: tl.constexpr, L: tl.constexpr):
-    """Of (cell, part) in couple_kernel's maps (B, N, L)."""
+    """Offsets of (cell, part) in the maps (B, N, L) of couple_kernel."""
     return (image * N + parts)[None, :] * L + cells[:, None]
 
 
@@ -51,7 +51,7 @@ def gather_samples(
     CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The first walk: d_z = Σ_l d_ẑ y; and d_y = Σ_d d_ẑ z, for couple_kernel or, with detached weights, in d_a."""
+    """First pass over cells: d_z = Σ_l d_ẑ y; and d_y = Σ_d d_ẑ z, for couple_kernel or, with detached weights, d_a."""
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[2]
     BLOCK_N: tl.constexpr = BLOCKS[0]
@@ -84,13 +84,13 @@ def spread_gradients(
     ARITHMETIC: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The second walk: d_μ = w d_m and d_s = w d_log v of every cell; with attached weights, d_a or d_log p as well."""
+    """The second pass over cells: d_μ = w d_m and d_s = w d_log v; with attached weights, also d_a or d_log p."""
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[2]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, channels, part_inside, inside = tile
     if not DETACH:
-        # Σ_j w_j d_w_j, known without a walk from what was pooled.
+        # Σ_j w_j d_w_j, from the pooled numbers, without a pass over cells.
         d_weight_mean = tl.sum(d_mean * mean + d_log_variance * (1.0 if ARITHMETIC else log_variance), axis=1)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
@@ -129,19 +129,19 @@ def spread_gradients(
 
 @drawing_kernel
 def backward_kernel(
-    maps,  # a; μ and s where they are needed; the code's gradient; to be written, the gradients of a, μ and s
-    statistics,  # of categorical cells, else None
-    coupled,  # of categorical cells, to be written for couple_kernel in place of a's gradient: d_y and d_log p
+    maps,  # inputs: a, μ and s if needed, the code's gradient; outputs: the gradients of a, μ and s
+    statistics,  # for categorical cells, else None
+    coupled,  # for categorical cells, outputs for couple_kernel instead of a's gradient: d_y and d_log p
     pooled_mean,  # m (B, N, D)
     saved,  # by the forward pass
-    incoming,  # the gradients of m, v (B, N, D), KL_app and KL_occ (B,), each None where there is none
+    incoming,  # the gradients of m, v (B, N, D), KL_app and KL_occ (B,), None if absent
     seed,
     step,
     first_image,
     temperature,
-    prior,  # log π, and log of what it leaves for absence
+    prior,  # log π, and the logarithm of the remaining probability
     prior_mean,  # c
-    POOLED: tl.constexpr,  # the gradients of m and log v (B, N, D) are written in place of μ's and s's
+    POOLED: tl.constexpr,  # writes the gradients of m and log v (B, N, D) instead of those of μ and s
     ARITHMETIC: tl.constexpr,
     CATEGORICAL: tl.constexpr,
     SAMPLE: tl.constexpr,
@@ -149,15 +149,14 @@ def backward_kernel(
     DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells, and how many of these a thread holds side by side
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
     INDEX: tl.constexpr,
 ):
-    """All gradients: reads the code's gradient and a once, and with detached weights and the geometric rule no other
-    map.
+    """All gradients. Reads the code's gradient and a once, other maps only for attached weights or the arithmetic rule.
 
-    The first walk sums d_z = Σ_l d_ẑ y, the second spreads d_μ = w d_m and d_s = w d_log v over the cells. With
-    attached weights it also sends d_w back, d_log p = w (d_w − Σ_j w_j d_w_j), where the sum over j is known from
-    the pooled numbers: Σ_d (d_m m + d_log v log v), or under the arithmetic rule Σ_d (d_m m + d_log v).
+    The first pass over cells sums d_z = Σ_l d_ẑ y, the second writes d_μ = w d_m and d_s = w d_log v. With attached
+    weights it also propagates d_w: d_log p = w (d_w − Σ_j w_j d_w_j), where the sum over j follows from the pooled
+    numbers: Σ_d (d_m m + d_log v log v), or under the arithmetic rule Σ_d (d_m m + d_log v).
     """
     N: tl.constexpr = SHAPE[0]
     D: tl.constexpr = SHAPE[1]

@@ -1,9 +1,9 @@
-"""The bottleneck's forward pass as one kernel. The equations stand in reference/bottleneck.py.
+"""The forward pass of the bottleneck as one kernel. The equations are in reference/bottleneck.py.
 
-A program owns some parts of one image and walks the grid in blocks of cells. Its tiles are (cells, parts, numbers): in
-contiguous maps the cells are neighbours in memory, in channels-last maps the numbers and then the parts, and Triton
-lays its threads out accordingly, so one source serves both. `tile` is what part_tile says of a program: its image, its
-parts, the channels of their numbers, and which of both exist.
+A program computes some parts of one image and iterates over the grid in blocks of cells. Its tiles are (cells, parts,
+numbers): in contiguous maps, cells are adjacent in memory; in channels-last maps, numbers and then parts. Triton
+chooses the layout of threads accordingly, so one source serves both. `tile` is the result of part_tile: the program's
+image, its parts, the channels of their numbers, and masks for both.
 """
 
 import triton
@@ -13,8 +13,8 @@ from .noise import drawing_kernel, normal_noise
 from .occurrence import divergence, load_cells, log_probability, read_draw, sample_occurrence
 from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
 
-NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: the logarithm of no weight at all
-LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite: differences of it are numbers
+NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: stands for weight 0
+LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite, so that differences are not NaN
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def largest_log_probability(
     maps, statistics, tile,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """max_l log p_l of each part, relative to which weights are formed."""
+    """max_l log p_l of each part, to which weights are relative."""
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, _channels, part_inside, inside = tile
@@ -35,7 +35,7 @@ def largest_log_probability(
             value = log_probability(value, cell, CATEGORICAL)
         largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, NOTHING))
     peak = tl.max(largest, axis=0)
-    # σ rises with its argument, so the largest logit has the largest log σ.
+    # σ is monotonic, so the largest logit has the largest log σ.
     return peak if CATEGORICAL else log_sigmoid(peak)
 
 
@@ -84,7 +84,7 @@ def pool_arithmetic(
 ):  # fmt: skip
     """m = Σ w μ, log v = log Σ w exp(s), and the sum of the relative weights.
 
-    exp(s) is taken relative to the largest s so far, so that it neither overflows nor vanishes.
+    exp(s) is relative to the largest s so far, so that it neither overflows nor underflows.
     """
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
@@ -117,30 +117,30 @@ def pool_arithmetic(
 @drawing_kernel
 def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
-    statistics,  # of categorical cells, else None
+    statistics,  # for categorical cells, else None
     moments,  # m and v (B, N, D)
-    saved,  # for backward (B, N, 2·D + 2): log v, z, and unless POOLED the weights' largest log p and relative sum
+    saved,  # for backward (B, N, 2·D + 2): log v, z, and, unless POOLED, largest log p and relative sum of the weights
     divergences,  # KL_app and KL_occ (B, part blocks)
     seed,
     step,
     first_image,
     temperature,
-    prior,  # log π, and log of what it leaves for absence
+    prior,  # log π, and the logarithm of the remaining probability
     prior_mean,  # c of the appearances' prior N(c, 1)
-    POOLED: tl.constexpr,  # m and log v (B, N, D) are read in place of μ and s
+    POOLED: tl.constexpr,  # reads m and log v (B, N, D) instead of μ and s
     ARITHMETIC: tl.constexpr,
     CATEGORICAL: tl.constexpr,
     SAMPLE: tl.constexpr,
     HARD: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells, and how many of these a thread holds side by side
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
     INDEX: tl.constexpr,
 ):
-    """Pool over the cells, sample, place and measure: reads a, μ and s once, writes the code once.
+    """Pooling, sampling, code and divergences: reads a, μ and s once, writes the code once.
 
-    Cells that do not fit one block are walked three times: for the largest log p, to pool, to place. The later walks
-    find the logits in cache.
+    If cells do not fit into one block, there are three passes over them: for the largest log p, for pooling, and for
+    the code. The later passes find the logits in the cache.
     """
     N: tl.constexpr = SHAPE[0]
     D: tl.constexpr = SHAPE[1]
@@ -186,7 +186,7 @@ def forward_kernel(
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
     tl.store(saved + saved_numbers + D, z, mask=inside)
     if SAMPLE:
-        # Read back: otherwise every thread that places a number would draw its noise for itself, where Triton does not
+        # Read back: otherwise each thread that writes a number would draw its noise again, if Triton does not
         # exchange it.
         tl.debug_barrier()
         z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)

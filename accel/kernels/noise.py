@@ -1,6 +1,6 @@
-"""Noise as device functions: the contract of reference/noise.py, drawn inside a kernel instead of read by it.
+"""Noise as device functions, as specified in reference/noise.py: kernels generate it instead of reading it.
 
-The words are Philox-4x32-10's (Salmon et al., SC 2011), the uniforms the reference's bit for bit.
+The words are those of Philox-4x32-10 (Salmon et al., SC 2011); uniform numbers are bit-identical to the reference.
 """
 
 import triton
@@ -19,7 +19,7 @@ drawing_kernel = triton.jit(
 
 @triton.jit
 def read(number):
-    """A kernel argument that is a number, or a pointer to one (which a CUDA graph's replay reads anew)."""
+    """A kernel argument that is a number, or a pointer to one (which each replay of a CUDA graph reads)."""
     if number.dtype.is_ptr():
         number = tl.load(number)
     return number
@@ -37,7 +37,7 @@ def philox(block, image, stream: tl.constexpr, step, seed):
     for _ in tl.static_range(10):
         high_0, high_1 = tl.umulhi(c0, 0xD2511F53), tl.umulhi(c2, 0xCD9E8D57)
         c1, c3 = high_1 ^ c1 ^ k0, high_0 ^ c3 ^ k1
-        # Words and keys wrap around at 2³², which Triton's debug mode would take for a mistake.
+        # Words and keys wrap around at 2³², which Triton's debug mode would report as an error.
         low_0 = tl.core.mul(c0, 0xD2511F53, sanitize_overflow=False)
         low_1 = tl.core.mul(c2, 0xCD9E8D57, sanitize_overflow=False)
         c0, c1, c2, c3 = c1, low_1, c3, low_0
@@ -54,7 +54,7 @@ def uniform(word):
 
 @triton.jit
 def interleave(a, b, c, d):
-    """(rows, columns, 4) of four tensors (rows, columns): a, b, c and d side by side."""
+    """(rows, columns, 4) of four tensors (rows, columns): a, b, c and d interleaved."""
     pairs = tl.join(tl.join(a, c), tl.join(b, d))
     return tl.reshape(pairs, (a.shape[0], a.shape[1], 4))
 
@@ -63,7 +63,7 @@ def interleave(a, b, c, d):
 def occurrence_uniform(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
     """u of (cell, part) for CELLS cells from start on, a multiple of CELLS, from a draw (seed, step, image, …).
 
-    A block's four words serve four neighbouring cells, so a fourth of the tile is drawn and spread over it.
+    A block's four words serve four adjacent cells, so a quarter of the tile is drawn and expanded.
     """
     PART_BLOCKS: tl.constexpr = (L + 3) // 4
     if CELLS % 4 == 0:
@@ -89,7 +89,7 @@ def logistic_noise(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
 
 @triton.jit
 def gumbel_noise(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
-    """−log(−log u) of (cell, part); none is part N."""
+    """−log(−log u) of (cell, part); "none" is part N."""
     return -tl.log(-tl.log(occurrence_uniform(start, CELLS, parts, L, draw)))
 
 
@@ -111,7 +111,7 @@ def cosine_of_turns(x):
 
 @triton.jit
 def sine_of_turns(x):
-    """sin(2πx) for 0 ≤ x ≤ 1, as accurately: a quarter of a turn from the cosine, a difference that is exact."""
+    """sin(2πx) for 0 ≤ x ≤ 1, equally accurate: the cosine shifted by a quarter turn, which is exact."""
     return cosine_of_turns(tl.abs(x - 0.25))
 
 

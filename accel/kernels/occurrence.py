@@ -1,8 +1,8 @@
-"""Where parts occur, inside kernels: both distributions of reference/occurrence.py, a tile (cells, parts) at a time.
+"""Both distributions of reference/occurrence.py as device functions, on tiles (cells, parts).
 
-A Bernoulli part is a function of its logit. A categorical cell couples its parts, but only through sums over them:
-`cell_kernel` reads the logits once and leaves a few statistics a cell, from which every kernel computes p and y of
-the parts that it owns, and `couple_kernel` ends the backward pass with the sums over a cell's parts.
+A Bernoulli part depends only on its own logit. A categorical cell couples its parts, but only through sums:
+`cell_kernel` reads the logits once and writes a few statistics per cell, from which every kernel computes p and y of
+its parts, and `couple_kernel` completes the backward pass with sums over the parts of a cell.
 """
 
 from functools import cache
@@ -19,20 +19,20 @@ from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope
 
 # Rows of a categorical cell's statistics (B, CELL_STATISTICS, L). All are relative to the largest logit, since
 # differences of logits stay exact where the logits themselves are large.
-PEAK = tl.constexpr(0)  # the largest of its logits and of none's, 0
-LOG_TOTAL = tl.constexpr(1)  # log Σ exp(a − peak) over parts and none
+PEAK = tl.constexpr(0)  # the largest of its logits and 0, the logit of "none"
+LOG_TOTAL = tl.constexpr(1)  # log Σ exp(a − peak) over parts and "none"
 TOP = tl.constexpr(2)  # the largest of a − peak + g
 LOG_RELAXED = tl.constexpr(3)  # log Σ exp((a − peak + g − top) / τ)
-WINNER = tl.constexpr(4)  # the part that has the largest, N for none
+WINNER = tl.constexpr(4)  # the part with the largest, N for "none"
 CELL_STATISTICS = tl.constexpr(5)
-# How every kernel is told that nothing is drawn; bottleneck.py makes the same of a draw.
+# Arguments of kernels without sampling; bottleneck.py makes those with sampling.
 NO_DRAW = {"seed": None, "step": None, "first_image": None, "temperature": None, "SAMPLE": False}
 
 
 @triton.jit
 def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr):
-    """What a draw of this image needs: (seed, step, image of the global batch, 1/τ)."""
-    draw = (0, 0, image, 1.0)  # nothing of it is used, and older compilers give no None back
+    """The arguments of sampling for this image: (seed, step, index in the global batch, 1/τ)."""
+    draw = (0, 0, image, 1.0)  # unused, but older compilers cannot return None
     if SAMPLE:
         draw = (read(seed), read(step), read(first_image) + image, 1.0 / read(temperature))
     return draw
@@ -40,7 +40,7 @@ def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr)
 
 @triton.jit
 def load_cells(statistics, image, cells, L: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr):
-    """The statistics of these cells, each (cells, 1); nothing for Bernoulli occurrences, which have none."""
+    """The statistics of these cells, each (cells, 1); empty for Bernoulli occurrences."""
     result = None
     if CATEGORICAL:
         statistics += image * (CELL_STATISTICS * L)
@@ -73,14 +73,14 @@ def sample_occurrence(
     SAMPLE: tl.constexpr,
     HARD: tl.constexpr,
 ):
-    """The y to place in the cells from start on, and how the relaxed sample (or p) answers to its logit.
+    """y in the cells beginning with start, and the slope of the relaxed sample (or p) in its logit.
 
     Bernoulli: dy/da. Categorical: y/τ (or p), since d_a_n = y_n/τ (d_y_n − Σ_k y_k d_y_k).
     """
     if CATEGORICAL:
         if SAMPLE:
             argument = logit - cell[PEAK] + gumbel_noise(start, logit.shape[0], parts, L, draw)
-            # Never positive but for rounding, and in cells outside of the grid, whose y must stay finite.
+            # Positive only by rounding, and in cells outside of the grid, whose y must be finite.
             y = tl.exp(tl.minimum((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED], 0.0))
             slope = y * draw[3]
             if HARD:
@@ -101,9 +101,9 @@ def sample_occurrence(
 
 @triton.jit
 def divergence(logit, cell, parts, prior, CATEGORICAL: tl.constexpr):
-    """Terms of KL_occ whose sum over cells and parts it is; prior = (log π, log of what π leaves for absence).
+    """Terms of KL_occ, to be summed over cells and parts; prior = (log π, logarithm of the remaining probability).
 
-    The first part's term holds none's as well.
+    The term of the first part includes that of "none".
     """
     if CATEGORICAL:
         log_p = logit - cell[PEAK] - cell[LOG_TOTAL]
@@ -120,7 +120,7 @@ def divergence(logit, cell, parts, prior, CATEGORICAL: tl.constexpr):
 
 @triton.jit
 def bernoulli_gradient(logit, slope, d_y, d_log_p, d_divergence, prior):
-    """d_a of a Bernoulli part, from the derivatives by y, by log p and by KL_occ."""
+    """d_a of a Bernoulli part, from the derivatives with respect to y, log p and KL_occ."""
     _, p_slope = sigmoid_and_slope(logit)
     not_p, _ = sigmoid_and_slope(-logit)
     return d_y * slope + d_divergence * p_slope * (logit - (prior[0] - prior[1])) + not_p * d_log_p
@@ -136,7 +136,7 @@ def cell_block(SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def part_block(first, cells, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
-    """The parts from the first on, and which (cell, part) exist."""
+    """The parts beginning with the first, and the mask of (cell, part)."""
     parts = (first + tl.arange(0, BLOCKS[1])).to(INDEX)
     return parts, (cells < SHAPE[1])[:, None] & (parts < SHAPE[0])[None, :]
 
@@ -155,7 +155,7 @@ def cell_kernel(
     BLOCKS: tl.constexpr,  # cells, parts
     INDEX: tl.constexpr,
 ):
-    """The statistics of categorical cells. Parts beyond one block are walked twice, the second time in cache."""
+    """The statistics of categorical cells. Parts that exceed one block take two passes, the second from the cache."""
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
     image, start, cells = cell_block(SHAPE, BLOCKS, INDEX)
@@ -170,7 +170,7 @@ def cell_kernel(
     total = tl.zeros(BLOCKS, tl.float32)
     if SAMPLE:
         none_argument = none + gumbel_noise(start, BLOCKS[0], tl.full([1], N, INDEX), L, draw)
-        # Each column of the tile keeps the largest argument it has met, and its sum relative to that.
+        # Each column of the tile keeps its largest argument so far, and its sum relative to that.
         top = tl.zeros(BLOCKS, tl.float32) + none_argument
         relaxed = tl.zeros(BLOCKS, tl.float32)
         winner = tl.full(BLOCKS, N, tl.int32)
@@ -196,7 +196,7 @@ def cell_kernel(
         tallest = tl.max(top, axis=1)
         sums = tl.sum(relaxed * tl.exp((top - tallest[:, None]) * draw[3]), axis=1)
         log_relaxed = tl.log(sums + tl.exp((tl.max(none_argument, axis=1) - tallest) * draw[3]))
-        # Of equal parts the first wins; none keeps what a part only equals.
+        # Ties go to the first part, and to "none" before parts.
         first_winner = tl.min(tl.where(top == tallest[:, None], winner, N), axis=1).to(tl.float32)
     tl.store(statistics + TOP * L, tallest, mask=exists)
     tl.store(statistics + LOG_RELAXED * L, log_relaxed, mask=exists)
@@ -230,7 +230,7 @@ def couple_kernel(
     d_y,  # (B, N, L) float32, or None
     d_log_p,  # through the pooling weights, (B, N, L) float32, or None
     d_divergence,  # (B,), or None
-    d_logits,  # to be written
+    d_logits,  # output
     seed,
     step,
     first_image,
@@ -246,7 +246,7 @@ def couple_kernel(
 
         d_a_n = y_n/τ (d_y_n − Σ_k y_k d_y_k) + d_log p_n − p_n Σ_k d_log p_k + d_KL p_n (r_n − Σ_k p_k r_k)
 
-    In the last sum none counts as well; it is the cell's divergence.
+    The last sum includes "none"; it is the divergence of the cell.
     """
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[1]
@@ -287,7 +287,7 @@ def couple_kernel(
 
 @cache
 def tiles(parts: int, cells: int):
-    """(cells, parts) of a tile of up to 2048, its warps, and programs an image: all parts of a cell where they fit."""
+    """(cells, parts) of a tile of up to 2048, its warps, and programs per image: all parts of a cell if they fit."""
     block_parts = min(triton.next_power_of_2(parts), 256)
     block_cells = min(triton.next_power_of_2(cells), max(4, 2048 // block_parts))
     warps = max(1, min(8, block_cells * block_parts // 256))
@@ -295,7 +295,7 @@ def tiles(parts: int, cells: int):
 
 
 def launch(kernel, logits: Tensor, map_layouts: tuple, draw: dict, *, strides: tuple = (), **tensors):
-    """A kernel whose programs own all parts of some cells; draw: what says how it is drawn, or NO_DRAW."""
+    """Launches a kernel whose programs compute all parts of some cells; draw: arguments of sampling, or NO_DRAW."""
     images, parts, height, width = logits.shape
     blocks, warps, cell_blocks = tiles(parts, height * width)
     kernel[(images * cell_blocks,)](
@@ -316,7 +316,7 @@ def fill_cell_statistics(logits: Tensor, draw: dict, statistics: Tensor):
 
 
 def new_cell_statistics(logits: Tensor, options: BottleneckOptions) -> Tensor | None:
-    """The statistics of categorical cells of which nothing is drawn; None for Bernoulli occurrences."""
+    """The statistics of categorical cells without sampling; None for Bernoulli occurrences."""
     if options.occurrence != "categorical":
         return None
     images, _, height, width = logits.shape
@@ -335,7 +335,7 @@ def couple(
     draw: dict,
     d_logits: Tensor,
 ):
-    """Fills d_logits (B, N, h, w), as couple_kernel describes it."""
+    """Fills d_logits (B, N, h, w); see couple_kernel."""
     launch(
         couple_kernel,
         logits,

@@ -1,8 +1,8 @@
-"""The weights that pool features under every shift of a kernel. The equations stand in reference/bottleneck.py.
+"""The weights that pool features for every shift of a kernel. The equations are in reference/bottleneck.py.
 
-F[n, δ] = Σ_l w_l f_{l+δ} is a matrix product over cells once the weights are shifted instead of the features:
-F[n, δ] = Σ_l w_{l−δ} f_l, with w zero outside the grid. These kernels write the shifted weights and collect their
-gradient; the products are cuBLAS's. Sampling and placing what comes out of them is bottleneck.py's, where POOLED.
+F[n, δ] = Σ_l w_l f_{l+δ} is a matrix product over cells if the weights are shifted instead of the features:
+F[n, δ] = Σ_l w_{l−δ} f_l, with w zero outside the grid. These kernels write the shifted weights and sum their gradient;
+cuBLAS computes the products. The kernels of bottleneck.py, with POOLED, sample and place the results.
 """
 
 from functools import cache
@@ -30,16 +30,16 @@ def part_block(SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def cell_block(start, parts, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
-    """The cells from start on, and which (cell, part) exist."""
+    """The cells beginning with start, and the mask of (cell, part)."""
     cells = (start + tl.arange(0, BLOCKS[0])).to(INDEX)
     return cells, (cells < SHAPE[1] * SHAPE[2])[:, None] & (parts < SHAPE[0])[None, :]
 
 
 @triton.jit
 def shift_of(offset, cells, parts, inside, SHAPE: tl.constexpr):
-    """Under the kernel's offset δ, a number below k²: the cells l + δ, and whether they lie in the grid.
+    """For the offset δ of the kernel, a number below k²: the cells l + δ, and whether they are in the grid.
 
-    offset may be a tensor's element or a constant; rows of the kernel come first.
+    offset may be an element of a tensor or a constant; offsets are row by row.
     """
     REACH: tl.constexpr = SHAPE[3] // 2
     down, right = offset // SHAPE[3] - REACH, offset % SHAPE[3] - REACH
@@ -69,7 +69,7 @@ def normaliser(
     largest = tl.full(BLOCKS, float("-inf"), tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        # σ rises with its argument, so the largest logit has the largest log σ.
+        # σ is monotonic, so the largest logit has the largest log σ.
         if CATEGORICAL:
             value = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         else:
@@ -97,7 +97,7 @@ def weights_kernel(
     BLOCKS: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """w_{l−δ} for every shift δ: first the weights themselves, then from these, in cache, the shifted."""
+    """w_{l−δ} for every shift δ: first the weights themselves, then, from the cache, the shifted ones."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     SHIFTS: tl.constexpr = SHAPE[3] * SHAPE[3]
     image, parts = part_block(SHAPE, BLOCKS, INDEX)
@@ -108,13 +108,13 @@ def weights_kernel(
         log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
         weight = tl.exp(log_p - peak) * share
         tl.store(rows + SHIFTS // 2 * L + cells[:, None], weight.to(weights.dtype.element_ty), mask=inside)
-    # Other threads of this program have written what is read next.
+    # The next loads read data that other threads of this program have written.
     tl.debug_barrier()
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
         for shift in range(SHIFTS):
             if shift != SHIFTS // 2:
-                # The kernel is symmetric: l − δ is l shifted by the offset counted from the end.
+                # Offsets are symmetric: l − δ is l shifted by the offset counted from the end.
                 source, source_inside = shift_of(SHIFTS - 1 - shift, cells, parts, inside, SHAPE)
                 weight = tl.load(rows + SHIFTS // 2 * L + source[:, None], mask=source_inside, other=0.0)
                 tl.store(rows + shift * L + cells[:, None], weight, mask=inside)
@@ -125,7 +125,7 @@ def weights_backward_kernel(
     logits,
     statistics,  # of categorical cells, else None
     d_weights,
-    d_logits,  # of categorical cells d_log p, float32, which couple_kernel takes on
+    d_logits,  # for categorical cells d_log p, float32, the input of couple_kernel
     CATEGORICAL: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of logits and d_logits
     SHAPE: tl.constexpr,
@@ -167,13 +167,15 @@ def weights_backward_kernel(
 
 @cache
 def tiles(parts: int, cells: int):
-    """Tiles of up to 1024 (cell, part) pairs in four warps, cells first: they are written in a row."""
+    """Tiles of up to 1024 (cell, part) pairs in four warps, cells first, since they are adjacent in the output."""
     block_cells = min(1024, triton.next_power_of_2(cells))
     block_parts = min(triton.next_power_of_2(parts), 1024 // block_cells)
     return (block_cells, block_parts), max(1, block_cells * block_parts // 256), triton.cdiv(parts, block_parts)
 
 
 def launch(kernel, logits: Tensor, statistics: Tensor | None, kernel_size: int, *others: Tensor):
+    """Runs a kernel over all images and tiles of parts: logits (B, N, h, w), the cells' statistics of categorical
+    occurrences or None, and the kernel's other tensors, maps after the first."""
     images, parts, height, width = logits.shape
     blocks, warps, part_blocks = tiles(parts, height * width)
     map_layouts = layouts(logits, *others[1:])

@@ -1,7 +1,7 @@
-"""What kernels on maps (B, channels, h, w) share: tiles, addresses and the functions of a logit.
+"""Shared code of kernels on maps (B, channels, h, w): tiles, addresses and functions of a logit.
 
-Shapes and strides are compile-time constants: a model has one set of them, and from them the compiler proves alignment,
-loads 16 bytes at once and folds the offsets into the instructions.
+Shapes and strides are compile-time constants: a model has one set of them, and the compiler can prove alignment, load
+16 bytes at once and fold offsets into instructions.
 """
 
 import math
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Places in the bottleneck's maps and in LAYOUTS, forward; backward the last is its gradient.
+# Indices of the bottleneck's maps in LAYOUTS; in the backward pass the last is the code's gradient.
 LOGITS, MEAN, LOG_VARIANCE, CODE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 
 
@@ -33,7 +33,7 @@ def sigmoid_and_slope(x):
 
 @triton.jit
 def part_tile(N: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr):
-    """This program's image, its parts, the channels of their numbers, and which of both exist."""
+    """This program's image, its parts, the channels of their numbers, and masks of both."""
     part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     image = (tl.program_id(0) // part_blocks).to(tl.int64)
     parts = ((tl.program_id(0) % part_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(INDEX)
@@ -44,7 +44,7 @@ def part_tile(N: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: 
 
 @triton.jit
 def cell_tile(start, L: tl.constexpr, BLOCK_L: tl.constexpr, part_inside, inside, INDEX: tl.constexpr):
-    """The cells from start on, and which of their (cell, part) and (cell, part, number) exist."""
+    """The cells beginning with start, and the masks of (cell, part) and (cell, part, number)."""
     cells = (start + tl.arange(0, BLOCK_L)).to(INDEX)
     cell_inside = (cells < L)[:, None] & part_inside[None, :]
     return cells, cell_inside, cell_inside[:, :, None] & inside[None, :, :]
@@ -69,14 +69,14 @@ def map_offsets(cells, channels, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
 
 @triton.jit
 def load_map(image_map, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr, outside=0.0):
-    """A tile of one image in float32, outside what exists the given number."""
+    """A tile of one image in float32, with the given value outside of the mask."""
     offsets = map_offsets(cells, channels, LAYOUTS, MAP)
     return tl.load(image_map + image * LAYOUTS[MAP][0] + offsets, mask=inside, other=outside).to(tl.float32)
 
 
 @triton.jit
 def folded(tile, FOLD: tl.constexpr):
-    """(cells, …) → (cells / FOLD, …): sums of FOLD neighbours, which a thread holds itself."""
+    """(cells, …) → (cells / FOLD, …): sums of FOLD adjacent elements, which are in one thread."""
     if FOLD == 1:
         result = tile
     elif len(tile.shape) == 2:
@@ -88,7 +88,7 @@ def folded(tile, FOLD: tl.constexpr):
 
 @triton.jit
 def store_map(image_map, tile, image, cells, channels, inside, LAYOUTS: tl.constexpr, MAP: tl.constexpr):
-    """A tile of one image, rounded to the map's dtype."""
+    """Stores a tile of one image, rounded to the map's dtype."""
     offsets = map_offsets(cells, channels, LAYOUTS, MAP)
     tl.store(image_map + image * LAYOUTS[MAP][0] + offsets, tile.to(image_map.dtype.element_ty), mask=inside)
 
@@ -109,13 +109,13 @@ def layout(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def layouts(*image_maps: Tensor | None):
-    """Of each map, and None for what is none."""
+    """The layout of each map, None for None."""
     return tuple(layout(m.shape, m.stride()) if m is not None and m.ndim == 4 else None for m in image_maps)
 
 
 @cache
 def index_type(channels: int, height: int, layouts: tuple):
-    """int32 where every offset inside one image fits it; offsets of images are always int64."""
+    """int32 if all offsets inside one image fit; offsets of images are always int64."""
     reach = max(
         (channels - 1) * channel + (height - 1) * row + (width - 1) * column
         for _, channel, row, column, width in filter(None, layouts)
@@ -127,21 +127,22 @@ def index_type(channels: int, height: int, layouts: tuple):
 def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, heavy: bool = False):
     """The (parts, numbers, cells) of a program's tile and its warps.
 
-    Memory sets the pace where every thread has several independent 16-byte loads in flight, every multiprocessor
-    several programs, and few instructions go to a number. Fewer warps a program spend fewer, since the sums over cells
-    then stay inside a warp and nobody waits at a barrier.
+    A pass is bound by memory if every thread has several independent 16-byte loads in flight, every multiprocessor runs
+    several programs, and there are few instructions per number. Fewer warps per program need fewer instructions, since
+    sums over cells then stay inside a warp, without barriers.
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
-    - Channels-last: 128 channels side by side and 16 cells (64 and 32 of a large grid, and of halves), 64 bytes of
-      numbers a thread; where all cells are up to 64, all at once, in one warp.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes a thread.
-    - Contiguous, more cells: 256 of them, 128 in a heavy pass. Every lane then has cells of its own, so that what is
-      computed for a cell is computed once a warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28
-      in float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
+    - Channels-last: 128 adjacent channels and 16 cells (64 and 32 for a large grid, and for half precision), 64 bytes
+      of numbers per thread; up to 64 cells are one tile, in one warp.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes per thread.
+    - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
+    per
+      cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in float32, 64,
+      128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
-    A thread takes at most 8 parts, since each has its own noise and occurrence to hold.
-    No part takes more than 2048 sums at once, or they leave the registers. A heavy pass holds three tiles at
-    once (the arithmetic rule forward, learning weights backward) and has a table of its own, of what fits.
+    A thread takes at most 8 parts, since each needs registers for its noise and occurrence. A part has at most 2048
+    sums at a time, or they would not fit into registers. A heavy pass has three tiles at once (the arithmetic rule
+    forward, attached weights backward) and a separate table of tiles that fit.
     """
     block_n, block_l = triton.next_power_of_2(parts), triton.next_power_of_2(cells)
     block_d = triton.next_power_of_2(part_dim)
@@ -156,12 +157,12 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
 
 
 def side_by_side(tile: tuple[int, int, int], code: Tensor) -> int:
-    """Cells of a tile that a thread holds side by side, 16 bytes of them, if they lie so."""
+    """Number of adjacent cells of a tile per thread, 16 bytes of them if they are adjacent in memory."""
     return 1 if code.stride(1) == 1 else min(tile[2], 16 // code.element_size())
 
 
 def _light(block_d, cells, channels_last, item_size):
-    """Numbers of a tile, its cells at most, and numbers a thread, of a pass that holds two tiles."""
+    """Numbers per tile, maximal cells, and numbers per thread, for a pass with two tiles."""
     longest = max(1, 2048 // block_d)
     if block_d > 64:
         return 2048, longest, 32
@@ -176,7 +177,7 @@ def _light(block_d, cells, channels_last, item_size):
 
 
 def _heavy(block_d, cells, channels_last, item_size):
-    """The same of a pass that holds three."""
+    """The same for a pass with three tiles."""
     longest = max(1, 2048 // block_d)
     if block_d > 64:
         return 2048 if channels_last else 1024, min(8, longest), 16

@@ -20,13 +20,14 @@ from torch import Tensor
 from .tiles import index_type, layouts
 
 # GRID, a compile-time constant of every kernel: (channels, height, width, patch size, SIDE, STEP). SIDE: channels in a
-# run, 1 or all. STEP: places that one thread holds side by side. BLOCKS: (rows, patches, run) of a tile.
+# run, 1 or all. STEP: places that one thread holds side by side, SIDE or more. BLOCKS: (rows, patches, run) of a tile.
 
 
 @triton.jit
-def patch_tile(top, GRID: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr, STEP: tl.constexpr = 1):
-    """This program's image, channel (the first of a run) and patches; rows from top on, every STEP-th place of the
-    tile, and which of them exist.
+def patch_tile(top, GRID: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr):
+    """This program's image, channel (the first of a run), patches, rows from top on and places, and which exist.
+
+    What does not exist has the address of something that does, so that no load needs a mask.
     """
     SIDE: tl.constexpr = GRID[4]
     RUN: tl.constexpr = GRID[3] * SIDE
@@ -37,10 +38,11 @@ def patch_tile(top, GRID: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexp
     image, channel = (plane // (GRID[0] // SIDE)).to(tl.int64), plane % (GRID[0] // SIDE) * SIDE
     patches = tl.program_id(0) % PATCH_BLOCKS * BLOCKS[1] + tl.arange(0, BLOCKS[1])
     down = (top + tl.arange(0, BLOCKS[0]))[:, None, None]
-    along = (tl.arange(0, BLOCKS[2] // STEP) * STEP)[None, None, :]
-    row = ((patches // ACROSS)[None, :, None] * GRID[3] + down).to(INDEX)
-    place = ((patches % ACROSS)[None, :, None] * RUN + along).to(INDEX)
+    along = tl.arange(0, BLOCKS[2])[None, None, :]
     inside = (patches < PATCHES)[None, :, None] & (down < GRID[3]) & (along < RUN)
+    real = tl.minimum(patches, PATCHES - 1)
+    row = ((real // ACROSS)[None, :, None] * GRID[3] + down % GRID[3]).to(INDEX)
+    place = ((real % ACROSS)[None, :, None] * RUN + along % RUN).to(INDEX)
     return image, channel, patches, row, place, inside
 
 
@@ -84,27 +86,39 @@ def following(x, last, LENGTH: tl.constexpr):
 
 
 @triton.jit
-def left_and_right(
-    x, images, top, GRID: tl.constexpr, LAYOUTS: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr
-):
-    """The sum of each pixel's neighbours in its row; beyond a border lies the border itself.
+def element(x, PLACE: tl.constexpr, LENGTH: tl.constexpr):
+    """The element at PLACE of the last axis, of LENGTH."""
+    if LENGTH == 1:
+        result = tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2]))
+    else:
+        even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2], LENGTH // 2, 2)))
+        result = element(odd if PLACE % 2 else even, PLACE // 2, LENGTH // 2)
+    return result
 
-    They lie SIDE places away. Loads that are not aligned cost as much cache traffic as several that are, so only those
-    beyond the STEP places that a thread holds are loaded, and the others taken from x.
+
+@triton.jit
+def steps(x, STEP: tl.constexpr):
+    """(rows, patches, run) → (rows, patches, run / STEP, STEP): the last axis is what a thread holds side by side."""
+    return tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // STEP, STEP))
+
+
+@triton.jit
+def left_and_right(x, before, after, place, GRID: tl.constexpr):
+    """The sum of each pixel's neighbours in its row, SIDE places away; beyond a border lies the border itself.
+
+    x, before, after: tiles of STEP places side by side, those before them and those after them.
     """
     SIDE: tl.constexpr = GRID[4]
     STEP: tl.constexpr = GRID[5]
-    image, channel, _, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX, STEP)
-    left = tl.reshape(x, (BLOCKS[0], BLOCKS[1], BLOCKS[2] // STEP, STEP))
-    right = left
-    for distance in tl.static_range(1, SIDE + 1):
-        before, after = place - distance, place + (STEP - 1 + distance)
-        before = tl.where(before < 0, before + SIDE, before)
-        after = tl.where(after < GRID[2] * SIDE, after, after - SIDE)
-        before = pixels(images, image, channel, row, before, GRID, LAYOUTS, 0)
-        after = pixels(images, image, channel, row, after, GRID, LAYOUTS, 0)
-        left = previous(left, tl.load(before, mask=inside, other=0.0).to(tl.float32)[:, :, :, None], STEP)
-        right = following(right, tl.load(after, mask=inside, other=0.0).to(tl.float32)[:, :, :, None], STEP)
+    first_place = element(steps(place, STEP), 0, STEP)
+    leftmost, rightmost = first_place == 0, first_place == GRID[2] * SIDE - STEP
+    here, before, after = steps(x, STEP), steps(before, STEP), steps(after, STEP)
+    left, right = here, here
+    for k in tl.static_range(SIDE):
+        beyond = tl.where(leftmost, element(here, SIDE - 1 - k, STEP), element(before, STEP - 1 - k, STEP))
+        left = previous(left, beyond[:, :, :, None], STEP)
+        beyond = tl.where(rightmost, element(here, STEP - SIDE + k, STEP), element(after, k, STEP))
+        right = following(right, beyond[:, :, :, None], STEP)
     return tl.reshape(left + right, x.shape)
 
 
@@ -134,37 +148,40 @@ def patch_kernel(
 ):
     """Two numbers a patch from one reading of both images.
 
-    The first walk leaves the error, and the images' lines in the multiprocessor's own cache, where the second finds a
-    pixel and its neighbours. Were all asked for at once, each would be fetched from the cache that all share.
+    A program walks down the rows of its patches, so that a pixel is loaded once and is in turn the one below, the
+    middle and the one above. A tile of one row leaves the compiler no choice but to lay its threads along that row.
     """
-    if reconstruction is not None:
-        square = tl.zeros(BLOCKS, tl.float32)
-        for top in range(0, GRID[3], BLOCKS[0]):
-            image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)
-            ours = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
-            theirs = pixels(reconstruction, image, channel, row, place, GRID, LAYOUTS, 1)
-            difference = tl.load(ours, mask=inside, other=0.0).to(tl.float32)
-            difference -= tl.load(theirs, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)  # read once
-            square += difference * difference
-        image, channel, patches, _, _, _ = patch_tile(0, GRID, BLOCKS, INDEX)
-        store_sums(error, square, image, channel, patches, GRID, BLOCKS)
-        tl.debug_barrier()  # or the second walk's loads would be moved before it
-
+    STEP: tl.constexpr = GRID[5]
+    ROW: tl.constexpr = LAYOUTS[0][2]
+    image, channel, patches, row, place, inside = patch_tile(0, GRID, BLOCKS, INDEX)
+    centre = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
+    # Neighbours in the row are loaded STEP at once, aligned: one at a time would cost a cache as much.
+    before = tl.where(place < STEP, place, place - STEP)
+    before = pixels(images, image, channel, row, before, GRID, LAYOUTS, 0)
+    after = tl.where(place < GRID[2] * GRID[4] - STEP, place + STEP, place)
+    after = pixels(images, image, channel, row, after, GRID, LAYOUTS, 0)
+    # Beyond a border lies the border itself.
+    above = tl.load(centre - tl.where(row > 0, ROW, 0)).to(tl.float32)
+    x = tl.load(centre).to(tl.float32)
     response = tl.zeros(BLOCKS, tl.float32)
-    for top in range(0, GRID[3], BLOCKS[0]):
-        image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)
-        centre = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
-        # Beyond a border lies the border itself.
-        above = centre - tl.where(row > 0, LAYOUTS[0][2], 0)
-        below = centre + tl.where(row < GRID[1] - 1, LAYOUTS[0][2], 0)
-        x = tl.load(centre, mask=inside, other=0.0).to(tl.float32)
-        above = tl.load(above, mask=inside, other=0.0).to(tl.float32)
-        below = tl.load(below, mask=inside, other=0.0).to(tl.float32)
-        # Added in pairs: exactly zero on a constant image. Pairs of the last patch's padding are not.
-        laplacian = (above + below) + left_and_right(x, images, top, GRID, LAYOUTS, BLOCKS, INDEX) - 4.0 * x
-        response += tl.where(inside, tl.abs(laplacian), 0.0)
-    image, channel, patches, _, _, _ = patch_tile(0, GRID, BLOCKS, INDEX)
-    store_sums(energy, response, image, channel, patches, GRID, BLOCKS)
+    square = tl.zeros(BLOCKS, tl.float32)
+    if reconstruction is not None:
+        theirs = pixels(reconstruction, image, channel, row, place, GRID, LAYOUTS, 1)
+    for down in tl.range(GRID[3], loop_unroll_factor=2):  # more, and loads are moved ahead until registers spill
+        within = (down < GRID[3] - 1) | (row < GRID[1] - GRID[3])
+        below = tl.load(centre + tl.where(within, ROW, 0)).to(tl.float32)
+        beside = left_and_right(x, tl.load(before).to(tl.float32), tl.load(after).to(tl.float32), place, GRID)
+        # Added in pairs: exactly zero on a constant image.
+        response += tl.abs((above + below) + beside - 4.0 * x)
+        if reconstruction is not None:
+            difference = x - tl.load(theirs).to(tl.float32)
+            square += difference * difference
+            theirs += LAYOUTS[1][2]
+        above, x = x, below
+        centre, before, after = centre + ROW, before + ROW, after + ROW
+    store_sums(energy, tl.where(inside, response, 0.0), image, channel, patches, GRID, BLOCKS)
+    if reconstruction is not None:
+        store_sums(error, tl.where(inside, square, 0.0), image, channel, patches, GRID, BLOCKS)
 
 
 @triton.jit
@@ -223,8 +240,7 @@ def backward_kernel(
         image, channel, patches, row, place, inside = patch_tile(top, GRID, BLOCKS, INDEX)
         ours = pixels(images, image, channel, row, place, GRID, LAYOUTS, 0)
         theirs = pixels(reconstruction, image, channel, row, place, GRID, LAYOUTS, 1)
-        difference = tl.load(theirs, mask=inside, other=0.0).to(tl.float32)
-        difference -= tl.load(ours, mask=inside, other=0.0).to(tl.float32)
+        difference = tl.load(theirs).to(tl.float32) - tl.load(ours).to(tl.float32)
         stored = pixels(d_reconstruction, image, channel, row, place, GRID, LAYOUTS, 2)
         tl.store(stored, (factor * difference).to(d_reconstruction.dtype.element_ty), mask=inside)
 
@@ -232,33 +248,36 @@ def backward_kernel(
 # Launchers
 
 
-def geometry(patch_size: int, images: Tensor, *others: Tensor | None):
+def geometry(patch_size: int, walked: bool, images: Tensor, *others: Tensor | None):
     """Programs, and the keyword arguments GRID, BLOCKS, LAYOUTS, INDEX and num_warps, for images of one shape."""
     _, channels, height, width = images.shape
     maps = images, *others
     # Channels side by side in every image that is read or written; many would make long runs.
     run_of_channels = channels <= 4 and all(m is None or m.stride()[1::2] == (1, channels) for m in maps)
-    programs, arguments = tiles(channels, height, width, patch_size, run_of_channels, images.element_size())
+    programs, arguments = tiles(channels, height, width, patch_size, run_of_channels, images.element_size(), walked)
     map_layouts = layouts(*maps)
     index = index_type(channels, height, map_layouts)
     return images.shape[0] * programs, arguments | {"LAYOUTS": map_layouts, "INDEX": index}
 
 
 @cache
-def tiles(channels, height, width, patch_size, run_of_channels, item_size):
-    """Programs an image and the shape of a tile: 2048 bytes of pixels in one warp, so sums over a patch stay inside it.
+def tiles(channels, height, width, patch_size, run_of_channels, item_size, walked):
+    """Programs an image and the shape of a tile, of one warp, so that sums over a patch stay inside it.
 
-    On an H200 twice as many take 5 to 23 % longer, and half as many halves 6 to 9 % (bench/results/h200-tiles.json).
+    Where the rows of a patch are walked a tile is one row, 16 bytes a thread; else 2048 bytes: on an H200 twice as many
+    take 5 to 23 % longer, and half as many halves 6 to 9 % (bench/results/h200-tiles.json).
     """
     side = channels if run_of_channels else 1
-    run = patch_size * side
-    block_run = triton.next_power_of_2(run)
-    pixels = 2048 // item_size
-    block_rows = min(triton.next_power_of_2(patch_size), max(1, pixels // block_run))
+    step = math.gcd(patch_size * side, 16 // item_size)
+    if step < side:
+        side, step = 1, math.gcd(patch_size, 16 // item_size)
+    block_run = triton.next_power_of_2(patch_size * side)
+    pixels = (512 if walked else 2048) // item_size
+    block_rows = 1 if walked else min(triton.next_power_of_2(patch_size), max(1, pixels // block_run))
     patches = height // patch_size * (width // patch_size)
     block_patches = min(triton.next_power_of_2(patches), max(1, pixels // (block_rows * block_run)))
     arguments = {
-        "GRID": (channels, height, width, patch_size, side, math.gcd(run, 16 // item_size)),
+        "GRID": (channels, height, width, patch_size, side, step),
         "BLOCKS": (block_rows, block_patches, block_run),
         "num_warps": max(1, block_rows * block_patches * block_run // pixels),
     }
@@ -271,7 +290,7 @@ def forward(reconstruction: Tensor | None, images: Tensor, patch_size: int, outp
     """
     total, energy, scale = outputs
     error = None if reconstruction is None else torch.empty_like(energy)
-    programs, arguments = geometry(patch_size, images, reconstruction)
+    programs, arguments = geometry(patch_size, True, images, reconstruction)
     patch_kernel[(programs,)](images, reconstruction, energy, error, **arguments)
     _, channels, down, across = energy.shape
     block_channels = triton.next_power_of_2(channels)
@@ -298,6 +317,6 @@ def backward(
     d_reconstruction: Tensor,
 ):
     """Fills the gradient of the reconstruction; that of the images is its negative."""
-    programs, arguments = geometry(patch_size, images, reconstruction, d_reconstruction)
+    programs, arguments = geometry(patch_size, False, images, reconstruction, d_reconstruction)
     arguments["LAYOUTS"] += d_total.stride()
     backward_kernel[(programs,)](images, reconstruction, energy, scale, d_total, d_reconstruction, **arguments)

@@ -45,6 +45,7 @@ class Decoder(nn.Module):
         return self.output(self.pyramid(self.input(code)))
 
     def forward(self, code: Tensor) -> Tensor:
+        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
         return self.unbounded(code).tanh()
 
 
@@ -72,4 +73,5 @@ class Templates(nn.Module):
         return self.output(code)
 
     def forward(self, code: Tensor) -> Tensor:
+        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
         return self.unbounded(code).tanh()

@@ -69,6 +69,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, channels, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         return functional.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
@@ -112,6 +113,7 @@ class Encoder(nn.Module):
         return [(self.conv1, self.bn1), *layers]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [−1, 1] → features (B, channels, h, w)."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         if self.pools:
             x = functional.max_pool2d(x, 3, stride=2, padding=1)

@@ -73,7 +73,7 @@ class PatchVAE(Autoencoder):
     encoder: "paper", "release" or "small" (cells of 8 pixels), "resnet18" (cells of 32 pixels) or "fine".
     places: k. A cell consists of k × k cells of the encoder, and an occurrence lies at one of them
         (reference/placement.py). By default 4 for the encoder "fine", whose cells thus also have 8 pixels, otherwise 1.
-    decoder: "pyramid", as in the paper, or "templates", a sum of pictures, one for each number of the code.
+    decoder: "pyramid", as in the paper, or "templates", a sum of pictures, one per dimension of the code.
     ground: points per side of the background's grid of colours, 0 for no background model (reference/layers.py).
     head_kernel_size: k of the heads' k×k convolutions, odd.
     head: how the heads are evaluated, with the same parameters and the same result.

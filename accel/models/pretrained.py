@@ -12,9 +12,16 @@ from accel.common.describing import in_one_line
 from accel.common.files import read_json, write_whole
 from accel.common.spelling import nearest
 
-from .storage import load_tensors, tensors_to_bytes
+from .storage import load_safetensors, load_tensors, safetensors_to_bytes, tensors_to_bytes
 
 FORMAT = 1  # to be increased if a reader of this version could misunderstand new files
+CONFIG, WEIGHTS, SAFETENSORS = "config.json", "weights.pt", "model.safetensors"
+PACKAGED = Path(__file__).parent / "weights"  # a folder for each model that comes with the package
+
+
+def packaged() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
 
 
 class Pretrained(nn.Module):
@@ -23,37 +30,56 @@ class Pretrained(nn.Module):
     config: dict[str, object]
     former_names: ClassVar[dict[str, str]] = {}  # of weights in older files: a name's beginning, and what it is now
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json and weights.pt into `folder`, which is created if needed, both atomically.
+    def save_pretrained(self, folder: str | Path, *, safetensors: bool = False) -> None:
+        """Writes config.json and weights.pt into `folder`, which is created if needed, all of them atomically.
+
+        safetensors: also write model.safetensors, for other programs. Otherwise, that of an earlier model is removed.
 
         Raises OSError, for example if the disk is full; a model that was saved there before is then still intact.
+        Raises ImportError with the command that installs the package safetensors if it is requested but missing.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         description = {"format": FORMAT, "system": type(self).__name__, "arguments": self.config}
         weights = {name: value.cpu() for name, value in self.state_dict().items()}
-        write_whole(
-            {
-                folder / "config.json": (json.dumps(description, indent=2) + "\n").encode(),
-                folder / "weights.pt": tensors_to_bytes(weights),
-            }
-        )
+        files = {
+            folder / CONFIG: (json.dumps(description, indent=2) + "\n").encode(),
+            folder / WEIGHTS: tensors_to_bytes(weights),
+        }
+        if safetensors:
+            files[folder / SAFETENSORS] = safetensors_to_bytes(weights)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(files)
+        if not safetensors:
+            (folder / SAFETENSORS).unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Loads a model from a folder that `save_pretrained` or a training run wrote; returns it in evaluation mode.
 
-        No code in the files is executed. Raises FileNotFoundError if a file is missing, and ValueError if a file is
-        damaged, belongs to another system or format, or if weights and configuration do not fit.
+        folder: the weights are read from weights.pt or, if there is none, from model.safetensors. If there is no such
+        folder, the name of a model that comes with the package: "parts", which was trained on the generated data set
+        `parts` (accel/models/weights/parts/README.md).
+
+        No code in the files is executed. Raises FileNotFoundError if a file is missing; ValueError if a file is
+        damaged, belongs to another system or format, or if weights and configuration do not fit; and ImportError with
+        the command that installs the package safetensors if it is needed but missing.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder, expected one that save_pretrained wrote")
-        if not (folder / "weights.pt").exists() and (folder / "model").is_dir():
-            folder = folder / "model"  # of a run
-        description, tensors = folder / "config.json", folder / "weights.pt"
+        path = Path(folder)
+        if not path.is_dir():
+            if str(folder) not in packaged():
+                raise FileNotFoundError(
+                    f"{folder}: no such folder, expected one that save_pretrained wrote, or the name of a model that "
+                    f"comes with the package: {', '.join(packaged())}"
+                )
+            path = PACKAGED / folder
+        if not any((path / name).exists() for name in (WEIGHTS, SAFETENSORS)) and (path / "model").is_dir():
+            path = path / "model"  # of a run
+        description, stored = path / CONFIG, path / WEIGHTS
         arguments = cls._read_arguments(description)
-        return cls._restore(arguments, description, load_tensors(tensors), tensors).to(device)
+        if not stored.exists() and (path / SAFETENSORS).exists():
+            stored = path / SAFETENSORS
+        weights = load_safetensors(stored) if stored.name == SAFETENSORS else load_tensors(stored)
+        return cls._restore(arguments, description, weights, stored).to(device)
 
     @classmethod
     def _read_arguments(cls, path: Path) -> dict[str, object]:

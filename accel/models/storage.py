@@ -6,11 +6,12 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from accel.common.files import refuse_unusual
+from accel.common.files import read_file, refuse_unusual
 
 
 def tensors_to_bytes(value: object) -> bytes:
@@ -21,6 +22,35 @@ def tensors_to_bytes(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def safetensors_to_bytes(weights: dict[str, Tensor]) -> bytes:
+    """A file in the format of safetensors; ImportError with the command that installs that package."""
+    return _safetensors().save({name: value.contiguous() for name, value in weights.items()})
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Reads onto the CPU the tensors of a file in the format of safetensors, which cannot hold anything else.
+
+    Raises FileNotFoundError, ValueError when the file is damaged or something else, or ImportError with the command
+    that installs the package safetensors.
+    """
+    read = _safetensors().load
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    contents = read_file(path, largest=None)
+    try:
+        return read(contents)
+    except Exception as error:  # a damaged file fails with classes of Rust's, or with a dtype that torch has not
+        raise ValueError(f"{path}: not a readable file of safetensors ({_reason(error)})") from error
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("safetensors is missing: pip install 'patchvae[safetensors]'") from error
+    return safetensors.torch
 
 
 def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:

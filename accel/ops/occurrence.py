@@ -24,6 +24,7 @@ class Bernoulli:
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
+        """The logits (B, N, …) themselves."""
         return logits
 
     @staticmethod
@@ -33,10 +34,12 @@ class Bernoulli:
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:
+        """p (B, N, …) = σ(a)."""
         return torch.sigmoid(normalised)
 
     @staticmethod
     def log_probability(normalised: Tensor) -> Tensor:
+        """log p (B, N, …)."""
         return F.logsigmoid(normalised)
 
     @staticmethod
@@ -75,6 +78,7 @@ class Categorical:
 
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
+        """Logits (B, N, …) → log p of the N parts and, last, of none, (B, N + 1, …)."""
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
 
     @staticmethod
@@ -89,10 +93,12 @@ class Categorical:
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:
+        """p (B, N, …), without none."""
         return normalised[:, :-1].exp()
 
     @staticmethod
     def log_probability(normalised: Tensor) -> Tensor:
+        """log p (B, N, …), without none."""
         return normalised[:, :-1]
 
     @staticmethod

@@ -20,6 +20,7 @@ class AlignedConv2d(nn.Conv2d):
     """The same convolution, with more input channels in compiled code."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) → features (B, channels, H', W')."""
         if not torch.compiler.is_compiling():
             return super().forward(images)
         return self._conv_forward(widened(images), widened(self.weight), self.bias)
@@ -29,6 +30,7 @@ class AlignedConvTranspose2d(nn.ConvTranspose2d):
     """The same transposed convolution, with additional output channels in compiled code, which are dropped."""
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (B, channels, h, w) → pixels (B, C, H, W)."""
         if not torch.compiler.is_compiling():
             return super().forward(features)
         weight = widened(self.weight)

@@ -58,6 +58,7 @@ CHANGEABLE = (
     "deterministic",
     "out",
     "checkpoint_every",
+    "tensorboard",
 )
 
 
@@ -111,7 +112,7 @@ class TrainingConfig(BottleneckOptions):
     head: str | None = option(
         None,
         "model",
-        "computation of appearances: pool features, then project (pooled), or project each cell, then pool (others)",
+        "order of operations for appearances: pool, then project (pooled), or project, then pool (separate, fused)",
         choices=HEADS,
         absent="pooled, fused for arithmetic",
     )
@@ -124,14 +125,14 @@ class TrainingConfig(BottleneckOptions):
     places: int | None = option(
         None,
         "model",
-        "k; a part lies at one of k × k places within its cell, each of which is a cell of the encoder",
+        "k; a part lies at one of k × k places within its cell, which are the cells of the encoder",
         check=at_least(1),
         absent="4 for the encoder fine, else 1",
     )
     decoder: str = option(
         "pyramid",
         "model",
-        "architecture of the decoder; templates: a sum of pictures, one for each number of a code",
+        "architecture of the decoder; templates: a sum of pictures, one per dimension of the code",
         choices=DECODERS,
     )
     ground: int = option(
@@ -210,6 +211,9 @@ class TrainingConfig(BottleneckOptions):
     checkpoint_every: float = option(
         60.0, "run", "seconds between checkpoints; one is also saved at the end of each epoch", check=at_least(0)
     )
+    tensorboard: bool = option(
+        False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
+    )
 
     RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
 
@@ -237,5 +241,8 @@ class TrainingConfig(BottleneckOptions):
 
     @classmethod
     def from_json_file(cls, path: Path) -> "TrainingConfig":
-        """Reads a file that `to_json` wrote; ValueError, which names the file, for any other content."""
-        return cls.from_dict(read_json(path, dict), str(path))
+        """Reads a file that `to_json` wrote; OSError, or ValueError, which names the file, for any other content."""
+        values = read_json(path, dict)
+        if "arguments" in values:  # as `save_pretrained` writes it
+            raise ValueError(f"{path} describes a model, expected the config.json of a run")
+        return cls.from_dict(values, str(path))

@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,7 +24,9 @@ from accel.common.files import held
 from accel.common.progress import duration, progress
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
-from accel.training import advice, checkpoint, processes, record, run_folder, terminal
+from accel.models import PatchVAE
+from accel.models.autoencoder import Backbone
+from accel.training import advice, checkpoint, event_files, processes, record, run_folder, terminal
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
@@ -73,6 +76,8 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
                 )
         else:
             refuse_existing(folder)
+        if config.tensorboard:
+            event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
         _ = run.data  # damaged data are noticed before anything is written
         if state is not None:
@@ -106,10 +111,10 @@ class Run:
         if device.type == "cpu" and config.threads is not None:
             torch.set_num_threads(config.threads)
         self.train_set = learned_images(config, dataset)
-        images = self.train_set.images
+        _, height, width, channels = self.train_set.images.shape
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)
-        self.system = build_system(config, *images.shape[1:], dataset.num_classes, device)
+        self.system = build_system(config, height, width, channels, dataset.num_classes, device)
         self.step = TrainingStep(self.system, config, device)
         self.held_out = HeldOut(self.system, dataset.test, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
@@ -127,13 +132,14 @@ class Run:
         self.agree_every = self.check_every if processes.count() > 1 else 1
         self.epoch = self.batch = 0
         self.seconds = 0.0  # time spent in this epoch, including that before an interruption
-        self.history: list[dict] = []  # the lines of metrics.jsonl
+        self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
         self.holding = contextlib.ExitStack()  # lock on the folder, from its creation to the end of the run
+        self.events: event_files.EventFiles | None = None  # from the creation of the folder, with --tensorboard
 
     @functools.cached_property
-    def data(self) -> dict:
+    def data(self) -> dict[str, str]:
         """Digests of the images. Raises ValueError for a packed array that is damaged."""
         return digests(self.dataset, labels=SYSTEMS[self.config.system].learns_labels)
 
@@ -143,11 +149,11 @@ class Run:
         return advice.constant_psnr(self.dataset)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Backbone:
         """The network that is saved and evaluated."""
-        return self.system.model
+        return cast(Backbone, self.system.model)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """The state of the run for a checkpoint and `restore`."""
         return {
             "config": dataclasses.asdict(self.config),
@@ -159,7 +165,7 @@ class Run:
             "training": self.step.state_dict(),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: checkpoint.State) -> None:
         """Restores the state of a checkpoint; ValueError if it belongs to other images or another model."""
         path = self.folder / checkpoint.NAME
         if found := difference(state["data"], self.data):
@@ -167,7 +173,7 @@ class Run:
                 f"{path}: the run was trained on images that differ from those of {self.dataset.name}: {found}"
             )
         try:
-            self.step.load_state_dict(state["training"])
+            self.step.load_state_dict(cast(dict[str, Any], state["training"]))
         except (KeyError, RuntimeError, ValueError) as error:
             reason = in_one_line(error)
             raise ValueError(
@@ -182,8 +188,8 @@ class Run:
         done = self.epoch * len(self.batches) + self.batch
         if self.step.number != done or not 0 <= self.batch < len(self.batches) or len(self.history) != self.epoch:
             raise ValueError(
-                f"{path} is inconsistent: it has step {self.step.number}, but {self.epoch} epochs of "
-                f"{len(self.batches)} steps plus {self.batch}, and {len(self.history)} lines of history"
+                f"{path} is inconsistent: step {self.step.number} after {self.epoch} epochs of {len(self.batches)} "
+                f"steps and {self.batch} further steps, with {len(self.history)} lines of history"
             )
 
     def save(self) -> None:
@@ -276,6 +282,10 @@ class Run:
         self.write_record()
         if self.writes:
             run_folder.write_left_out(self.folder, self.dataset.left_out)
+        if self.writes and self.config.tensorboard:
+            with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
+                self.events = event_files.EventFiles(self.folder, self.history)
+            self.holding.callback(self.events.close)
 
     def introduce(self, opening: str) -> None:
         """Prints a description of the run, and warnings about its options."""
@@ -329,8 +339,8 @@ class Run:
         """Records the result of the first steps in record.json; `verify` repeats them."""
         loss, weights = self.step.ledger.means()["total"], record.digest_of(self.system.networks)
         if self.writes:
-            loss = loss if math.isfinite(loss) else None
-            self.record["first"] = {"steps": self.first, "loss": loss, "weights": weights}
+            finite = loss if math.isfinite(loss) else None
+            self.record["first"] = {"steps": self.first, "loss": finite, "weights": weights}
             record.write(self.folder, self.record)
 
     def take_step(self, batch: Batch) -> None:
@@ -376,7 +386,7 @@ class Run:
         for term in self.system.terms:
             if not math.isfinite(held_out[term]):
                 raise self.not_finite(f"held_out_{term}")
-        line = {"epoch": self.epoch + 1, "step": self.step.number}
+        line: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step.number}
         line |= {f"train_{term}": value for term, value in ledger.means().items()}
         line |= {f"held_out_{name}": value for name, value in held_out.items()}
         if observe is not None:
@@ -395,6 +405,9 @@ class Run:
         self.save()
         self.write_texts()
         self.write_model()
+        if self.events is not None:
+            with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
+                self.events.add(self.history[-1])
         if self.writes:
             terminal.say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
             steps = self.config.epochs * len(self.batches)
@@ -404,8 +417,8 @@ class Run:
         """With --renew, splits overused parts in the first half of the run, and retires duplicates in the second."""
         if not self.config.renew or self.epoch >= self.config.epochs:
             return
-        images = self.train_set.images
+        model, images = cast(PatchVAE, self.model), self.train_set.images
         if 2 * self.epoch <= self.config.epochs:
-            split_parts(self.model, images, self.config.seed + self.epoch)
+            split_parts(model, images, self.config.seed + self.epoch)
         else:
-            retire_duplicates(self.model, images, self.config.renew)
+            retire_duplicates(model, images, self.config.renew)

@@ -75,6 +75,7 @@ class Execution:
     reasons: str
 
     def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which a step computes: products and activations in bfloat16, if that is the precision."""
         # Weights change between the passes of an adversarial update, so casts of them must not be cached.
         return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False)
 
@@ -215,6 +216,7 @@ class TrainingStep:
         self.clock += 1
 
     def state_dict(self) -> dict:
+        """What `load_state_dict` takes: networks, optimisers, the number of steps, this epoch's sums of losses."""
         return {
             "number": self.number,
             "sums": processes.total(self.ledger.sums),

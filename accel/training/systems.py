@@ -90,6 +90,7 @@ class AutoencoderSystem(System):
             self.terms = (*self.terms, "kl_ground")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: the negative evidence lower bound and its terms, in nats."""
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
@@ -135,6 +136,7 @@ class AdversarialSystem(AutoencoderSystem, TwoPlayerSystem):
     terms = (*AutoencoderSystem.terms, "adversarial", "feature_distance", "discriminator")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: those of an autoencoder, and those of the discriminator."""
         out, losses = super().losses(images, labels, step, noise)
         (real, features), (fake, _) = self.judged(images), self.judged(out.reconstruction)
         passing, reconstructed = self.judged_by_constants(out.reconstruction)
@@ -166,6 +168,7 @@ class BiganSystem(TwoPlayerSystem):
         self.optimisers["model"] = adam(networks["model"], config.learning_rate, betas=GAN_BETAS)
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: both sides' losses in nats, on the same forward pass."""
         out = self.model(images, noise=noise)
         (real, _), (fake, _) = self.judged(images, out.code), self.judged(out.generated, out.prior)
         encoded, _ = self.judged_by_constants(images, out.code)
@@ -182,6 +185,7 @@ class SupervisedSystem(System):
     terms = ("total", "error")
 
     def losses(self, images, labels, step, noise):
+        """As `System.losses`: no output, but the loss and the error in %."""
         logits = self.model(images, noise=noise if self.model.training else None).float()
         error = (logits.argmax(1) != labels).float().mean() * 100
         return None, {"total": functional.cross_entropy(logits, labels), "error": error}

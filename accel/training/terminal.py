@@ -36,6 +36,7 @@ EXPLAINED = {
     "total": "loss: the objective",
     "reconstruction": "recon: squared error, weighted for +w",
     "kl_appearance": "KL app, KL occ: divergences of appearances and occurrences from their priors",
+    "kl_ground": "KL ground: divergence of the background code from its prior",
     "adversarial": "advers, features: adversarial and feature matching loss",
     "discriminator": "discrim: loss of the discriminator",
     "psnr": "PSNR: of held-out reconstructions, in dB",

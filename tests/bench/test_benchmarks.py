@@ -1,4 +1,4 @@
-"""The benchmarks of operators compare like with like, and a wrong or failing provider is seen."""
+"""The operator benchmarks compare equal computations, and detect wrong or failing implementations."""
 
 import pytest
 import torch

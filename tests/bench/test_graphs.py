@@ -1,4 +1,4 @@
-"""What surrounds a timing in a CUDA graph, on a stand-in for CUDA that is as strict about streams as CUDA is."""
+"""Timing in CUDA graphs, with a mock of CUDA that is as strict about streams as CUDA."""
 
 import contextlib
 import time
@@ -13,9 +13,9 @@ FORMAT = torch.contiguous_format
 
 
 class StandIn:
-    """torch.cuda as far as the benchmarks know it. A graph keeps the calls of its capture, and a replay makes them.
+    """Replaces torch.cuda in the benchmarks. A graph stores the calls of its capture, and a replay repeats them.
 
-    failure: what a capture raises at its end, if not None; like torch.cuda.graph, it leaves its stream current then.
+    failure: exception that a capture raises at its end, or None; as in torch.cuda.graph, its stream then stays current.
     """
 
     def __init__(self, failure=None):
@@ -57,7 +57,7 @@ class StandIn:
         self.replays += 1
 
     def use(self, leaf):
-        """Autograd's node of a leaf keeps to the stream that first used it, as long as anything recorded is alive."""
+        """Autograd's node of a leaf stays on the stream that first used it while anything recorded is alive."""
         node = leaf.view_as(leaf).grad_fn.next_functions[0][0]
         stream = node.metadata.setdefault("stream", self.current)
         self.uses.append((self.current, self.capturing))
@@ -74,7 +74,7 @@ def pretend(monkeypatch, failure=None):
 
 
 def row(cuda, size=16):
-    """Of our loss, whose every pass tells the stand-in about its leaves."""
+    """A row for our loss; each of its passes reports its leaves to the stand-in."""
     case = weighted_loss.make_case((2, size), torch.float32, FORMAT)
     ours = next(weighted_loss.make_providers(False, False))
 

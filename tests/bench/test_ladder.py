@@ -12,7 +12,7 @@ from bench import held_back, ladder
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """Runs the command with two methods that cost nothing; gives what was measured and the path of the results."""
+    """Runs the command with two trivial methods; returns the measurements and the path of the results."""
     calls = []
 
     def method(data, seed):

@@ -1,4 +1,4 @@
-"""Launches are counted in code that Inductor generates for a GPU that is not there."""
+"""Launches are counted in code that Inductor generates for a GPU that is not present."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The experiments on recipes and on busy machines: a row for each run, and none twice."""
+"""The experiments on recipes and on busy machines give one row per run, and repeat none."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from tests.training.tiny import tiny_dataset
 
 @pytest.fixture(autouse=True)
 def same_threads():
-    """The number of threads is of the process, which other tests share."""
+    """Restores the number of threads, a setting of the process that other tests share."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -42,7 +42,7 @@ def test_each_run_is_trained_once_and_gets_a_row(tmp_path, monkeypatch, capsys):
 
 
 def test_photographs_are_cut_into_classes_that_share_no_pixel(tmp_path, monkeypatch):
-    """Of a picture whose pixels say where they are: training squares lie left of the held-out ones."""
+    """Each pixel of the picture encodes its position: training squares lie left of the held-out ones."""
     image_module = pytest.importorskip("PIL.Image")
     ramp = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (80, 200, 3))
     for name in ("a.png", "b.png"):

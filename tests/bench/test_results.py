@@ -1,4 +1,4 @@
-"""The figures that the README and bench/results state are those of the files that the benchmarks wrote."""
+"""The figures in the README and in bench/results agree with the files that the benchmarks wrote."""
 
 import json
 import re

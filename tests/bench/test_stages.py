@@ -1,4 +1,4 @@
-"""A plan of stages goes on after whatever happens in one, keeps to its time, and reports all of it."""
+"""Stages continue after any failure of one, keep to their time limits, and are all reported."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def python(name, code, folder, seconds=60.0, needs=()):
 
 
 def ends(pid):
-    """Is it gone, or a zombie, within some seconds? A signal takes a moment to arrive."""
+    """Whether the process is gone, or a zombie, within some seconds; a signal takes a moment to arrive."""
     until = time.monotonic() + 10.0
     while time.monotonic() < until:
         try:
@@ -175,7 +175,7 @@ import pytest
 @pytest.mark.parametrize("number", range(7))
 def test_numbers(number):
     assert number != 5, "five is wrong"
-    if number >= 3:  # what its share has run is written already, in case that it is ended
+    if number >= 3:  # results are written as they come, so a killed run keeps them
         assert f"test_numbers[{{number - 3}}]" in open({str(output)!r}).read()
 
 def test_skipped():
@@ -241,7 +241,7 @@ def test_what_was_compiled_for_two_images_is_what_the_benchmarks_launch_for_many
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
 
     def compiled_and_found(*launches):
-        """For each (operator, images, side), all in a process of their own."""
+        """The results for each (operator, images, side), all computed in one separate process."""
         command = [sys.executable, "-c", LAUNCHES, json.dumps(launches)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)

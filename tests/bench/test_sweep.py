@@ -1,4 +1,4 @@
-"""The sweep's variants are runs that can be trained, and each changes something."""
+"""The variants of the sweep can be trained, and each of them changes something."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Timed training steps begin with the right loss, a wrong or hanging one is seen, and rows say how they ran."""
+"""Timed training steps begin with the correct loss, wrong or hanging ones are detected, and rows are complete."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""The declaration of the bottleneck: equal to the specification's, one line of text, and in every signature."""
+"""The declaration of the bottleneck agrees with the specification, is one line of text, and is in every signature."""
 
 import dataclasses
 import inspect
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_by_name(options, error, sentence):
 
 
 def test_equal_values_of_other_types_are_not_taken_for_each_other():
-    """1 == True, and what was declared before is remembered."""
+    """1 == True, and earlier declarations are cached."""
     for first, second in itertools.permutations([True, 1]):
         for value in (first, second):
             if value is True:

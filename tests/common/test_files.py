@@ -1,4 +1,4 @@
-"""Files: replaced together or not at all, and JSON that is what it should be or refused by name."""
+"""Files are replaced atomically, and invalid JSON is refused with the file's name."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A bar ends with what it measures, however that ends."""
+"""A progress bar is closed in every case."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The check of values that were read: what has the type passes, what has not is named with its place."""
+"""The type check of values from files: valid values pass, and errors name the place of invalid ones."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -10,14 +10,14 @@ from accel.common.schema import refuse_other
 
 
 class Inner(TypedDict):
-    """A dictionary of known keys."""
+    """A dictionary with known keys."""
 
     count: int
     share: NotRequired[float | None]
 
 
 class Outer(TypedDict):
-    """One in another."""
+    """A dictionary that contains another."""
 
     name: str
     inner: list[Inner]

@@ -1,4 +1,4 @@
-"""The nearest name: a typing error is understood, and nothing is proposed that is not like the word."""
+"""The nearest name corrects typing errors, and dissimilar names are not proposed."""
 
 import dataclasses
 import difflib
@@ -12,10 +12,15 @@ from accel.training import TrainingConfig
 NAMES = [field.name for field in dataclasses.fields(TrainingConfig)]
 
 
+def without_a_letter(name):
+    return {name[:at] + name[at + 1 :] for at in range(len(name))}
+
+
 @given(st.sampled_from(sorted(name for name in NAMES if len(name) >= 5)), st.data())
 def test_one_typing_error_is_understood(name, data):
     at = data.draw(st.integers(0, len(name) - 1))
-    assert nearest(name[:at] + name[at + 1 :], NAMES) == name
+    word = name[:at] + name[at + 1 :]
+    assert word in without_a_letter(nearest(word, NAMES))  # "ecoder" may be the encoder or the decoder
 
 
 @given(st.text("abcde", max_size=6), st.lists(st.text("abcde", max_size=6), max_size=6), st.floats(0, 1))

@@ -1,4 +1,4 @@
-""".npz files: what is read, and one sentence for each thing that is wrong."""
+""".npz files: valid content is read, and each error has one sentence."""
 
 import re
 

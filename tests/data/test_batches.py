@@ -1,4 +1,4 @@
-"""Order and flips are functions of (seed, epoch), and batches hold what the images hold."""
+"""Order and flips are functions of (seed, epoch), and batches contain the images."""
 
 import threading
 
@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 
 def numbered(count, height=2, width=3, channels=3):
-    """Images that say their own number in every row, with columns that tell left from right."""
+    """Images that encode their own number in every row, with columns that distinguish left from right."""
     images = np.zeros((count, height, width, channels), np.uint8)
     images += np.arange(count, dtype=np.uint8)[:, None, None, None]
     images[:, :, 0] += 100
@@ -45,7 +45,7 @@ def test_every_image_comes_first_alike_and_is_flipped_half_the_time():
 
 
 def plainly(image_set, batch_size, seed, flip, epoch):
-    """What an epoch shows, one batch after the other: images uint8 (B, C, H, W), labels int64 (B,) or None."""
+    """The batches of an epoch, computed one after another: images uint8 (B, C, H, W), labels int64 (B,) or None."""
     count = len(image_set)
     size = min(batch_size, count)
     order, flips = epoch_order(count, seed=seed, epoch=epoch), epoch_flips(count, seed=seed, epoch=epoch)
@@ -70,7 +70,7 @@ def plainly(image_set, batch_size, seed, flip, epoch):
 def test_an_epoch_shows_images_once_whoever_gathers_them_and_can_be_entered_anywhere(
     count, size, world_size, flip, channels, labelled, resident, seed, data
 ):
-    """Also the ranks' batches side by side are the batches of one process."""
+    """Also, the concatenated batches of all ranks are the batches of one process."""
     images = numbered(count, channels=channels)
     images.flags.writeable = False
     image_set = ImageSet(images, np.arange(count) % 7 if labelled else None)

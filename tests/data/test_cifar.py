@@ -1,4 +1,4 @@
-"""CIFAR: archives as Python 2 wrote them, downloads from a server on loopback, and pickles that mean harm."""
+"""CIFAR: archives as written by Python 2, downloads from a local server, and malicious pickles."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ rng = np.random.default_rng(0)
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes, ASCII strings and array types as Python 2 did, which the original archives have from there."""
+    """Writes bytes, ASCII strings and array types as Python 2 did, which wrote the original archives."""
 
     dispatch: typing.ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -68,7 +68,7 @@ def tar(members):
 
 
 def stand_in(archive, **changed):
-    """A small archive in the original's layout: itself with its checksum, its bytes, and its batches by member."""
+    """A small archive in the original's layout: its description with the checksum, its bytes, its batches by member."""
     classes = 10 if archive.name == "cifar10" else 100
     batches = {name: batch(archive, 4, classes) for name in (*archive.train, *archive.test)}
     members = {name: pickled(content) for name, content in batches.items()}
@@ -107,7 +107,7 @@ def test_published_sources():
 
 @contextlib.contextmanager
 def served(content, *, declared=None, status=200):
-    """The address of a file on a server of this machine, which may break off before the declared length."""
+    """The address of a file on a local server, which may break off before the declared length."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -221,7 +221,7 @@ def test_unexpected_batches_are_one_sentence(tmp_path, content):
 
 
 class Call:
-    """Pickles as a call of a function with arguments."""
+    """An object that pickles as a call of a function with arguments."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments

@@ -1,4 +1,4 @@
-"""Digests tell data sets apart by every byte and every label, however an array lies in memory."""
+"""Digests depend on every byte and label of a data set, but not on the memory layout."""
 
 import dataclasses
 

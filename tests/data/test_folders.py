@@ -1,4 +1,4 @@
-"""Folders of images: layouts, formats, and one sentence for each thing that is out of place."""
+"""Folders of images: layouts, formats, and one sentence for each error."""
 
 import io
 import re
@@ -118,7 +118,7 @@ def test_modes_and_formats(tmp_path, name, mode):
 
 
 def load_one(path):
-    """The pixels of a picture when it is loaded from a folder of its own."""
+    """The pixels of a picture that is loaded alone from a folder."""
     folder = path.parent / "one"
     folder.mkdir()
     for copy in range(2):
@@ -199,7 +199,7 @@ def test_a_truncated_file_is_named(tmp_path, file_format, share):
 @given(bad=st.sets(st.integers(0, 11), max_size=10), image_size=st.sampled_from([None, 8]))
 @settings(max_examples=15, deadline=None)
 def test_files_that_are_no_images_are_left_out_and_named(tmp_path_factory, bad, image_size):
-    """What is left is what a folder without them holds, in the same splits and with the same labels."""
+    """The remaining images equal those of a folder without such files, with the same splits and labels."""
     folder = tmp_path_factory.mktemp("folder")
     for number in range(12):
         path = folder / ("train" if number < 8 else "test") / "ab"[number % 2] / f"{number}.png"
@@ -223,7 +223,7 @@ def test_files_that_are_no_images_are_left_out_and_named(tmp_path_factory, bad, 
 
 
 def test_class_folders_are_descended_as_torchvision_does(tmp_path):
-    """tiny-imagenet's layout, and archives of macOS."""
+    """Covers the layout of tiny-imagenet, and archives made on macOS."""
     for split in ("Train", "VAL"):
         for label, name in enumerate("ab"):
             for number in range(3):
@@ -255,7 +255,7 @@ def build(tmp_path, *names):
     [
         ([], "holds no images"),
         ([".hidden.png"], "holds no images"),
-        (["a.png", "a/b.png"], r"holds files \(a\.png\) beside folders \(a\)"),
+        (["a.png", "a/b.png"], r"holds both files \(a\.png\) and folders \(a\)"),
         (["a/b.png", "b/"], r"b holds no images, expected those of its class"),
         (["labels.csv", "notes.txt"], r"no training image of .* can be read; .* is not an image that Pillow can read"),
         (["a/b/", "c/d.png"], "a holds no images, expected those of its class"),

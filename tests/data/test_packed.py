@@ -1,4 +1,4 @@
-"""Packing: the same images as the folder's, the same bytes after any interruption, and nothing left out in silence."""
+"""Packing gives the images of the folder, and the same bytes after any interruption; left-out files are reported."""
 
 import json
 import os
@@ -40,13 +40,13 @@ def folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def many_chunks(monkeypatch):
-    """Chunks so small that there are several, and each is committed."""
+    """Makes chunks so small that there are several, each committed separately."""
     monkeypatch.setattr(packed, "CHUNK", 4)
     monkeypatch.setattr(packed, "COMMIT_EVERY", 0)
 
 
 def files_of(out):
-    """Every file that packing has left, by what follows the common name."""
+    """Every file that packing has left, by its suffix after the common name."""
     return {path.name.removeprefix(out.stem): path.read_bytes() for path in out.parent.glob(f"{out.stem}.*")}
 
 
@@ -102,11 +102,11 @@ def test_the_choice_of_images_for_classifiers_survives(folder, tmp_path):
 
 
 class Crash(BaseException):
-    """What no handler expects, as the end of the process."""
+    """An exception that no handler catches, like the end of the process."""
 
 
 def test_an_interruption_at_any_moment_costs_nothing(folder, tmp_path, monkeypatch):
-    """Fails at the k-th call that touches the disk for good, for every k, and goes on each time."""
+    """Fails at the k-th call that changes the disk, for every k, and resumes each time."""
     (folder / "cat" / "3.png").write_bytes(b"no image")
     monkeypatch.setattr(packed, "CHUNK", 10)
     listing = list_folder(folder)
@@ -167,7 +167,7 @@ def test_any_prefix_of_the_journal_is_a_state_to_go_on_from(folder, tmp_path, mo
 
 
 def test_killed_and_resumed(folder, tmp_path):
-    """SIGKILL in the middle, from outside: nothing is lost, and no process stays behind."""
+    """After a SIGKILL from outside, nothing is lost and no process is left running."""
     slow = (
         "import sys, time; from accel import cli; from accel.data import packed; original = packed.decode\n"
         "def decode(*given): time.sleep(0.05); return original(*given)\n"
@@ -249,7 +249,7 @@ def test_other_work_is_not_overwritten(folder, tmp_path, monkeypatch):
     with pytest.raises(Crash):
         pack(listing, out, SIZE)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"set\.npy\.partial was begun with other files or another --image-size"):
+    with pytest.raises(ValueError, match=r"set\.npy\.partial was started with other files or another --image-size"):
         pack(listing, out, SIZE + 1)
     pack(listing, out, SIZE)
     before = files_of(out)

@@ -1,4 +1,4 @@
-"""The generated set: reproducible, true to its truth, and not to be told apart by colour."""
+"""The generated data set is reproducible, agrees with its ground truth, and colours do not give away the types."""
 
 import dataclasses
 import hashlib
@@ -93,7 +93,7 @@ def test_no_pixel_decides_which_cell_a_part_is_in(grid, seed):
 
 @pytest.mark.parametrize("size", [32, 48])
 def test_truth_is_where_the_type_is_drawn(size):
-    """Taking a type out of the scene changes pixels about its true cells and nowhere else."""
+    """Removing a type from the scene changes pixels near its true cells and nowhere else."""
     grid, cell = 4, size // 4
     shown = parts.scene(200, 11, 0, 0.2, 8, 4)
     truth = parts.truth(shown, 8, grid)
@@ -121,7 +121,7 @@ def test_truth_is_where_the_type_is_drawn(size):
 
 
 def crops(size, jitter, types=3):
-    """Pixels about the centre of each instance, by (image, type), drawn alone on a plain background."""
+    """Pixels around the centre of each instance, by (image, type), drawn alone on a plain background."""
     shown = parts.scene(150, 5, 0, jitter, types, 4)
     plain = dataclasses.replace(
         shown, corners=np.full_like(shown.corners, 128), piece_kind=np.full_like(shown.piece_kind, -1)
@@ -136,7 +136,7 @@ def crops(size, jitter, types=3):
 
 
 def differences(found):
-    """Median difference in levels between instances of a type in one image, and in two images."""
+    """Median difference, in grey levels, between instances of a type within one image, and between two images."""
     within, between = [], []
     kinds = sorted(found)
     for key, following in itertools.pairwise(kinds):
@@ -161,7 +161,7 @@ def test_jitter_says_how_much_looks_vary():
 
 @pytest.mark.parametrize("jitter", [0.0, 0.2, 1.0])
 def test_jitter_scales_what_it_says(jitter):
-    """Uniform on ± jitter times 127.5 levels, half the radius, 90°, and the texture's range."""
+    """The jitter is uniform on ± jitter times 127.5 levels, half the radius, 90°, and the texture's range."""
     shown = parts.scene(2000, 8, 0, jitter, 8, 4)
     real = shown.part_type >= 0
     plain = parts.PALETTES[[look.palette for look in LOOKS]][shown.part_type[real]]
@@ -221,7 +221,7 @@ def test_palettes_are_shared():
 
 
 def test_types_of_one_palette_meet_whatever_their_number():
-    """Types that are never in one image would be one part to a model: its one appearance could say which it is."""
+    """A model could represent types that never share an image by one part, whose appearance distinguishes them."""
     for num_types in range(3, len(LOOKS) + 1):
         drawn = parts.draw_parts(600, image_size=16, num_types=num_types)
         shown = drawn.truth.any(axis=(2, 3))
@@ -233,7 +233,7 @@ def test_types_of_one_palette_meet_whatever_their_number():
 def test_colour_leaves_much_to_shape_and_texture():
     """Least squares on the mean colour of a cell, its squares and products, fitted with the truth: chance is 0.03.
 
-    Even with the truth, colour leaves a third and more of the precision to shape and texture.
+    Even if fitted with the truth, colour leaves at least a third of the precision to shape and texture.
     """
     drawn = draw_parts(4000, seed=6)
     cells = (drawn.images / 127.5 - 1).reshape(4000, 4, 8, 4, 8, 3).mean(axis=(2, 4))  # (n, 4, 4, 3)
@@ -281,7 +281,7 @@ def test_grain_is_small_even_and_of_every_pixel_alone():
 
 
 def test_small_images_are_large_ones_seen_from_afar(monkeypatch):
-    """Anti-aliasing: pixels are averages over their area."""
+    """Tests anti-aliasing: pixels are averages over their area."""
     monkeypatch.setattr(parts, "GRAIN", 0.0)
     small, large = draw_parts(50, image_size=32), draw_parts(50, image_size=128, grid=4)
     averaged = large.images.reshape(50, 32, 4, 32, 4, 3).mean(axis=(2, 4))

@@ -139,7 +139,7 @@ def test_other_numbers_of_classes_and_lists_of_other_kinds_are_refused(data_dir,
 
 
 def test_the_sizes_that_were_published():
-    """67 × 80 and 67 × 20 images are listed of 15,620 (paper, section 4); ILSVRC 2012 and Places205 by their pages."""
+    """67 × 80 and 67 × 20 of 15,620 images are listed (paper, section 4); the other sizes are from the sets' pages."""
     sizes = {name: (p.classes, p.train, p.test) for name, p in PUBLISHED.items()}
     assert sizes == {
         "indoor67": (67, 14280, 1340),

@@ -1,4 +1,4 @@
-"""The rungs of the ladder: each changes what it names and nothing else, and all can be drawn in any pieces."""
+"""Each rung of the ladder changes only what it names, and all can be drawn in any split."""
 
 import itertools
 
@@ -77,7 +77,7 @@ def test_types_that_are_alike_differ_in_shape_alone():
 
 
 def test_grounds_have_the_spectrum_of_photographs():
-    """Power falls about as 1/f², and grounds are not all shade."""
+    """Power falls approximately as 1/f², and backgrounds do not consist of shading alone."""
     grounds = natural_ground(300, 5, 0, 32).mean(axis=3)
     window = np.hanning(32)[:, None] * np.hanning(32)
     power = (np.abs(np.fft.fft2((grounds - grounds.mean(axis=(1, 2), keepdims=True)) * window)) ** 2).mean(axis=0)

@@ -1,4 +1,4 @@
-"""What `load` makes of names and paths."""
+"""`load` for names and paths."""
 
 import subprocess
 import sys
@@ -70,7 +70,7 @@ def test_a_name_stands_for_the_set_whatever_the_folder(tmp_path, monkeypatch):
 
 
 def test_pillow_is_asked_for_only_where_it_is_needed(tmp_path):
-    """Without Pillow arrays of the right size load, and the error says how to install it."""
+    """Without Pillow, arrays of the right size load, and the error explains how to install it."""
     np.savez(tmp_path / "set.npz", images=np.zeros((4, 8, 8), np.uint8))
     (tmp_path / "folder").mkdir()
     for name in "ab":

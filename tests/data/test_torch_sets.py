@@ -1,4 +1,4 @@
-"""PyTorch's data sets and loaders as images to train on."""
+"""PyTorch's data sets and loaders as training data."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from accel.training import TrainingConfig, load_run, train
 
 
 class Items(torch.utils.data.Dataset):
-    """Any list of items."""
+    """A torch Dataset of any list of items."""
 
     def __init__(self, items):
         self.items = items

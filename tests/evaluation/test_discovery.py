@@ -1,4 +1,4 @@
-"""Average precision against its definition, the choice of parts, where and how purely they lie, and clustering."""
+"""Average precision against its definition, the choice of parts, localisation, purity, and clustering."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_a_finer_grid_is_merged_by_the_maximum(case, rows, columns):
     expected = part_average_precision(occurrence, truth)
 
     def refine(maps):
-        """Each value in one cell of its block, and less in the others."""
+        """Places each value in one cell of its block, and lower values in the others."""
         finer = np.full((*maps.shape[:2], maps.shape[2] * rows, maps.shape[3] * columns), maps.min())
         finer[:, :, rows - 1 :: rows, ::columns] = maps
         return finer
@@ -103,7 +103,7 @@ def test_part_is_chosen_on_training_images_and_measured_on_held_out(monkeypatch)
 
 
 def truth_of(count, *cells):
-    """Bool (count, T, 2, 3): type t has its centre in the t-th of `cells` in every image."""
+    """Bool (count, T, 2, 3): the centre of type t lies in the t-th of `cells` in every image."""
     truth = np.zeros((count, len(cells), 2, 3), bool)
     for kind, (row, column) in enumerate(cells):
         truth[:, kind, row, column] = True

@@ -15,7 +15,7 @@ from accel.models import Classifier
 
 
 def moments_of(vectors, *cuts):
-    """Moments of vectors (m, M) that come in pieces."""
+    """Moments of vectors (m, M), added in pieces."""
     result = Moments()
     for piece in np.split(vectors, sorted(cuts)):
         if len(piece):
@@ -47,7 +47,7 @@ def test_distance_is_the_references(seed, dim, count):
 
 
 def test_distance_is_that_of_pytorch_fid():
-    """Golden value of calculate_frechet_distance in pytorch-fid 0.3.0, on np.cov and scipy's matrix square root."""
+    """Golden value: calculate_frechet_distance of pytorch-fid 0.3.0, with np.cov and scipy's matrix square root."""
     rng = np.random.default_rng(2)
     one = rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7))
     other = rng.normal(size=(80, 7)) @ rng.normal(size=(7, 7)) + 0.5
@@ -62,7 +62,7 @@ def test_too_few_or_different_vectors_are_refused():
 
 
 def drawn_weights(state):
-    """A state dict of the same names and shapes, drawn in the order of the names."""
+    """A random state dict with the same names and shapes, drawn in the order of the names."""
     rng, result = np.random.default_rng(0), {}
     for name in sorted(state):
         shape = tuple(state[name].shape)
@@ -80,7 +80,7 @@ def drawn_weights(state):
 
 
 def test_inception_is_that_of_pytorch_fid(tmp_path):
-    """Golden values of InceptionV3([3]) in pytorch-fid 0.3.0 on torchvision 0.29.2, with these weights and images."""
+    """Golden values: InceptionV3([3]) of pytorch-fid 0.3.0 with torchvision 0.29.2, these weights and images."""
     path = tmp_path / "weights.pth"
     torch.save(drawn_weights(Inception().state_dict()) | {"fc.weight": torch.zeros(1008, 2048)}, path)
     features = inception_features(path, torch.device("cpu"))

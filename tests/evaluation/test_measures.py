@@ -1,4 +1,4 @@
-"""Everything that is measured of a run is in plain numbers, says what it was measured on, and is what its parts are."""
+"""All measures of a run are plain numbers, with the settings of their measurement."""
 
 import json
 

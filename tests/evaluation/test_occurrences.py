@@ -1,4 +1,4 @@
-"""The one-pass scan against the whole maps, cropped patches, and what moves a cell."""
+"""The one-pass statistics against complete maps, cropped patches, and the receptive field."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from accel.evaluation.summary import describe_parts
 
 
 class Reads(torch.nn.Module):
-    """Reads each part's logits out of one channel of the top left pixel of each 8 × 8 cell."""
+    """Reads each part's logit from one channel of the top left pixel of each 8 × 8 cell."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Reads(torch.nn.Module):
 
 @st.composite
 def sets(draw):
-    """uint8 images (n, 8h, 8w, 3) of one colour a cell, often with ties."""
+    """uint8 images (n, 8h, 8w, 3) with one colour per cell, often with ties."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count, height, width = draw(st.integers(1, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     levels = draw(st.sampled_from([2, 4, 256]))
@@ -72,7 +72,7 @@ def test_scan_in_batches_finds_what_the_whole_maps_hold(images, count, batch_siz
 
 
 def images_of(*probabilities):
-    """One image a row of probabilities (3 parts), which hold in each of its four cells."""
+    """One image for each row of probabilities (3 parts), which apply to all four cells of the image."""
     logits = np.log(np.array(probabilities) / (1 - np.array(probabilities)))
     values = ((logits + 8) * 16).round().astype(np.uint8)
     return np.broadcast_to(values[:, None, None], (len(values), 16, 16, 3)).copy()
@@ -102,7 +102,7 @@ def test_patches_are_centred_and_end_with_the_image(side, row, column):
 
 def test_receptive_field_holds_the_share_of_the_gradient():
     class Window(torch.nn.Module):
-        """Each cell's logit sums the pixels of the square of 20 about it, twice as strongly in the inner 12."""
+        """The logit of each cell sums the pixels of the 20 × 20 square around it; the inner 12 × 12 count twice."""
 
         def __init__(self):
             super().__init__()
@@ -138,7 +138,7 @@ def test_consistency_is_one_for_equal_patches_and_low_for_random_ones():
 
 
 def test_equal_and_dead_parts_do_not_count_as_different():
-    """Parts 0 and 1 have the same map, part 2 another, or none."""
+    """Parts 0 and 1 have the same map; part 2 has a different one, or none."""
     cells = np.random.default_rng(0).integers(0, 2, (20, 2, 2, 3), dtype=np.uint8) * 255
     cells[..., 1] = cells[..., 0]
     images = cells.repeat(8, axis=1).repeat(8, axis=2)

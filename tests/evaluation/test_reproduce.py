@@ -1,4 +1,4 @@
-"""Tables of the paper from one command: which runs they need, what is done of them, and what is written."""
+"""Tables of the paper from one command: required runs, missing steps, and written files."""
 
 import json
 import math
@@ -23,7 +23,7 @@ SYSTEMS = ["--systems", "patchvae,beta-vae+w"]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A file of 72 training and 20 test images of 16 × 16 in two classes, which a black border tells apart."""
+    """A file of 72 training and 20 test images of 16 × 16 in two classes; one class has a black border."""
     path = tmp_path_factory.mktemp("data") / "squares.npz"
     arrays = {}
     for split, count in (("train", 72), ("test", 20)):
@@ -41,7 +41,7 @@ def options(images):
 
 
 def numbers(folder, table="table1"):
-    """Row → column → the values by seed after the last and the chosen epoch."""
+    """Row → column → values by seed, after the last and after the chosen epoch."""
     rows = json.loads((folder / f"{table}.json").read_text())["rows"]
     return {
         row["name"]: {
@@ -52,7 +52,7 @@ def numbers(folder, table="table1"):
 
 
 def test_the_papers_figures():
-    """Sums over the rows, of the figures as printed: a slip of a finger would show."""
+    """Sums of the printed figures over the rows reveal a typing error."""
     sums = {
         ("table1", "cifar100"): (459.75, 419.57, 327.92),
         ("table1", "indoor67"): (236.27, 218.90, 164.86),
@@ -169,7 +169,7 @@ def test_two_systems_make_a_table_and_the_same_one_again(tmp_path, options, caps
 
 
 def test_every_row_of_table_1(tmp_path, options, capsys):
-    """All ten systems train, and transfer by all three columns."""
+    """All ten systems are trained, and transferred with all three columns."""
     assert cli.main(["reproduce", "table1", *options, "--seeds", "1", "--out", str(tmp_path)]) == 0
     cells = numbers(tmp_path)
     assert list(cells) == [row.name for row in TABLES["table1"].rows]
@@ -311,7 +311,7 @@ def test_a_dry_run_does_nothing(tmp_path, options, capsys):
 
 
 def test_the_estimate_counts_first_steps_once_a_run(monkeypatch):
-    """Of a step that compiles, captures and is captured for 10 s each time, and then takes 10 ms."""
+    """The first steps, which compile and capture, take 10 s each, and all further steps 10 ms."""
     clock = [0.0]
 
     class FakeRun:

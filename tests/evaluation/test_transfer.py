@@ -1,4 +1,4 @@
-"""The transfer protocol: what is frozen stays to the bit, what is chosen is not chosen on the test set."""
+"""The transfer protocol: frozen layers do not change by a bit, and nothing is selected on the test set."""
 
 import copy
 import dataclasses
@@ -29,7 +29,7 @@ from tests.training.tiny import tiny_config, tiny_dataset
 
 
 def coloured(train_images=60, test_images=20, classes=3, seed=0):
-    """Noise, in each class with another mean colour."""
+    """Noise with a different mean colour in each class."""
     rng = np.random.default_rng(seed)
 
     def images(count):
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A run folder of one's own, with the trained model."""
+    """A separate run folder with the trained model."""
     folder = tmp_path / "run"
     load_run(trained)[0].save_pretrained(folder / "model")
     (folder / "config.json").write_text((trained / "config.json").read_text())
@@ -176,7 +176,7 @@ def test_nearest_neighbours_vote_as_written_out():
     labels, answers = rng.integers(0, 7, 30), rng.integers(0, 7, 9)
 
     class Fixed(torch.nn.Module):
-        """Takes an image's first pixels as features of one cell."""
+        """Returns an image's first pixels as the features of one cell."""
 
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Somebody's own model around the fused bottleneck learns, by gradients that reach all of it, in either backend."""
+"""The custom model with the fused bottleneck learns, with gradients for all parameters, in both backends."""
 
 import pytest
 import torch

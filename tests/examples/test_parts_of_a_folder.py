@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, shows outputs without being run, and stays small."""
+"""The notebook runs from top to bottom, has stored outputs, and is small."""
 
 import ast
 import base64
@@ -42,7 +42,7 @@ def test_it_renders_without_being_run(notebook):
 
 
 def test_it_runs(notebook, tmp_path, monkeypatch, capsys):
-    """Cells as they are but for the sizes; what a cell ends with shows whatever its stored output shows."""
+    """Runs the cells with smaller sizes; the result of each cell shows everything that its stored output shows."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     sources = ["".join(cell["source"]) for cell in code(notebook)]

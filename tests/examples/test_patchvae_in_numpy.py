@@ -1,4 +1,4 @@
-"""The page in NumPy is the model that accel.ops and autograd make, and it finds what was drawn."""
+"""The NumPy example agrees with accel.ops and autograd, and finds the drawn glyphs."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ RELATIVE = 1e6 * ROUNDOFF[torch.float64]
 
 
 def torch_loss(weights, images, noise):
-    """The same model with the operators of accel: the loss and its terms, on tensors."""
+    """The loss and its terms of the same model, with the operators of accel, on tensors."""
     E, e, T = weights
     maps = (E @ unfold(images, 8, stride=8) + e).unflatten(2, (page.GRID, page.GRID)).chunk(3, 1)
     latent = ops.patch_bottleneck(
@@ -32,7 +32,7 @@ def torch_loss(weights, images, noise):
 
 
 def trained(seed, steps):
-    """Weights after some steps, and the random generator that then draws new images."""
+    """Weights after some steps, and the random generator that draws the next images."""
     rng = np.random.default_rng(seed)
     weights = page.initial_weights(rng)
     for _ in page.train(weights, seed, rng, steps):

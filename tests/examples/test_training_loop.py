@@ -1,4 +1,4 @@
-"""The loop of one's own learns what `train` learns."""
+"""The custom training loop gives the same model as `train`."""
 
 import json
 

@@ -461,7 +461,7 @@ def test_members_that_inflate(tmp_path, capsys, shape, seen):
             file.write(bytes(1 << 20))
     words = [sys.executable, "-m", "accel", *map(str, train_on(path, tmp_path / "run"))]
     limited = ["bash", "-c", f'ulimit -v {8 << 20}; exec "$@"', "limited", *words]
-    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("patchvae: ")
     assert done.stderr.count("\n") == 1
@@ -526,7 +526,7 @@ def test_who_waits_gets_the_folder_and_a_file_system_without_locks_is_used(tmp_p
         )  # fmt: skip
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1)
-    assert waiting.communicate(timeout=30)[0] == "held\n"
+    assert waiting.communicate(timeout=300)[0] == "held\n"
 
     def without(*_):
         raise OSError(fcntl.LOCK_EX and 95, "Operation not supported")

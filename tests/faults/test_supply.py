@@ -48,6 +48,7 @@ def test_nothing_connects(tmp_path, seen):
         "sys.addaudithook(forbid)\n"
         "import accel.ops, accel.models, accel.evaluation, accel.figures, accel.training.loop, reference\n"
         "from accel.cli import main\n"
+        "accel.models.PatchVAE.from_pretrained('parts')\n"
         "data, run, words = sys.argv[1], sys.argv[2], sys.argv[3:]\n"
         "status = main(['train', '--data', data, *words, '--epochs', '1', '--out', run])\n"
         "sys.exit(status or main(['measure', run]) or main(['verify', run]))"

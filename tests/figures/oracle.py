@@ -1,4 +1,4 @@
-"""A model without weights: what it finds and draws is in the pixels, so that every picture can be checked by hand."""
+"""A model without weights, whose parts are colours of pixels, so that every figure can be checked by hand."""
 
 from types import SimpleNamespace
 
@@ -11,11 +11,11 @@ from accel.ops.occurrence import Bernoulli
 
 
 class Oracle(torch.nn.Module):
-    """Says that part n occurs where channel n of a cell's first pixel is bright.
+    """Predicts that part n occurs where channel n of a cell's first pixel is bright.
 
-    A part's appearance is two numbers: the image's mean and its largest value in the part's channel. What is decoded
-    has in channel n the first number of part n where it occurs, plus a tenth of the second; each
-    output is repeated 8 times.
+    A part's appearance is two numbers: the image's mean and its largest value in the part's channel. Where
+    part n occurs, channel n of the decoder's output is the first number plus a tenth of the second; each output is
+    repeated 8 times.
     """
 
     has_decoder = has_variance = has_parts = True

@@ -1,4 +1,4 @@
-"""What happens to an image when one appearance changes, on a model whose decoder can be read."""
+"""Effects of changing one appearance, with a model whose decoder is known."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_swaps_show_live_parts_source_targets_and_difference(images):
 
 
 def test_swaps_take_images_where_the_part_occurs(images):
-    """Two of twelve hold part 0, and they look alike, so without the choice others would be taken."""
+    """Two of the twelve images contain part 0, and they look alike, so without this selection others would be taken."""
     images = images.copy()
     images[:, ::8, ::8, 0] //= 16
     images[[4, 6], 0, 0, 0] = 250

@@ -1,4 +1,4 @@
-"""Charts hold the numbers of the log and of the results."""
+"""Charts show the numbers of the log and of the results."""
 
 import numpy as np
 import pytest

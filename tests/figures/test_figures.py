@@ -1,5 +1,6 @@
-"""Pictures show what they say: tiles in order, brightness by occurrence, outlines where a part is likely."""
+"""Figures are correct: tiles in order, brightness by occurrence, outlines where a part is likely."""
 
+import io
 import json
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from accel.data import ImageSet
 from accel.evaluation import crop_patches, find_occurrences
 from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
-from accel.figures.canvas import charts, enlarge, heat, mosaic
+from accel.figures.canvas import COLOURS, DARK_PAGE, QUIET, charts, darkened, enlarge, heat, mosaic
 from accel.figures.parts import DARKEST, OUTLINE
 from accel.figures.pictures import spread
 from tests.figures.oracle import Oracle
@@ -20,7 +21,7 @@ pytest.importorskip("matplotlib")
 
 
 def cells_as_images(cells):
-    """uint8 (n, 3, h, w) → images (n, 8h, 8w, 3) of one colour a cell."""
+    """uint8 (n, 3, h, w) → images (n, 8h, 8w, 3) with one colour per cell."""
     return cells.transpose(0, 2, 3, 1).repeat(8, axis=1).repeat(8, axis=2)
 
 
@@ -83,7 +84,7 @@ def test_heading_headers_and_captions_stand_beside_the_images(tmp_path):
 
 
 def first_row(canvas):
-    """Where the first image begins, from the top of the canvas."""
+    """The row of the canvas in which the first image begins."""
     return int(np.flatnonzero((canvas != 255).any(axis=(1, 2)))[0])
 
 
@@ -239,6 +240,10 @@ def test_statistics_say_how_many_parts_are_of_use():
     assert "1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
 
 
+def saved_height(path):
+    return pytest.importorskip("PIL.Image").open(path).height
+
+
 def test_pictures_are_files_with_an_index_of_what_one_sees(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     drawn = [(name, charts(1, title=name.upper(), text=f"See {name}.")[0]) for name in ("one", "two")]
@@ -247,12 +252,62 @@ def test_pictures_are_files_with_an_index_of_what_one_sees(tmp_path):
     assert not (tmp_path / "figures" / "index.json").exists()  # what it listed shows an earlier state
     assert write_pictures(tmp_path, drawn[:1]) == ["figures/one.png"]
     index = json.loads((tmp_path / "figures" / "index.json").read_text())
-    assert index == [{"file": "one.png", "title": "ONE", "text": "See one."}]  # of this call alone
+    # Of this call alone.
+    (entry,) = index
+    assert 0 < entry.pop("heading") < saved_height(tmp_path / "figures" / "one.png")
+    assert entry == {"file": "one.png", "title": "ONE", "text": "See one.", "dark": "one-dark.png"}
+    assert (tmp_path / "figures" / "one-dark.png").stat().st_size > 100
     saved = image_module.open(tmp_path / "figures" / "one.png")
     assert (saved.text["Title"], saved.text["Description"]) == ("ONE", "See one.")
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"could not write .*file/figures"):
         write_pictures(tmp_path / "file", drawn)
+
+
+def drawn_pixels(figure):
+    """int (H, W, 3)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(pytest.importorskip("PIL.Image").open(buffer).convert("RGB")).astype(int)
+
+
+def test_a_dark_page_changes_all_but_images():
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96, 3), dtype=np.uint8)
+    tiles[0, 0], tiles[1, 2] = 255, 0  # what is as white as the page, or as dark, is the image's all the same
+    figure = mosaic(tiles, ["one", "two"], title="A title", text="What one sees.")
+    light = drawn_pixels(figure)
+    with darkened(figure):
+        dark = drawn_pixels(figure)
+    height = len(canvas_of(figure))
+    inside = np.zeros(light.shape[:2], bool)
+    for row in range(2):
+        for column in range(3):
+            top, left = len(light) - height + 6 + row * 102, light.shape[1] - (3 - column) * 102
+            inside[top : top + 96, left : left + 96] = True
+    np.testing.assert_array_equal(dark[inside], light[inside])
+    np.testing.assert_array_equal(light[inside], tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 3))
+    brightness = dark[~inside].max(-1)
+    assert (light[0, 0] == 255).all()
+    assert f"#{''.join(f'{level:02x}' for level in dark[0, 0])}" == DARK_PAGE
+    assert np.median(brightness) < 40 < 200 < brightness.max()  # letters are light
+    np.testing.assert_array_equal(drawn_pixels(figure), light)
+
+
+def test_charts_on_a_dark_page_keep_the_colours_of_their_bars_alone():
+    figure, (axis,) = charts(1, title="A title", text="What one sees.")
+    bars = axis.bar([0, 1], [1, 2], color=COLOURS[0])
+    axis.axvline(0.5, color=QUIET)
+    light = drawn_pixels(figure)
+    with darkened(figure):
+        dark = drawn_pixels(figure)
+    bar = np.array([0x00, 0x72, 0xB2])
+    same = (light == bar).all(-1)
+    assert same.sum() > 500
+    np.testing.assert_array_equal(dark[same], np.broadcast_to(bar, (same.sum(), 3)))
+    letters = dark[:30]  # of the title
+    assert letters.max() > 200 > 100 > np.median(letters)
+    assert len(bars) == 2
+    np.testing.assert_array_equal(drawn_pixels(figure), light)
 
 
 def test_heat_rises_from_black_to_white():

@@ -1,7 +1,7 @@
-"""The data that pictures are drawn from, against a file: a change of what they show is then a decision.
+"""The data behind the figures against a stored file, so that changes are deliberate.
 
-`golden.json` holds what this code gave when it was written, on generated images and a model without weights, whose
-parts are the three colours. Run this file as a program (`python -m tests.figures.test_golden`) to write it anew.
+`golden.json` has the results of an earlier version, on generated images and a model without weights, whose parts are
+the three colours. Run this file as a program (`python -m tests.figures.test_golden`) to update it.
 """
 
 import json
@@ -20,7 +20,7 @@ PATH = Path(__file__).with_name("golden.json")
 
 
 def pictured() -> dict:
-    """What the gallery, the statistics, the swaps, the interpolations, the samples and the bars show."""
+    """The content of the gallery, the statistics, the swaps, the interpolations, the samples and the bars."""
     model, train, test = Oracle(), draw_parts(400), draw_parts(300, first_image=1000)
     found = find_occurrences(model, test.images, 12)
     batch = torch.from_numpy(test.images.transpose(0, 3, 1, 2).copy())
@@ -48,7 +48,7 @@ def pictured() -> dict:
 
 
 def assert_like(name, got, expected):
-    """Equal whole numbers and words; real numbers within what float32 sums over a few thousand cells differ by."""
+    """Integers and strings must be equal; floats must agree up to float32 sums over a few thousand cells."""
     if isinstance(expected, dict):
         assert got.keys() == expected.keys(), name
         for key, value in expected.items():

@@ -1,5 +1,6 @@
-"""The report as its reader has it: one file, whole tables and pictures, and a browser that sorts without complaint."""
+"""The report is one file with complete tables and figures, and tables can be sorted in a browser."""
 
+import base64
 import re
 import shutil
 import struct
@@ -10,14 +11,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from accel.figures.report import Picture, RunRecord, html_report
+from accel.figures.canvas import DARK_PAGE
+from accel.figures.report import STYLE, Picture, RunRecord, html_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
 
 def png(width, height):
-    """A white picture of that size, as a PNG file's bytes."""
+    """The bytes of a PNG file: a white picture of that size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -28,7 +30,7 @@ def png(width, height):
 
 
 def run_record(name, system="patchvae", loss=300.0, **fields):
-    """A small run of which everything is known."""
+    """A small run with known content."""
     values = {
         "config": {"system": system, "data": "parts", "seed": 0, "epochs": 2},
         "history": [
@@ -50,7 +52,7 @@ def run_record(name, system="patchvae", loss=300.0, **fields):
 
 
 class Page(HTMLParser):
-    """Elements with their attributes and text, in order; fails on a tag that is closed where it was not open."""
+    """Elements with their attributes and text, in order; fails on a closing tag without an open one."""
 
     def __init__(self, text):
         super().__init__()
@@ -78,7 +80,8 @@ class Page(HTMLParser):
 def test_everything_is_in_the_one_file():
     text = html_report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
     page = Page(text)
-    sources = [value for element in page.elements for key in ("src", "href") if (value := element.get(key))]
+    names = ("src", "srcset", "href")
+    sources = [value for element in page.elements for name in names if (value := element.get(name))]
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"https?:|url\(|@import|fetch\(", text)
@@ -94,6 +97,28 @@ def test_pictures_stand_side_by_side_with_their_words():
     assert two["alt"].startswith("Where each part occurs, two")
     assert (one["width"], one["height"]) == ("40", "30")
     assert len([title for title in page.all("h3") if title["text"] == "Where each part occurs"]) == 1
+
+
+def test_a_picture_for_a_dark_page_is_shown_on_one():
+    light, dark = png(40, 30), png(41, 31)
+    pictures = [Picture("a.png", "A", "See a.", light, dark), Picture("b.png", "B", "See b.", light)]
+    page = Page(html_report([run_record("one", pictures=pictures)]))
+    (source,) = page.all("source")
+    assert source["media"] == "(prefers-color-scheme: dark)"
+    assert source["srcset"] == f"data:image/png;base64,{base64.b64encode(dark).decode()}"
+    assert [image["src"] for image in page.all("img")] == [
+        f"data:image/png;base64,{base64.b64encode(light).decode()}"
+    ] * 2
+    boxes = [box["class"] for box in page.all("div") if box.get("class", "").startswith("scroll") and "text" in box]
+    assert boxes.count("scroll themed") == 1  # the other picture keeps its white ground
+    assert f"--page: {DARK_PAGE}" in STYLE
+
+
+def test_a_heading_within_a_picture_is_not_shown_beside_the_report_s_own():
+    pictures = [Picture("a.png", "A", "See a.", png(40, 30), heading=10), Picture("b.png", "B", "See b.", png(40, 30))]
+    page = Page(html_report([run_record("one", pictures=pictures)]))
+    (box,) = [box for box in page.all("div") if box.get("class") == "cropped"]
+    assert box["style"] == "max-width: 40px; --above: -25.000%"
 
 
 def test_tables_hold_the_numbers_and_can_be_sorted_by_key():
@@ -166,7 +191,7 @@ def test_baselines_stand_beside_each_run():
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed here")
 def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
-    """Clicks of an added script, which says what it found on the console, where complaints would be, too."""
+    """An added script clicks and prints its findings on the console, where errors would also appear."""
     check = """<script>addEventListener("load", () => {
       const table = document.querySelector("table"), names = [...table.querySelectorAll("thead button")];
       const runs = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join(",");
@@ -177,15 +202,23 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
       names[0].click(); seen.push(runs(), loss.parentElement.ariaSort);
       seen.push([...document.images].every(image => image.complete && image.naturalWidth > 0));
       seen.push(document.documentElement.scrollWidth <= innerWidth);
+      const sources = [...document.querySelectorAll("source")];
+      seen.push(sources.length, sources.every(source => source.nextElementSibling.currentSrc === source.srcset));
+      const box = document.querySelector(".cropped").getBoundingClientRect();
+      seen.push(Math.round(box.width), Math.round(box.height));
       console.log("found " + seen.join(" ") + " end");
     })</script></body>"""
     names = ("b", "a", "c")
-    runs = [run_record(name, loss=loss) for name, loss in zip(names, (1000.5, None, 90.25), strict=True)]
+    # 10 of its 30 rows are a heading.
+    pictures = [Picture("parts.png", "Where each part occurs", "A part a row.", png(40, 30), png(40, 30), heading=10)]
+    losses = (1000.5, None, 90.25)
+    runs = [run_record(name, loss=loss, pictures=pictures) for name, loss in zip(names, losses, strict=True)]
     path = tmp_path / "report.html"
     path.write_text(html_report(runs).replace("</body>", check))
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=500,800"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    options += ["--blink-settings=preferredColorScheme=0"]  # dark
     process = subprocess.Popen([browser, *options, path.as_uri()], stderr=subprocess.PIPE, text=True)
     limit = threading.Timer(120, process.kill)
     limit.start()
@@ -200,4 +233,4 @@ def test_a_browser_sorts_tables_and_shows_all_pictures(tmp_path):
     process.communicate()
     assert len(console) == 1, console
     seen = re.search(r"found (.*?) end", console[0])[1]
-    assert seen == "b,a,c c,b,a ascending b,c,a descending true a,b,c none true true"
+    assert seen == "b,a,c c,b,a ascending b,c,a descending true a,b,c none true true 3 true 40 20"

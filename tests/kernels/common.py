@@ -1,4 +1,4 @@
-"""What the kernels' tests share: the device, memory that shows what was not written, and rounding."""
+"""Shared code of kernel tests: the device, memory that reveals unwritten elements, and rounding."""
 
 from contextlib import ExitStack, contextmanager
 from unittest import mock

@@ -1,9 +1,9 @@
-"""Compile every kernel as the launchers would launch it, for GPUs that are not there, and read what it needs.
+"""Compiles every kernel as the launchers would launch it, for GPUs that are not present, and reads its resources.
 
     python -m tests.kernels.compiled                every case for every target, a table
 
-Triton asks its driver for the target and the launchers for arguments; here the driver answers as told, the tensors have
-no memory, and the launch stops after compilation.
+Triton asks its driver for the target and the launchers for arguments; here the driver returns the given target, tensors
+have no memory, and the launch stops after compilation.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHAPES = {
     "narrow parts": (64, 1, 14, 14),
 }
 
-# Cases whose registers nearly run out: some 250 of 255.
+# The cases that need most registers, some 250 of 255, compile for all targets in every turn.
 SCARCE = [f"bottleneck, many cells, contiguous, bfloat16, {head}, categorical" for head in ("maps", "pooled")]
 
 
@@ -128,7 +128,7 @@ def resources(kernel):
 
 
 def targets_of(number, name, turn):
-    """What a case is compiled for in a turn, of which there are as many as targets: one of them, in each another."""
+    """The targets of a case in a turn: one, and in each of the three turns another, unless its registers are scarce."""
     if turn is None or name in SCARCE:
         return TARGETS
     return (TARGETS[(number + number // len(TARGETS) + turn) % len(TARGETS)],)
@@ -179,7 +179,7 @@ if __name__ == "__main__":
         "--share", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th case, from I"
     )
     parser.add_argument(
-        "--turn", type=int, choices=range(len(TARGETS)), help="each case for one target alone, in each turn another"
+        "--turn", type=int, choices=range(len(TARGETS)), help="each case for one target, in each turn another"
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

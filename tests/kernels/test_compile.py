@@ -1,6 +1,6 @@
-"""Every kernel compiles for every supported architecture, and keeps to its registers.
+"""Every kernel compiles for every supported architecture, without spilling registers.
 
-Each case compiles for one of them in every change, and for the others with `-m "long or not long"`.
+By default each case compiles for one of them, with `-m "long or not long"` for all.
 """
 
 import json
@@ -43,7 +43,7 @@ def test_all_turns_together_compile_every_case_for_every_target():
         for turn in TURNS
     ]
     assert set.union(*turns) == {(name, target) for name in names for target in compiled.TARGETS}
-    for turn in turns:  # and in each, every target sees every shape, layout, dtype and head of a bottleneck
+    for turn in turns:  # each alone covers every pair of a target and a shape, layout, dtype or head
         words = {(word, target) for name, target in turn if "bottleneck" in name for word in name.split(", ")[1:5]}
         assert words == {(word, target) for word, _ in words for target in compiled.TARGETS}
 

@@ -1,4 +1,4 @@
-"""The draws of a kernel against the specification's."""
+"""The random numbers of a kernel against the specification."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The fused operators as torch sees them: registration, compilation, autocast, graphs, second derivatives."""
+"""The fused operators in PyTorch: registration, compilation, autocast, graphs, second derivatives."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""How work is cut into tiles. No result depends on it but by rounding, so speed would be all that a mistake costs."""
+"""The choice of tiles, which affects only speed and rounding."""
 
 import math
 
@@ -74,21 +74,23 @@ def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item
     grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     run_of_channels=st.booleans(),
     item_size=st.sampled_from([2, 4]),
+    walked=st.booleans(),
 )
-@example(channels=1, patch=1, grid=(33, 32), run_of_channels=False, item_size=4)  # more patches than a tile holds
-def test_tiles_of_patches_are_one_warps_share_of_pixels(channels, patch, grid, run_of_channels, item_size):
+@example(channels=1, patch=1, grid=(33, 32), run_of_channels=False, item_size=4, walked=False)  # more than a tile holds
+def test_tiles_of_patches_are_one_warps_share_of_pixels(channels, patch, grid, run_of_channels, item_size, walked):
     height, width = grid[0] * patch, grid[1] * patch
-    programs, arguments = weighted_loss.tiles(channels, height, width, patch, run_of_channels, item_size)
-    side = channels if run_of_channels else 1
-    (rows, patches, run), step = arguments["BLOCKS"], arguments["GRID"][5]
-    assert arguments["GRID"][:5] == (channels, height, width, patch, side)
+    programs, arguments = weighted_loss.tiles(channels, height, width, patch, run_of_channels, item_size, walked)
+    (*image, side, step), (rows, patches, run) = arguments["GRID"], arguments["BLOCKS"]
+    assert image == [channels, height, width, patch]
+    assert side in ((1, channels) if run_of_channels else (1,))
     assert all(map(is_power_of_two, (rows, patches, run, step, arguments["num_warps"])))
     assert run >= patch * side
-    # A thread's places are loaded at once, 16 bytes at most, and do not leave their run.
+    # A thread's places are loaded at once, 16 bytes at most, do not leave their run, and reach the next pixel.
     assert patch * side % step == 0
-    assert step * item_size <= 16
-    pixels = 2048 if side > 1 and item_size == 2 else 1024
-    assert rows * patches * run <= max(pixels, run)
-    assert arguments["num_warps"] == 1
+    assert side <= step <= 16 // item_size
+    assert rows == 1 or not walked
+    share = 512 if walked else 2048
+    assert rows * patches * run * item_size <= share * arguments["num_warps"]
+    assert arguments["num_warps"] == max(1, run * item_size // share)  # more than one for long runs alone
     blocks = programs * side // channels
     assert (blocks - 1) * patches < math.prod(grid) <= blocks * patches

@@ -1,10 +1,10 @@
-"""The networks written once more, from a dictionary of weights and nothing but functional calls."""
+"""A second implementation of the networks, from a dictionary of weights, with functional calls only."""
 
 import torch.nn.functional as F
 
 
 def batch_norm(x, weights, name):
-    """Evaluation mode: the running statistics."""
+    """Batch norm in evaluation mode, with the running statistics."""
     parts = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
     return F.batch_norm(x, *parts)
 

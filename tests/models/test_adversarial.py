@@ -1,4 +1,4 @@
-"""The discriminator judges each image by itself and keeps nothing; BiGAN is a baseline of the others' size."""
+"""The discriminator treats images independently and has no state; BiGAN has the size of the other baselines."""
 
 import pytest
 import torch

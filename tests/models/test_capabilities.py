@@ -1,4 +1,4 @@
-"""What a model states that it can do is what it does."""
+"""Models have the capabilities that they declare."""
 
 import pytest
 import torch

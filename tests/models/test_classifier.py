@@ -1,4 +1,4 @@
-"""The classifier of the transfer protocol, and weights of torchvision's ResNet-18 in an encoder of ours."""
+"""The classifier of the transfer protocol, and weights of torchvision's ResNet-18 in our encoders."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_comes_back_from_a_folder(tmp_path):
 
 
 def published(path, preset="release", **changes):
-    """A file as torchvision publishes it: an encoder's tensors for normalised pixels, and a classifier's."""
+    """A file as published by torchvision: the tensors of an encoder for normalised pixels, and of a classifier."""
     weights = randomise_statistics(Encoder(preset).double()).state_dict()
     path.write_bytes(tensors_to_bytes(weights | {"fc.weight": torch.zeros(1000, 512)} | changes))
     return weights

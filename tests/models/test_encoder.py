@@ -1,4 +1,4 @@
-"""Encoders: torchvision's names, the paper's grid, and the same function written plainly."""
+"""Encoders: torchvision's names, the paper's grid, and agreement with a plain implementation."""
 
 import math
 
@@ -38,7 +38,7 @@ def torchvision_resnet18():
 
 
 def randomise_statistics(module):
-    """Batch norms that are neither fresh nor alike, so that a forgotten or exchanged one shows."""
+    """Gives every batch norm different statistics, so that a forgotten or exchanged one is detected."""
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):

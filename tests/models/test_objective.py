@@ -1,4 +1,4 @@
-"""The loss: the specification's, each β on its own term, in float32 whatever the reconstruction is stored in."""
+"""The loss agrees with the specification, applies each β to its term, and is float32 for any dtype."""
 
 from types import SimpleNamespace
 

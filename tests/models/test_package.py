@@ -1,4 +1,4 @@
-"""The package's front door."""
+"""The names that the package exports."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""PatchVAE: one function whatever the head, deterministic unless asked, equivariant in its parts."""
+"""PatchVAE gives the same result for each head, is deterministic by default, and equivariant in its parts."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ def pictures(*shape, dtype=torch.float32):
 
 
 def equal(a, b):
-    """Bit for bit, every field of two results."""
+    """Whether all fields of two results are bit-identical."""
     pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a)]
     return all(x is y if x is None else torch.equal(x, y) for x, y in pairs)  # None is what the model does not have
 

@@ -1,4 +1,4 @@
-"""PatchVAE with places within cells, templates and a ground: shapes, what each part of it does, and saving."""
+"""PatchVAE with places within cells, templates and a background: shapes, effects, and saving."""
 
 from types import SimpleNamespace
 

@@ -1,8 +1,9 @@
-"""Models on disk: the same bits back, whole or not at all, and a sentence for everything that is not a model."""
+"""Models on disk: identical after loading, written atomically, and one sentence for each invalid file."""
 
 import inspect
 import json
 import shutil
+import sys
 from fractions import Fraction
 
 import pytest
@@ -88,6 +89,8 @@ def test_a_full_disk_leaves_the_previous_model(saved, size):
 def test_missing_files_are_named(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder, expected one that save_pretrained wrote"):
         PatchVAE.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"^part: no such folder, .* that comes with the package: parts$"):
+        PatchVAE.from_pretrained("part")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
         PatchVAE.from_pretrained(tmp_path / "empty")
@@ -212,3 +215,84 @@ def test_weights_are_read_under_the_names_that_they_had(tmp_path):
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     torch.save({name.replace("_head.", "."): value for name, value in weights.items()}, tmp_path / "weights.pt")
     assert same_bits(type(model).from_pretrained(tmp_path), model)
+
+
+def test_safetensors_stand_beside_and_hold_the_same_bits(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model = small(variance="arithmetic").to(torch.bfloat16, memory_format=torch.channels_last)
+    model.save_pretrained(tmp_path, safetensors=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "weights.pt"]
+    stored = library.load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == model.state_dict().keys()
+    assert same_bits(PatchVAE.from_pretrained(tmp_path), model)
+    (tmp_path / "weights.pt").unlink()
+    assert same_bits(PatchVAE.from_pretrained(tmp_path), model)
+
+
+def test_safetensors_of_an_earlier_model_go(tmp_path):
+    pytest.importorskip("safetensors")
+    small().save_pretrained(tmp_path, safetensors=True)
+    small(num_parts=5).save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.pt"]
+
+
+def test_a_run_s_model_may_be_safetensors_alone(tmp_path):
+    pytest.importorskip("safetensors")
+    small().save_pretrained(tmp_path / "model", safetensors=True)
+    (tmp_path / "model" / "weights.pt").unlink()
+    assert PatchVAE.from_pretrained(tmp_path).num_parts == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda weights: weights | {"extra": torch.zeros(1)}, "it holds the unknown 'extra'"),
+        (lambda weights: {"occurrence_head.bias": torch.zeros(3)}, "is missing"),
+        (lambda weights: weights | {"occurrence_head.bias": torch.zeros(4)}, r"'occurrence_head.bias' is \(4,\)"),
+    ],
+)
+def test_safetensors_that_do_not_fit_are_refused(tmp_path, change, sentence):
+    library = pytest.importorskip("safetensors.torch")
+    small().save_pretrained(tmp_path, safetensors=True)
+    weights = load_tensors(tmp_path / "weights.pt")
+    (tmp_path / "weights.pt").unlink()
+    library.save_file(change(weights), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"model\.safetensors: does not fit the configuration, .*{sentence}"):
+        PatchVAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda contents: b"",
+        lambda contents: contents[:-1],
+        lambda contents: contents + b"0",
+        lambda contents: b"\xff" * 8 + contents[8:],
+        lambda contents: contents.replace(b'"F32"', b'"F33"'),
+        lambda contents: b"PK\x03\x04" + bytes(100),
+    ],
+    ids=["empty", "cut", "longer", "endless header", "unknown dtype", "an archive"],
+)
+def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path, damage):
+    pytest.importorskip("safetensors")
+    small().save_pretrained(tmp_path, safetensors=True)
+    (tmp_path / "weights.pt").unlink()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a readable file of safetensors \(") as refusal:
+        PatchVAE.from_pretrained(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_the_package_safetensors_the_command_is_named(saved, tmp_path, monkeypatch):
+    (saved / "model.safetensors").touch()
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert PatchVAE.from_pretrained(saved).num_parts == 3  # whose weights.pt is there
+    sentence = r"safetensors is missing: pip install 'patchvae\[safetensors\]'"
+    with pytest.raises(ImportError, match=sentence):
+        small().save_pretrained(tmp_path / "new", safetensors=True)
+    assert not (tmp_path / "new").exists()
+    (saved / "weights.pt").unlink()
+    with pytest.raises(ImportError, match=sentence):
+        PatchVAE.from_pretrained(saved)

@@ -1,4 +1,4 @@
-"""PatchVAE.from_release, on checkpoints that the test writes in the release's names."""
+"""PatchVAE.from_release, on checkpoints that the test writes with the release's names."""
 
 from argparse import Namespace
 from fractions import Fraction
@@ -75,7 +75,7 @@ def write(tmp_path):
 
 
 def changed(checkpoint, *, remove=(), state=None, **options):
-    """The checkpoint with other options, further entries in its state, or without some of them."""
+    """The checkpoint with other options, with further entries in its state, or without some of its entries."""
     weights = {name: value for name, value in checkpoint["vae_dict"].items() if name not in remove}
     return {"args": Namespace(**vars(checkpoint["args"]) | options), "vae_dict": weights | (state or {})}
 

@@ -194,7 +194,7 @@ def test_a_batch_without_images_leaves_the_pooled_operators_parameters_alone():
 
 
 def test_one_part_has_a_finite_divergence():
-    """1/N is 1 for a single part, and a certain prior has no finite divergence; the default is ½ there."""
+    """For a single part, 1/N is 1, a prior from which the divergence is infinite; the default is then ½."""
     out = ops.patch_bottleneck(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), sample=False)
     np.testing.assert_allclose(out.kl_occurrence.numpy(), 0, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""The PyTorch draws are the specification's: uniforms bit for bit, normals to rounding."""
+"""The random numbers in PyTorch agree with the specification: uniforms exactly, normals up to rounding."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Places and layers on tensors are those of reference/, values and gradients."""
+"""Places and layers on tensors agree with reference/, in values and gradients."""
 
 import numpy as np
 import pytest

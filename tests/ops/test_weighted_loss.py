@@ -13,7 +13,7 @@ from tests.support import ROUNDOFF, assert_close, layouts, restride
 
 @st.composite
 def image_pairs(draw, dtype):
-    """(reconstruction, images, patch size): uint8-like or free values, some channels constant."""
+    """(reconstruction, images, patch size): uint8-like or arbitrary values, some channels constant."""
     patch = draw(st.integers(1, 9))
     batch, channels = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 3))

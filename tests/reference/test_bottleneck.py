@@ -81,7 +81,7 @@ def test_pooled_and_mapped_heads_agree(case):
 
 
 def test_convolution_by_hand():
-    """One output number at a corner, where the padding shows, and one inside."""
+    """One output value at a corner, which depends on the padding, and one in the interior."""
     rng = np.random.default_rng(1)
     features, weight, bias = rng.normal(size=(1, 2, 3, 4)), rng.normal(size=(1, 2, 3, 3)), np.array([0.5])
     out = bottleneck.convolution(features, weight, bias)
@@ -110,7 +110,7 @@ def test_permuting_parts_permutes_outputs(case, seed):
 
 
 def mild(case):
-    """Inputs that differences can resolve: far out, the function is flat and its rounding is all one sees."""
+    """Inputs of moderate size: for large ones the function is flat, and finite differences measure only rounding."""
     arrays, options, address, incoming = case
     logits = np.tanh(arrays[-3 if len(arrays) == 3 else 1] / 1e4) * 3
     arrays = list(arrays)
@@ -123,7 +123,7 @@ def scalar(output, incoming):
 
 
 def frozen_weights(function, arrays, logits_at, **options):
-    """The operator with its pooling weights held at the given logits, which is what detaching means."""
+    """The operator with its pooling weights fixed at the given logits, as detaching implies."""
     original = bottleneck.occurrence_weights
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
     fixed = original(distribution, logits_at.reshape(*logits_at.shape[:2], -1))
@@ -200,7 +200,7 @@ def test_straight_through_appearance_gradient_uses_what_was_placed():
 
 @pytest.mark.parametrize("name", [name for name in reference.__all__ if f"{name}_gradients" in reference.__all__])
 def test_gradients_are_those_of_the_function_with_its_defaults(name):
-    """What is left out means the same in both."""
+    """An omitted argument means the same in both."""
     function, gradients = (
         {key: argument.default for key, argument in inspect.signature(each).parameters.items()}
         for each in (getattr(reference, name), getattr(reference, f"{name}_gradients"))

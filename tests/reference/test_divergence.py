@@ -1,4 +1,4 @@
-"""The divergences against other people's formulas and against integration, their gradients against differences."""
+"""The divergences against independent formulas and numerical integration, their gradients against differences."""
 
 import functools
 
@@ -39,7 +39,7 @@ def test_bernoulli_divergence_far_out_is_that_of_a_certain_outcome(logit):
 
 
 def test_bernoulli_gradient_does_not_vanish_where_the_probability_rounds_to_one():
-    """From a logit of about 17 up, a float32 probability is 1 and a clamped logarithm has no gradient."""
+    """For logits above about 17, a float32 probability is 1, and a clamped logarithm has no gradient."""
     gradient = reference.bernoulli_divergence_gradients(1.0, np.float64(20.0), 1 / 16)
     assert gradient == pytest.approx(np.exp(-20.0) * (20.0 + np.log(15)), rel=1e-6)
 

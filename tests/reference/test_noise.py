@@ -1,4 +1,4 @@
-"""The draws: the published generator, the 23-bit grid, addresses, and the distributions that they must follow."""
+"""Random numbers: the published generator, the 23-bit grid, addresses, and distributions."""
 
 import math
 
@@ -76,14 +76,14 @@ def test_the_images_index_wraps_around():
 
 
 def grid_numbers(u):
-    """The k of uniforms (k + ½) · 2⁻²³, which roundoff may have moved a little."""
+    """The k of uniforms (k + ½) · 2⁻²³, which may contain a rounding error."""
     k = u.ravel() * 2**23 - 0.5
     np.testing.assert_allclose(k, np.round(k), rtol=0, atol=1e-5)
     return np.round(k).astype(int)
 
 
 def words_behind(normals):
-    """The grid numbers k of the uniforms that Box and Muller made the normals (…, 4) of."""
+    """The grid numbers k of the uniforms from which the Box-Muller transform made the normals (…, 4)."""
     x, y = normals[..., 0::2], normals[..., 1::2]
     u = np.stack([np.exp(-0.5 * (x * x + y * y)), np.arctan2(y, x) / (2 * np.pi) % 1], axis=-1)
     return grid_numbers(u)
@@ -132,7 +132,7 @@ def test_each_part_of_the_address_matters(other, what):
 
 
 def kolmogorov_smirnov(draws, distribution):
-    """The largest distance of the empirical from the given distribution function."""
+    """The largest distance between the empirical and the given distribution function."""
     sorted_draws = np.sort(draws.ravel())
     expected = distribution(sorted_draws)
     steps = np.arange(len(sorted_draws) + 1) / len(sorted_draws)

@@ -1,4 +1,4 @@
-"""The two distributions of occurrences: their samples' law, their limits, and each gradient against differences."""
+"""The two distributions of occurrences: the law of samples, limits, and each gradient against differences."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def draw_logits(seed, batch=2, parts=3, cells=5, spread=1.5):
 
 
 def differences(function, gradient, at, incoming, seed):
-    """Holds a vector-Jacobian product to central differences along a random direction."""
+    """Checks a vector-Jacobian product against central differences along a random direction."""
     direction = np.random.default_rng(seed).normal(size=at.shape)
     step = 1e-5
     above, below = ((function(at + sign * step * direction) * incoming).sum() for sign in (1, -1))

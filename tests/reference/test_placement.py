@@ -23,7 +23,7 @@ from reference.placement import (
 
 
 def slope_is(function, gradient, at, incoming):
-    """Holds a vector-Jacobian product to central differences along a random direction."""
+    """Checks a vector-Jacobian product against central differences along a random direction."""
     direction, step = np.random.default_rng(0).normal(size=at.shape), 1e-5
     above, below = ((function(at + sign * step * direction) * incoming).sum() for sign in (1, -1))
     # Rounding of both values over the step; truncation, step² times third derivatives, is smaller here.

@@ -62,7 +62,7 @@ def test_ssim_needs_a_whole_window():
 
 @given(dim=st.integers(1, 8), seed=st.integers(0, 999))
 def test_frechet_distance_of_diagonal_gaussians(dim, seed):
-    """|μ₁ − μ₂|² + Σ (σ₁ − σ₂)², in any orthonormal basis that both share."""
+    """It is |μ₁ − μ₂|² + Σ (σ₁ − σ₂)² in any orthonormal basis that both share."""
     rng = np.random.default_rng(seed)
     mean_1, mean_2 = rng.normal(size=(2, dim))
     deviation_1, deviation_2 = rng.uniform(0, 3, (2, dim))

@@ -1,4 +1,4 @@
-"""What a run says about itself, each by making it happen in a run of seconds."""
+"""The warnings of a run, each provoked in a run of seconds."""
 
 import dataclasses
 
@@ -15,25 +15,25 @@ from tests.training.tiny import STEPS, tiny_config, tiny_dataset
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Judges after two epochs of a tiny run, and leaves out what is said of every run so short."""
+    """Gives advice after two epochs of a tiny run, without the advice that every run so short gets."""
     monkeypatch.setattr(advice, "STEPS_TO_JUDGE", 2 * STEPS)
     monkeypatch.setattr(advice, "DISTANCE", 0)
 
 
 def warnings(capsys):
-    """The sentences so far, without what stands before each."""
+    """The sentences so far, without their prefixes."""
     return [line.removeprefix("patchvae: warning: ") for line in capsys.readouterr().err.splitlines()]
 
 
 def said(capsys, out, dataset=None, **options):
-    """What a tiny run of four epochs says, whose temperature falls by itself."""
+    """The advice of a tiny run of four epochs, whose temperature decreases on schedule."""
     defaults = {"epochs": 4, "temperature_rate": 0.1}
     train(tiny_config(out, **defaults | options), dataset or tiny_dataset())
     return warnings(capsys)
 
 
 def starting_from(monkeypatch, change):
-    """Runs begin with a model that `change` has changed."""
+    """Makes runs start with a model modified by `change`."""
     original = loop.build_system
 
     def build(*arguments):
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_parts_is_said_once_with_an_option(tmp_path, capsys, 
 
 
 def silence(*heads):
-    """Changes a model so that these heads give the prior, whatever the image, and others differ from it."""
+    """Changes a model so that the given heads output the prior for every image, and the others differ from it."""
 
     def change(model):
         model.occurrence_head.weight.mul_(30)
@@ -112,7 +112,7 @@ def test_a_code_that_carries_nothing(tmp_path, capsys, soon, monkeypatch, heads,
 
 
 def test_dead_parts_are_counted(capsys, tmp_path, soon, monkeypatch):
-    """Two of three parts are kept from occurring by a bias that training has no time to move."""
+    """A bias, which training has no time to change, prevents two of three parts from occurring."""
 
     def change(model):
         model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
@@ -214,8 +214,7 @@ def test_one_class_folder_names_the_folder_below(tmp_path):
 
 
 def test_psnr_of_one_colour():
-    """Half black and half white: grey is off by ½ everywhere, 20 log₁₀ 2 dB, but for the rounding of the mean's 8 "
-    "bits."""
+    """If half the images is black and half white, grey is wrong by ½: 20 log₁₀ 2 dB, up to rounding to 8 bits."""
     images = np.zeros((10, 8, 8, 3), np.uint8)
     images[:, :4] = 255
     assert advice.constant_psnr(Dataset("halves", ImageSet(images), ImageSet(images))) == pytest.approx(

@@ -1,4 +1,4 @@
-"""What surrounds a CUDA graph, on a stand-in for CUDA; test_fast.py has the graph itself, on a GPU."""
+"""Use of a CUDA graph, with a mock of CUDA; test_fast.py tests the graph itself, on a GPU."""
 
 import contextlib
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from accel.training import capture
 
 
 class StandIn:
-    """torch.cuda as far as `Captured` knows it: inside `graph` nothing is done, and a replay does it."""
+    """Replaces the parts of torch.cuda that `Captured` uses: nothing runs inside `graph`, and a replay runs it."""
 
     def __init__(self, function, failure=None):
         self.function, self.failure = function, failure

@@ -1,4 +1,4 @@
-"""The table of systems: what its rows name exists, and a +w row is its plain one but for the weights of errors."""
+"""The table of systems: classes and options exist, and a +w row differs from the plain row only in its weights."""
 
 import dataclasses
 import subprocess

@@ -1,4 +1,4 @@
-"""A step goes on uncompiled where the compiler fails, taken once all the same; gradients keep their precision."""
+"""A step continues uncompiled if the compiler fails, and is taken exactly once; gradients keep their precision."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def batches(count, size=4):
 
 
 class Breaks(RuntimeError):
-    """What a compiler raises."""
+    """The exception of a failing compiler."""
 
 
 def failing_compiler(when):
-    """torch.compile that fails before the function's work, or when all of it is done."""
+    """A torch.compile that fails before or after the function has run."""
 
     def compile(function, **options):
         def compiled(*arguments):
@@ -95,7 +95,7 @@ def test_memory_that_runs_out_is_no_failure_of_the_compiler(monkeypatch):
 
 
 def test_gradients_of_what_is_computed_in_float32_stay_in_float32(monkeypatch):
-    """The backward pass of a head outside of autocast, compiled within it."""
+    """Tests the backward pass of a head that runs outside of autocast but is compiled within it."""
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(32, 32))
     x = torch.randn(16, 32)

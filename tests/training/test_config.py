@@ -1,4 +1,4 @@
-"""Options: defaults, recipes, checks and the way to JSON and back."""
+"""Options: defaults, recipes, checks, and conversion to JSON and back."""
 
 import argparse
 import dataclasses

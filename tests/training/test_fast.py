@@ -1,4 +1,4 @@
-"""Fast equals slow: lower precision, compilation and CUDA graphs follow plain float32."""
+"""Lower precision, compilation and CUDA graphs agree with plain float32 execution."""
 
 import copy
 import functools
@@ -46,7 +46,7 @@ def curve(step, images):
 
 
 def assert_follows(got, expected, relative, window=10):
-    """Means over windows of steps, each term within a share of its own largest value."""
+    """Compares means over windows of steps; each term must agree within a fraction of its largest value."""
     got, expected = (c.unfold(0, window, window).mean(-1) for c in (got, expected))
     for term, (mine, theirs) in enumerate(zip(got.T, expected.T, strict=True)):
         assert_close(f"term {term}", mine, theirs, relative=relative)
@@ -146,7 +146,7 @@ def test_choice_on_a_gpu(monkeypatch, capability, options, expected, kernels):
 
 @pytest.fixture
 def library_settings():
-    """What choose_algorithms changes, put back."""
+    """Restores the settings that choose_algorithms changes."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, torch.utils.deterministic.fill_uninitialized_memory
     yield
@@ -179,7 +179,7 @@ def test_a_gpus_libraries_try_algorithms_unless_the_same_bits_are_asked_for(
 
 @pytest.fixture
 def exact_convolutions(monkeypatch):
-    """float32 convolutions in float32, without the tensor cores' shorter mantissas."""
+    """Computes float32 convolutions in full float32, without TF32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -251,7 +251,7 @@ def test_learning_rate_is_read_by_the_graph():
 
 
 def held_out_of(system, device, pixels, monkeypatch):
-    """The measurement of tiny_dataset's held-out images in batches of so many pixels, and what measured it."""
+    """Measurements on tiny_dataset's held-out images in batches of so many pixels, and the object that took them."""
     monkeypatch.setattr(held_out_module, "HELD_OUT_PIXELS", pixels)
     config = tiny_config("unused", system=system, batch_size=4, device=device.type)
     measure = HeldOut(build_system(config, 16, 16, 3, None, device), tiny_dataset().test, config, device)

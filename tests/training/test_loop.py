@@ -1,4 +1,4 @@
-"""Runs in their folders: what they write, how they stop, and that a resumed one is one that never stopped."""
+"""Runs: their files, how they stop, and that a resumed run equals an uninterrupted one."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, ti
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """A run of three epochs that nothing interrupts."""
+    """A run of three epochs without interruption."""
     return train(tiny_config(tmp_path_factory.mktemp("runs") / "whole", epochs=3), tiny_dataset())
 
 
@@ -169,7 +169,7 @@ def test_ignored_signal_stays_ignored(tmp_path, monkeypatch):
 
 
 class Killed(BaseException):
-    """Ends a run at once, as a power failure would, as far as the files are concerned."""
+    """Ends a run immediately; for its files, this is like a power failure."""
 
 
 def kill(_):
@@ -353,7 +353,7 @@ def test_other_systems_and_shapes_train(tmp_path):
 
 
 def test_labels_are_learned_from_the_images_that_the_data_set_names(tmp_path):
-    """As Indoor67 does: without labels all images are trained on, with labels those of its list."""
+    """Tested on Indoor67's scheme: training without labels uses all images, training with labels those of its list."""
     tiny = tiny_dataset()
     labelled = np.arange(len(tiny.train)) % 3 > 0
     marked = ImageSet(tiny.train.images, np.where(labelled, np.arange(len(tiny.train)) % 2, 2))

@@ -1,4 +1,4 @@
-"""The number of threads: the fastest of those measured, within the limit, and nothing of the run is touched."""
+"""The number of threads is the fastest one within the limit, and measuring does not change the run."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def measured(monkeypatch, seconds, limit, **options):
-    """What is chosen on a machine where a step takes seconds[threads], by a clock that does not tick by itself."""
+    """The number of threads chosen if a step takes seconds[threads], measured with a simulated clock."""
     now, threads = [0.0], [limit]
 
     class Steps:
@@ -64,7 +64,7 @@ def test_named_threads_are_taken_and_a_single_core_is_not_asked(monkeypatch):
 
 
 def test_measuring_leaves_no_trace_in_the_run(tmp_path):
-    """Nothing is written, and random numbers of the program that calls are left alone."""
+    """Nothing is written, and the caller's random state does not change."""
     config, state = tiny_config(tmp_path / "run"), torch.get_rng_state()
     chosen = pace.measure_pace(config, tiny_dataset())
     assert chosen.seconds[chosen.threads] > 0

@@ -1,4 +1,4 @@
-"""Several processes with a share of each batch learn what one process does with all of it."""
+"""Several processes with a share of each batch give the result of one process with all of it."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ COUNT = 2
 
 
 def first_steps(out):
-    """What some steps leave behind: gradients, buffers and the means of the loss."""
+    """The results of some steps: gradients, buffers and the means of the loss."""
     run = open_run(tiny_config(out), tiny_dataset())
     results = {"gradients": [], "statistics": [], "means": []}
     for batch in run.batches.epoch(0):
@@ -40,7 +40,7 @@ def first_steps(out):
 
 
 def norm_by_itself():
-    """Output and gradients of a synchronised batch norm on this process's share of 6 images, means far from 0."""
+    """Output and gradients of a synchronised batch norm on this process's share of 6 images with large means."""
     generator = torch.Generator().manual_seed(0)
     images, incoming = (torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     images = 100 + images * torch.arange(1, 7).view(6, 1, 1, 1)
@@ -65,7 +65,7 @@ def worker(rank, folder):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """(what the processes found, what one finds alone)"""
+    """(results of the processes, results of a single process)"""
     folder = tmp_path_factory.mktemp("processes")
     multiprocessing.spawn(worker, (folder,), COUNT)
     found = [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
@@ -108,7 +108,7 @@ def test_batch_norm_is_that_of_all_images(together):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_who_waits_for_prepared_images_waits_for_days(monkeypatch, rank):
-    """In a group on the host whose patience is its own: the default group's, on GPUs, is ten minutes."""
+    """The wait uses a separate group on the host with its own timeout; the default group's, on GPUs, is ten minutes."""
     events = []
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "rank", lambda: rank)
@@ -128,7 +128,7 @@ def test_who_waits_for_prepared_images_waits_for_days(monkeypatch, rank):
 
 
 def launch(folder, data, *options):
-    """`torchrun … -m accel train` of two processes."""
+    """Runs `torchrun … -m accel train` with two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
     words = ["--encoder", "small", "--num-parts", "3", "--part-dim", "2", "--device", "cpu", "--data", data]
     words += ["--recipe", "paper", "--learning-rate", "1e-3", "--batch-size", "8", "--out", folder, *options]

@@ -1,4 +1,4 @@
-"""Which options a run takes where none are named: by the images and the device, and never over what is named."""
+"""Recipes: chosen by images and device, and never overriding given options."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel import cli
-from accel.commands.train import fitted
+from accel.commands.train import with_recipe, with_threads
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
 from accel.training import TrainingConfig, recipes
@@ -20,13 +20,13 @@ from tests.training.tiny import tiny_dataset
 
 
 def images_of(count, size=32):
-    """A set of so many training images, which take no memory."""
+    """An image set with so many training images, which take no memory."""
     image = np.zeros((1, size, size, 3), np.uint8)
     return Dataset("photographs", *(ImageSet(np.broadcast_to(image, (n, size, size, 3))) for n in (count, 10)))
 
 
 def chosen(count, device="cpu", recipe="auto", size=32, **named):
-    """(name, the configuration) for so many images on a device."""
+    """(name, configuration) of the recipe for so many images on a device."""
     named = {"data": "photographs"} | named
     config = TrainingConfig(**named)
     name, why, options = recipes.choose_options(recipe, config, named, images_of(count, size), device)
@@ -125,7 +125,9 @@ def test_the_log_counts_the_steps_of_the_images_that_are_learned_from():
     given = {"data": "photographs", "batch_size": 10, "epochs": 2}
     for system, steps in (("supervised", 6), ("patchvae", 20)):
         named = given | {"system": system}
-        _, opening = fitted(TrainingConfig(**named), named, "paper", dataset, torch.device("cuda"))
+        gpu = torch.device("cuda")
+        config, whose = with_recipe(TrainingConfig(**named), named, "paper", dataset, gpu)
+        _, opening = with_threads(config, whose, dataset, gpu)
         assert f" 2 epochs, {steps} steps of 10 images" in opening
 
 

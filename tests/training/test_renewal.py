@@ -1,4 +1,4 @@
-"""Renewal: what is split, what is retired, and what stays as it is."""
+"""Renewal: which parts are split, which are retired, and which do not change."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def images():
 
 
 def occur_only(model, *parts):
-    """Makes these parts occur in every cell alike, and the others nowhere."""
+    """Makes the given parts occur in every cell, and the others nowhere."""
     with torch.no_grad():
         model.occurrence_head.weight.zero_()
         model.occurrence_head.bias.fill_(renewal.NEVER)

@@ -1,4 +1,4 @@
-"""`verify`: whether a run can be computed again here, and what differs if not."""
+"""`verify`: whether a run can be repeated here, and which differences it reports."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_every_session_is_recorded_with_its_step(run):
 
 
 def test_first_steps_are_recorded_though_the_run_was_stopped_among_them(run, tmp_path, monkeypatch):
-    """By whoever takes the last of them, and to the same bits."""
+    """The run that takes the last of them records them, with bit-identical results."""
     from accel.training import loop, step
     from tests.training.tiny import tiny_config
 

@@ -1,4 +1,4 @@
-"""The temperature falls exponentially, β_occ rises evenly to its value, and the learning rate falls at the end."""
+"""The temperature decays exponentially, β_occ increases linearly, and the learning rate decreases at the end."""
 
 import itertools
 import math

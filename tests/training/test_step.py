@@ -1,4 +1,4 @@
-"""One step is forward, backward and Adam on the schedule's temperature and the step's own draws."""
+"""A step consists of forward, backward and Adam, with the scheduled temperature and the noise of the step."""
 
 import copy
 import dataclasses
@@ -57,7 +57,7 @@ def test_step_is_what_it_says(system):
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 def test_the_default_run_loses_the_same_in_fused_kernels_and_plain_pytorch(monkeypatch):
-    """The main job's recipe: categorical occurrences, a prior mean, one number a part, the pooled head."""
+    """Tests the recipe of the data set parts: categorical occurrences, a prior mean, part_dim 1, the pooled head."""
     config = TrainingConfig(image_size=16, out="unused")
     assert config.occurrence == "categorical"
     images = torch.randint(0, 256, (3, 4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Every row of the paper's tables: what its networks descend, and that nothing else moves."""
+"""Every row of the paper's tables: the losses of its networks, and that nothing else changes."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ def batch(count=6, seed=0):
 
 
 def gan_losses(networks, config, images, noise):
-    """(the VAE's loss, the discriminator's), written out."""
+    """(loss of the VAE, loss of the discriminator), computed from their definitions."""
     out = networks["model"](images, temperature=0.7, noise=noise)
     loss = elbo(out, images, config.beta_app, config.beta_occ, config.weighted).total
     (real, of_image), (fake, of_fake) = (networks["discriminator"](x) for x in (images, out.reconstruction))
@@ -51,7 +51,7 @@ def bigan_losses(networks, config, images, noise):
 
 
 def update(training, images, labels, step, noise):
-    """The step that a run takes, and the terms at the weights before it."""
+    """Takes a training step as a run does; returns the terms of the loss before the update."""
     _, losses = training.losses(images, labels, step, noise)
     training.backward(training.descended_loss(losses))
     training.move()

@@ -1,4 +1,4 @@
-"""Runs that take seconds: few small images and a model of few parts."""
+"""Tiny runs of seconds: few small images and a model with few parts."""
 
 import json
 
@@ -12,7 +12,7 @@ STEPS = 3  # an epoch
 
 
 def tiny_dataset(seed=0):
-    """24 training and 10 held-out images of 16 × 16: noise with a bright square, labelled by its half."""
+    """24 training and 10 held-out images of 16 × 16: noise with a bright square, labelled by the square's half."""
     rng = np.random.default_rng(seed)
 
     def images(count):
@@ -26,19 +26,19 @@ def tiny_dataset(seed=0):
 
 
 def tiny_config(out, **options):
-    """Two epochs of STEPS steps on the CPU."""
+    """A configuration for two epochs of STEPS steps on the CPU."""
     defaults = {"encoder": "small", "num_parts": 3, "part_dim": 2, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
     return TrainingConfig(**{"data": "tiny", "device": "cpu", "out": str(out)} | defaults | options)
 
 
 def metrics(folder):
-    """The lines of metrics.jsonl without what the clock says."""
+    """The lines of metrics.jsonl without measured times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: v for name, v in line.items() if name not in ("seconds", "images_per_second")} for line in lines]
 
 
 def assert_same_run(one, other):
-    """The same weights, optimiser state and metrics, bit for bit."""
+    """Checks that weights, optimiser state and metrics are bit-identical."""
     states = [checkpoint.read(folder) for folder in (one, other)]
     for name in ("epoch", "batch", "data"):
         assert states[0][name] == states[1][name]
