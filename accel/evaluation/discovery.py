@@ -10,6 +10,7 @@ from torch.nn import functional
 from accel.data import Dataset, ImageSet
 from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
 from accel.models.autoencoder import scaled_pixels
+from accel.training.clustering import k_means
 from accel.training.held_out import in_order
 
 CHOOSING_IMAGES = 4000  # training images for choosing the part of each type and for fitting baselines
@@ -200,26 +201,3 @@ def cell_pixels(images: np.ndarray, scale: int) -> Tensor:
     height, width = batch.shape[2] // scale, batch.shape[3] // scale
     cells = functional.unfold(scaled_pixels(batch, torch.float32), scale, stride=scale)
     return cells.unflatten(2, (height, width)).permute(0, 2, 3, 1)
-
-
-def k_means(vectors: Tensor, count: int, seed: int, rounds: int = 30, sample: int = 20_000) -> Tensor:
-    """Centres (count, M) of vectors (m, M) after Lloyd's rounds from a k-means++ start, on a random sample.
-
-    The same seed gives the same centres. A centre that is not the nearest of any vector does not move.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:sample]]
-    centres = vectors[:1]
-    squared = (vectors - centres).square().sum(1)
-    while len(centres) < count:
-        # If there are fewer than `count` distinct vectors, all distances are 0, and any vector can be chosen.
-        weights = squared if squared.any() else torch.ones_like(squared)
-        new = vectors[torch.multinomial(weights, 1, generator=generator)]
-        centres = torch.cat([centres, new])
-        squared = torch.minimum(squared, (vectors - new).square().sum(1))
-    for _ in range(rounds):
-        nearest = torch.cdist(vectors, centres).argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
-        sizes = torch.bincount(nearest, minlength=count)[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-    return centres

@@ -32,9 +32,13 @@ class Decoder(nn.Module):
             width //= 2
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
 
-    def of_channels(self) -> Tensor:
-        """The weights of the layer that reads the code, a view (in_channels, …)."""
-        return self.input.get_parameter("conv.weight").transpose(0, 1)
+    def reading(self) -> Tensor:
+        """The weights of the layer that reads the code."""
+        return self.input.get_parameter("conv.weight")
+
+    def of_channels(self, weights: Tensor) -> Tensor:
+        """Weights of the shape of `reading`, or their gradient, by the code's channels: a view (in_channels, …)."""
+        return weights.transpose(0, 1)
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The output before the tanh, (B, channels, h · scale, w · scale)."""
@@ -56,9 +60,13 @@ class Templates(nn.Module):
         super().__init__()
         self.output = nn.ConvTranspose2d(in_channels, channels, side, scale, padding=(side - scale) // 2)
 
-    def of_channels(self) -> Tensor:
-        """The weights of the layer that reads the code, a view (in_channels, …)."""
+    def reading(self) -> Tensor:
+        """The weights of the layer that reads the code."""
         return self.output.weight
+
+    def of_channels(self, weights: Tensor) -> Tensor:
+        """Weights of the shape of `reading`, or their gradient, by the code's channels: a view (in_channels, …)."""
+        return weights
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The output before the tanh, (B, channels, h · scale, w · scale)."""

@@ -29,7 +29,7 @@ PARTS_RECIPE = {
     "beta_app": 3.0,
     "beta_occ": 1.5,
     "warm_up": 700,
-    "renew": 0.85,
+    "renew": 0.8,
     "appearance_prior_mean": 2.0,
     "temperature_rate": 1e-3,
     "temperature_floor": 0.3,
@@ -159,8 +159,8 @@ class TrainingConfig(BottleneckOptions):
     renew: float = option(
         0.0,
         "objective",
-        "in the first half of a run, turn unused parts into copies of overused ones; in the second, retire one of two "
-        "parts whose pictures have at least this cosine similarity; 0 turns off both",
+        "in the first half of a run, split overused parts into unused ones; in the second, retire one of two parts "
+        "whose pictures, minus the mean picture, have at least this cosine similarity; 0 turns off both",
         check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
     )
     adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))

@@ -1,28 +1,56 @@
-"""Renewal of parts during a run: unused parts restart as copies of overused ones, and duplicates are retired.
+"""Renewal of parts during a run: unused parts take over shares of overused ones, and duplicates are retired.
 
 A pattern that one part explains gives no gradient to other parts, so the first part that reconstructs all types roughly
 may keep all of them. Likewise, two parts may share a type forever, each in the places where the other does not occur.
 Both are local optima: the loss of a better assignment is the same or lower. So, as in the training of codebooks (Linde,
 Buzo and Gray 1980), in the first half of a run frequent parts are split while there are unused ones; in the second
 half, of two parts with similar pictures, the less frequent one is retired.
+
+Copies that differ by noise alone merge again, or come to differ in where the object lies between two places. A split
+therefore clusters what the part shows: the pieces of images where it occurs, aligned to the pixel. Each cluster gets a
+part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from accel.models import PatchVAE
-from accel.models.autoencoder import in_evaluation
+from accel.models.autoencoder import in_evaluation, scaled_pixels
+from accel.models.patchvae import PatchPosterior
+from accel.ops.placement import places_of_cells
+from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
 
-FEW = 512  # number of images for measuring how often parts occur
+FEW = 512  # number of images for measuring how often parts occur, and for splitting them
 CONSIDERED = 0.1  # occurrences of lower probability do not count: early in a run every part has them everywhere
 RARE = 0.02  # occurrences per image below which a part is unused
-MUCH = 3.0  # parts that occur more often than this multiple of the mean may be split
+MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split
+SURE = 0.5  # probability of the occurrences whose pieces are clustered
+FEWEST = 10  # such occurrences per share of a part
+PIECE = 1.5  # side of a piece, in cells
+BELL = 0.3  # standard deviation of the weights of a piece's pixels, in sides of a piece
+ALIGNMENTS = 3  # number of times that pieces are aligned with their mean
+OTHERS = 6000  # number of other places, where no share of the part is to occur
+PENALTY = 0.01  # on the squared distance between the weights of a share and of the part, for standardised features
+FITTED = 256  # number of images to which pictures are fitted
+FITTING_STEPS, FITTING_RATE = 40, 0.02  # of Adam, for the pictures
 SPREAD = 0.1  # noise added to a copy, in standard deviations of the weights
 NEVER = -1e4  # logit of a retired part, whose probability is 0 in every precision
+
+Places = tuple[Tensor, Tensor, Tensor]  # image, row and column on the encoder's grid of m places: int64, (m,) each
+
+
+class Split(NamedTuple):
+    """How a part is split: its m occurrences, the cluster of each (m,), and the part of each cluster."""
+
+    at: Places
+    cluster: Tensor
+    parts: Tensor  # the first is the part itself
 
 
 def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
@@ -38,34 +66,164 @@ def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[int, int]]:
-    """Replaces each unused part by a copy of the most frequent part, with a little noise.
+    """Splits overused parts between themselves and unused parts, see `shares_of_parts`, on uint8 images (n, H, W, C).
 
-    The two parts then count as half as frequent each; this stops when no part is more frequent than MUCH times the
-    mean. Returns pairs (new, original).
+    A part with fewer than FEWEST sure occurrences per share stays as it is. Returns pairs (new, original).
     """
-    use = use_of_parts(model, images)
+    shares = shares_of_parts(use_of_parts(model, images))
+    if not shares:
+        return []
     generator = torch.Generator().manual_seed(seed)
-    made = []
-    for new in (use < RARE).nonzero().flatten().tolist():
-        original = int(use.argmax())
-        if use[original] < MUCH * use.mean():
-            break
+    with evaluating(model) as device:
+        (batch,) = in_order(images[:FEW], FEW, device)
+        features, posterior = model.features(batch), model.encode(batch)
+    pixels = scaled_pixels(batch, torch.float32)
+    splits = []
+    for original, new in shares.items():
+        at = sure_occurrences(model, posterior, original)
+        if len(at[0]) < FEWEST * (1 + len(new)):
+            continue
+        pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2)
+        cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1)
+        split = Split(at, cluster, torch.tensor([original, *new], device=device))
+        splits.append(split)
+        weight, bias = fitted_logits(model.occurrence_head, features, split, generator)
         for weights in _weights_of_parts(model):
-            noise = torch.randn(weights[original].shape, generator=generator).to(weights)
             spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
+            noise = torch.randn(weights[new].shape, generator=generator).to(weights)
             weights[new] = weights[original] + SPREAD * spread * noise
-        model.occurrence_head.bias[[new, original]] -= math.log(2)
-        use[original] /= 2
-        use[new] = use[original]
-        made.append((new, original))
-    return made
+        model.occurrence_head.weight[split.parts], model.occurrence_head.bias[split.parts] = weight, bias
+    if splits:
+        fit_pictures(model, pixels, posterior, splits)
+    return [(new, original) for original, *others in (split.parts.tolist() for split in splits) for new in others]
+
+
+def shares_of_parts(use: Tensor) -> dict[int, list[int]]:
+    """Which unused parts take an equal share of which part, so that no share exceeds MUCH times the mean of use (N,).
+
+    There are fewer if the unused parts do not suffice.
+    """
+    shares: dict[int, list[int]] = {}
+    share = use.clone()
+    for new in (use < RARE).nonzero().flatten().tolist():
+        original = int(share.argmax())
+        if share[original] < MUCH * use.mean():
+            break
+        shares.setdefault(original, []).append(new)
+        share[original] = use[original] / (1 + len(shares[original]))
+    return shares
+
+
+def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> Places:
+    """Of each cell in which the part occurs with a probability above SURE, the most probable place."""
+    image, row, column = (posterior.occurrence[:, part] > SURE).nonzero().T
+    if posterior.places is None:
+        return image, row, column
+    k, width = model.places, posterior.occurrence.shape[3]
+    place = places_of_cells(posterior.places[:, [part]], k)[image, 0, row * width + column].argmax(1)
+    return image, row * k + place // k, column * k + place % k
+
+
+def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor:
+    """Squares of 2 · reach pixels around m places of a grid with `scale` pixels a place: (m, 4 · reach² · C).
+
+    Each square is shifted by up to half of `scale`, so that it correlates best with the mean of all squares. The colour
+    and the contrast of an object vary between images, so each square has mean 0 in each channel and norm 1, before its
+    pixels are weighted by a bell.
+    """
+    image, row, column = at
+    side = torch.arange(-reach, reach, device=images.device)
+    bell = torch.exp(-(((side + 0.5) / (BELL * 2 * reach)) ** 2) / 2)
+    border = reach + scale
+    padded = functional.pad(images, (border,) * 4)
+
+    def cut(down: int, right: int) -> Tensor:
+        rows = (row * scale + scale // 2 + down + border)[:, None] + side
+        columns = (column * scale + scale // 2 + right + border)[:, None] + side
+        squares = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (m, 2·reach, 2·reach, C)
+        squares = squares - squares.mean((1, 2), keepdim=True)
+        unit = functional.normalize(squares.flatten(1), dim=1).view_as(squares)
+        return (unit * (bell[:, None] * bell)[..., None]).flatten(1)
+
+    shifts = range(-(scale // 2), scale // 2 + 1)
+    shifted = torch.stack([cut(down, right) for down in shifts for right in shifts])
+    aligned = shifted[len(shifted) // 2]
+    for _ in range(ALIGNMENTS):
+        aligned = shifted[(shifted @ aligned.mean(0)).argmax(0), torch.arange(len(image), device=images.device)]
+    return aligned
+
+
+def fitted_logits(head: nn.Conv2d, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight (K, C, k, k) and bias (K,) of the occurrence logits of a part's K shares, by logistic regression.
+
+    Features (n, C, h, w) at each occurrence of the part predict its cluster, and at OTHERS random places that no share
+    occurs there. The penalty is on the difference from the part's own weights.
+    """
+    count, size = len(split.parts), head.kernel_size[0]
+    windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
+    occupied = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
+    occupied[tuple(index.cpu() for index in split.at)] = True
+    free = (~occupied).nonzero()
+    free = free[torch.randperm(len(free), generator=generator)[:OTHERS]].to(features.device)
+    image, row, column = (torch.cat(pair) for pair in zip(split.at, free.T, strict=True))
+    read = windows[image, :, row, column].float().flatten(1)
+    target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
+    own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
+    own = read @ own_weight.flatten() + own_bias
+    occurring = read[: len(split.cluster)]
+    mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
+    read = (read - mean) / deviation
+    weight = read.new_zeros(count, read.shape[1]).requires_grad_()
+    bias = read.new_full((count,), -math.log(count)).requires_grad_()
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits = functional.pad(own[:, None] + functional.linear(read, weight, bias), (0, 1))  # 0 for none of them
+        value = functional.cross_entropy(logits, target) + PENALTY * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    weight = weight.detach() / deviation
+    return own_weight + weight.unflatten(1, head.weight.shape[1:]), own_bias + bias.detach() - weight @ mean
+
+
+def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, splits: list[Split]) -> None:
+    """Fits the decoder's weights of the split parts to pixels (n, C, H, W), with each cluster drawn by its own part.
+
+    posterior: of the same images, before the split. Minimises the squared error.
+    """
+    code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
+    setting = {name: value[:FITTED].clone() for name, value in model.setting(posterior).items()}
+    fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
+    for (image, row, column), cluster, parts in splits:
+        row, column = row // model.places, column // model.places
+        drawn = code[image, parts[0], :, row, column]
+        code[:, parts] = 0
+        code[image, parts[cluster], :, row, column] = drawn
+        if "places" in setting:
+            setting["places"][:, parts] = setting["places"][:, parts[:1]]
+        fitted[parts] = True
+    code, pixels = code[:FITTED].flatten(1, 2), pixels[:FITTED]
+    weight = model.decoder.reading()
+    optimiser = torch.optim.Adam([weight], lr=FITTING_RATE)
+    for _ in range(FITTING_STEPS):
+        with torch.enable_grad(), in_evaluation(model):
+            error = (model.decode(code, **setting) - pixels).square().sum() / len(pixels)
+            (weight.grad,) = torch.autograd.grad(error, weight)
+        model.decoder.of_channels(weight.grad).unflatten(0, (model.num_parts, -1))[~fitted] = 0
+        optimiser.step()
+    weight.grad = None
 
 
 def _weights_of_parts(model: PatchVAE) -> list[Tensor]:
     """All weights that belong to single parts, as views (N, …)."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
     weights = [tensor for head in heads for tensor in (head.weight, head.bias)]
-    return [tensor.detach().unflatten(0, (model.num_parts, -1)) for tensor in (*weights, model.decoder.of_channels())]
+    weights.append(model.decoder.of_channels(model.decoder.reading()))
+    return [tensor.detach().unflatten(0, (model.num_parts, -1)) for tensor in weights]
 
 
 @torch.no_grad()
@@ -107,11 +265,13 @@ def similarities(pictures: Tensor, reach: int) -> Tensor:
 def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list[tuple[int, int]]:
     """For every two used parts whose pictures have a similarity of at least `alike`, retires the less frequent one.
 
-    A retired part occurs nowhere, so that the other part takes over. Returns pairs (retired part, remaining part), the
-    most similar first.
+    The mean picture, weighted by use, is subtracted first: what all parts have in common, such as one palette, does not
+    make any two of them duplicates. A retired part occurs nowhere, so that the other part takes over. Returns pairs
+    (retired part, remaining part), the most similar first.
     """
-    use = use_of_parts(model, images)
-    similar = similarities(part_pictures(model), model.scale // 2)
+    use, pictures = use_of_parts(model, images), part_pictures(model)
+    common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
+    similar = similarities(pictures - common, model.scale // 2)
     retired = {}
     pairs = [(one, other) for one in range(len(use)) for other in range(one)]
     for one, other in sorted(pairs, key=lambda pair: -similar[pair].item()):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from accel.data import Dataset, ImageSet, draw_parts
 from accel.evaluation import discover_by_clustering, discovery, part_average_precision, untrained
-from accel.evaluation.discovery import cell_pixels, compare, k_means
+from accel.evaluation.discovery import cell_pixels, compare
 from accel.models import PatchVAE
 
 
@@ -151,24 +151,6 @@ def test_cells_keep_their_place():
     assert pixels.shape == (2, 2, 3, 3 * 64)
     expected = images[1, 8:, 16:].transpose(2, 0, 1).reshape(-1) / 127.5 - 1
     np.testing.assert_allclose(pixels[1, 1, 2], expected, atol=1e-6)
-
-
-@given(seed=st.integers(0, 99), count=st.integers(1, 5))
-def test_k_means_finds_separate_clusters_and_repeats_itself(seed, count):
-    generator = torch.Generator().manual_seed(seed)
-    # Far corners of a simplex: a seeding with probabilities by squared distance cannot take one twice (1 in 10⁶).
-    clusters = torch.eye(5)[:count] * 1000
-    vectors = (clusters[:, None] + torch.randn(count, 40, 5, generator=generator)).flatten(0, 1)
-    centres = k_means(vectors, count, seed)
-    assert torch.equal(centres, k_means(vectors, count, seed))
-    assert sorted(torch.cdist(clusters, centres).argmin(1).tolist()) == list(range(count))
-    # A mean of 40 draws of deviation 1 lies within five of its own deviations.
-    assert (torch.cdist(clusters, centres).min(1).values < 5 * (5 / 40) ** 0.5).all()
-
-
-def test_k_means_of_fewer_vectors_than_centres():
-    centres = k_means(torch.ones(3, 2), 4, seed=0)
-    assert torch.equal(centres, torch.ones(4, 2))
 
 
 def test_clustering_finds_types_that_always_look_the_same():
