@@ -1,4 +1,4 @@
-"""docs/reliability.md: rows that tests and the coverage-guided fuzzer write of what they saw."""
+"""docs/reliability.md: the rows that the tests and the coverage-guided fuzzer write after each success."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 FAULTS = Path(__file__).parent
 INTRODUCTION = """# Reliability
 
-What was broken on purpose, and what happened. Every row was written by the test that it names, after its assertions,
-and counts the cases that ran: `RELIABILITY=docs/reliability.md pytest tests/faults -m "long or not long"` makes this
-file, and of some of the tests their rows alone; `python tests/faults/coverage_fuzz.py` writes its own rows. Without
-`-m`, as in every change, the tests run in a short version.
+These faults and hostile inputs are injected by tests. Each row was written by the test that it names, after its
+assertions, and gives the number of cases that ran. `RELIABILITY=docs/reliability.md pytest tests/faults -m "long or not
+long"` rewrites the rows of the tests that it runs, and `python tests/faults/coverage_fuzz.py` writes its own rows. By
+default the tests run in a short version, without `-m`.
 
-"nothing lost" stands for: the run was resumed, and ended in the weights, the optimisers' state and the metrics of a
-run that nothing disturbed, bit for bit. "one sentence" stands for exit status 2, or a ValueError or OSError of one
-line, which names the file, option or argument.
+"Nothing lost" means: the run was resumed, and its final weights, optimiser state and metrics were bit-identical to those
+of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a one-line message that names
+the file, option or argument.
 
 | fault or hostile input | what happens | test | cases |
 |---|---|---|---:|
@@ -22,9 +22,9 @@ ROW = re.compile(r"^\| (.+) \| (.+) \| `(.+?)` \| ([\d,]+) \|$", re.MULTILINE)
 
 
 def update(path, counts):
-    """Replaces the rows of the tests that ran, and drops those of tests that are no more.
+    """Replaces the rows of the tests that ran, and removes those of tests that no longer exist.
 
-    counts: the cases by (fault, outcome, test), with which every test that ran is there.
+    counts: the number of cases by (fault, outcome, test), for every test that ran.
     """
     old = {row[:3]: int(row[3].replace(",", "")) for row in ROW.findall(path.read_text() if path.exists() else "")}
     ran = {test for _, _, test in counts}
@@ -37,6 +37,6 @@ def update(path, counts):
 
 
 def is_there(test):
-    """Whether the function of a row's FILE::NAME is still in its file."""
+    """Whether the function of a row's FILE::NAME still exists."""
     file, name = test.split("::")
     return (FAULTS / file).exists() and f"\ndef {name}(" in (FAULTS / file).read_text()
