@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 HEAD = """\
-| both passes | ms | share of copy bandwidth | time of plain PyTorch | time of the release's code |
+| both passes | ms | share of copy bandwidth | relative time of plain PyTorch | relative time of the release's code |
 |---|---|---|---|---|"""
 
 
