@@ -11,9 +11,9 @@ assertions, and gives the number of cases that ran. `RELIABILITY=docs/reliabilit
 long"` rewrites the rows of the tests that it runs, and `python tests/faults/coverage_fuzz.py` writes its own rows. By
 default the tests run in a short version, without `-m`.
 
-"Nothing lost" means: the run was resumed, and its final weights, optimiser state and metrics were bit-identical to those
-of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a one-line message that names
-the file, option or argument.
+"Nothing lost" means: the run was resumed, and its final weights, optimiser state and metrics were bit-identical to
+those of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a one-line message that
+names the file, option or argument.
 
 | fault or hostile input | what happens | test | cases |
 |---|---|---|---:|
