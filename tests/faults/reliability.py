@@ -12,8 +12,8 @@ long"` rewrites the rows of the tests that it runs, and `python tests/faults/cov
 default the tests run in a short version, without `-m`.
 
 "Nothing lost" means: the run was resumed, and its final weights, optimiser state and metrics were bit-identical to
-those of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a one-line message that
-names the file, option or argument.
+those of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a message of one line
+that names the file, option or argument.
 
 | fault or hostile input | what happens | test | cases |
 |---|---|---|---:|
