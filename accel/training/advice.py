@@ -148,7 +148,7 @@ def _problems(
         )
     if "held_out_active_parts" in line and line["step"] >= steps / 2:
         dead = config.num_parts - line["held_out_active_parts"]
-        if dead > config.num_parts / 4:
+        if dead > config.num_parts / 4 and not config.renew:  # which retires parts on purpose
             found["dead"] = (
                 f"{dead} of {config.num_parts} parts occur nowhere: --warm-up gives every part a chance, a smaller "
                 f"--beta-occ keeps more of them, and --num-parts {config.num_parts - dead} saves their cost"

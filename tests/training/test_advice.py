@@ -122,6 +122,8 @@ def test_dead_parts_are_counted(capsys, tmp_path, soon, monkeypatch):
     (dead,) = [words for words in sentences if "occur nowhere" in words]
     assert dead.startswith("2 of 3 parts occur nowhere: --warm-up")
     assert "--num-parts 1" in dead
+    sentences = said(capsys, tmp_path / "renewed", learning_rate=1e-4, renew=1.0)
+    assert not [words for words in sentences if "occur nowhere" in words]  # retired parts are no mistake
 
 
 def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
