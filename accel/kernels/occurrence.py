@@ -43,8 +43,7 @@ def read_draw(image, seed, step, first_image, temperature, SAMPLE: tl.constexpr)
 def load_logits(logits, image, cells, parts, inside, LAYOUTS: tl.constexpr):
     """A tile of one image's logits, of which none is infinite; LAYOUTS begins with theirs."""
     logit = load_map(logits, image, cells, parts, inside, LAYOUTS, 0)
-    # Compared and chosen, since the minimum of NaN and a number is the number.
-    return tl.where(logit > LARGEST, LARGEST, tl.where(logit < -LARGEST, -LARGEST, logit))
+    return tl.clamp(logit, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
