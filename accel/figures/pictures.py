@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -164,6 +165,6 @@ def read_picture(run: Path, name: str) -> bytes:
     if Path(name).name != name or path.is_symlink():
         raise ValueError(f"{run / FOLDER / INDEX}: {name} is not the name of a file beside it")
     content = read_file(path, LARGEST)
-    if not content.startswith(SIGNATURE) or len(content) < 33:
+    if not content.startswith(SIGNATURE) or len(content) < 33 or 0 in struct.unpack(">II", content[16:24]):
         raise ValueError(f"{path} is not a PNG file")
     return content

@@ -271,7 +271,7 @@ def _picture(run: RunRecord, picture: Picture, words: str) -> str:
         image, kind = f"<picture>{source}{image}</picture>", "scroll themed"
     if picture.heading:
         # Above the box's upper edge; per cent are of its width.
-        style = f"max-width: {width}px; --above: -{100 * picture.heading / width:.3f}%"
+        style = f"max-width: {width}px; --above: -{100 * min(max(picture.heading, 0), height) / width:.3f}%"
         image = f'<div class="cropped" style="{style}">{image}</div>'
     return (
         f'<figure><div class="{kind}" role="region" tabindex="0" aria-label="{title}, {name}">{image}</div>'

@@ -279,7 +279,7 @@ def tiles(channels, height, width, patch_size, run_of_channels, item_size, walke
     arguments = {
         "GRID": (channels, height, width, patch_size, side, step),
         "BLOCKS": (block_rows, block_patches, block_run),
-        "num_warps": max(1, block_rows * block_patches * block_run // pixels),
+        "num_warps": min(16, max(1, block_rows * block_patches * block_run // pixels)),
     }
     return channels // side * triton.cdiv(patches, block_patches), arguments
 

@@ -422,3 +422,4 @@ class Run:
             split_parts(model, images, self.config.seed + self.epoch)
         else:
             retire_duplicates(model, images, self.config.renew)
+        processes.copy_from_first(model)  # whose sums may be rounded in another way there

@@ -150,6 +150,16 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
                 module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
 
 
+def copy_from_first(networks: nn.Module) -> None:
+    """Gives every process the parameters and buffers of the first."""
+    if count() == 1:
+        return
+    for tensor in (*networks.parameters(), *networks.buffers()):
+        message = tensor.detach().contiguous()
+        distributed.broadcast(message, 0)
+        tensor.detach().copy_(message)
+
+
 def average_gradients(optimiser: torch.optim.Optimizer) -> None:
     """Replaces the gradients of an optimiser's parameters by their means over processes.
 

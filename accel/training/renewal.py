@@ -11,6 +11,7 @@ therefore clusters what the part shows: the pieces of images where it occurs, al
 part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -83,8 +84,9 @@ def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[in
         at = sure_occurrences(model, posterior, original)
         if len(at[0]) < FEWEST * (1 + len(new)):
             continue
-        pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2)
-        cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1)
+        # On the CPU, where the random generator is.
+        pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2).cpu()
+        cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
         split = Split(at, cluster, torch.tensor([original, *new], device=device))
         splits.append(split)
         weight, bias = fitted_logits(model.occurrence_head, features, split, generator)
@@ -146,10 +148,14 @@ def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor
         return (unit * (bell[:, None] * bell)[..., None]).flatten(1)
 
     shifts = range(-(scale // 2), scale // 2 + 1)
-    shifted = torch.stack([cut(down, right) for down in shifts for right in shifts])
-    aligned = shifted[len(shifted) // 2]
+    aligned = cut(0, 0)
     for _ in range(ALIGNMENTS):
-        aligned = shifted[(shifted @ aligned.mean(0)).argmax(0), torch.arange(len(image), device=images.device)]
+        mean, best = aligned.mean(0), aligned.new_full((len(aligned),), -math.inf)
+        for down, right in itertools.product(shifts, shifts):  # one shift at a time: all at once can exceed memory
+            shifted = cut(down, right)
+            score = shifted @ mean
+            better = score > best
+            aligned, best = torch.where(better[:, None], shifted, aligned), torch.where(better, score, best)
     return aligned
 
 

@@ -145,9 +145,8 @@ class TrainingStep:
     """The update of a system on a batch, the same on every device, executed as in `execution`.
 
     The noise of an image is a function of the seed, the step and the image's position in the global batch, so it does
-    not depend on earlier random numbers. Seed, step, temperature and the sums of the loss are on the device, where the
-    step
-    updates them: a captured step needs only its batch from the host.
+    not depend on earlier random numbers. Seed, step, temperature and the sums of the loss are on the device, where
+    the step updates them: a captured step needs only its batch from the host.
     """
 
     def __init__(self, system: System, config: TrainingConfig, device: torch.device):
@@ -240,9 +239,8 @@ class TrainingStep:
 def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
     """Loads the state of an optimiser of the same kind; keeps the options of this one.
 
-    Raises KeyError or ValueError, without changing anything, unless all parameters or none have state, and each tensor
-    of
-    a state has the layout of its parameter: otherwise a kernel that updates both would write out of bounds.
+    Raises KeyError or ValueError, without changing anything, unless all parameters or none have state, and each
+    tensor of a state has the layout of its parameter: otherwise a kernel that updates both would write out of bounds.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = saved["state"]

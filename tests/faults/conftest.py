@@ -16,6 +16,8 @@ SEEN = pytest.StashKey[Counter]()
 
 
 def pytest_configure(config):
+    if "RELIABILITY" in os.environ and hasattr(config, "workerinput"):
+        raise pytest.UsageError("RELIABILITY needs all tests in one process, without -n: each would write its own rows")
     config.stash[SEEN] = Counter()
 
 

@@ -373,7 +373,7 @@ def test_arrays_of_numbers_are_still_read():
 
 
 @pytest.mark.parametrize(
-    "name", some(["../config.json", "endless.png", "/etc/hostname", "link.png", "pipe.png", "text.png"], 2)
+    "name", some(["empty.png", "endless.png", "../config.json", "/etc/hostname", "link.png", "pipe.png", "text.png"], 2)
 )
 def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
     accepted("measure", run)
@@ -383,6 +383,8 @@ def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
     (run.parent / "outside.png").write_bytes(next(figures.glob("parts.png")).read_bytes())
     (figures / "endless.png").symlink_to("/dev/zero")
     (figures / "text.png").write_text("secret")
+    whole = (figures / "parts.png").read_bytes()
+    (figures / "empty.png").write_bytes(whole[:16] + bytes(4) + whole[20:])  # of width 0
     os.mkfifo(figures / "pipe.png")
     index = json.loads((figures / "index.json").read_text())
     (figures / "index.json").write_text(json.dumps([*index, {"file": name, "title": "a", "text": "b"}]))

@@ -55,25 +55,37 @@ def norm_by_itself():
     return {"y": y.detach(), "d_x": x.grad, "d_parameters": sums, **norm[0].state_dict()}
 
 
+def copied_from_first():
+    """The state of a network that differs between processes until it is copied from the first."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(3))
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.fill_(1 + processes.rank())
+    processes.copy_from_first(network)
+    return network.state_dict()
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=COUNT)
     torch.library.opcheck(processes.sum_over_processes, (torch.randn(3, requires_grad=True),))
     torch.save([first_steps(folder / "run"), norm_by_itself()], folder / f"{rank}.pt")
+    torch.save(copied_from_first(), folder / f"copied-{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """(results of the processes, results of a single process)"""
+    """(results of the processes, results of a single process, copied networks of the processes)"""
     folder = tmp_path_factory.mktemp("processes")
     multiprocessing.spawn(worker, (folder,), COUNT)
     found = [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
-    return found, [first_steps(folder / "alone"), norm_by_itself()]
+    copied = [torch.load(folder / f"copied-{rank}.pt") for rank in range(COUNT)]
+    return found, [first_steps(folder / "alone"), norm_by_itself()], copied
 
 
 def test_gradients_of_two_halves_are_those_of_the_whole(together):
-    found, (alone, _) = together
+    found, (alone, _), _ = together
     for rank in range(COUNT):
         for step, (got, expected) in enumerate(zip(found[rank][0]["gradients"], alone["gradients"], strict=True)):
             for name, gradient in expected.items():
@@ -83,7 +95,7 @@ def test_gradients_of_two_halves_are_those_of_the_whole(together):
 
 
 def test_statistics_and_losses_are_those_of_the_whole(together):
-    found, (alone, _) = together
+    found, (alone, _), _ = together
     for rank in range(COUNT):
         for got, expected in zip(found[rank][0]["statistics"], alone["statistics"], strict=True):
             for name, statistic in expected.items():
@@ -98,12 +110,17 @@ def test_what_is_not_finite_in_one_process_stops_all(together):
 
 
 def test_batch_norm_is_that_of_all_images(together):
-    found, (_, alone) = together
+    found, (_, alone), _ = together
     for name in ("y", "d_x"):
         assert_close(name, torch.cat([results[name] for _, results in found]), alone[name], relative=1e-12)
     for _, results in found:
         for name in ("d_parameters", "running_mean", "running_var", "num_batches_tracked"):
             assert_close(name, results[name], alone[name], relative=1e-12)
+
+
+def test_networks_are_copied_from_the_first_process(together):
+    for state in together[2]:
+        assert all((tensor == 1).all() for tensor in state.values())
 
 
 @pytest.mark.parametrize("rank", [0, 1])
