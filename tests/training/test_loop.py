@@ -420,18 +420,28 @@ def test_observer_adds_to_the_log(tmp_path):
 def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatch):
     options = {"renew": 0.01, "decay": 0.5, "appearance_prior_mean": 2.0, "occurrence": "categorical", "epochs": 4}
     options |= {"encoder": "fine", "decoder": "templates", "ground": 2, "occurrence_prior": 0.3}
+    build = loop.build_system
+
+    def with_one_part(*arguments):
+        system = build(*arguments)
+        with torch.no_grad():  # it occurs everywhere, and the others nowhere, so that it is split
+            system.model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
+        return system
+
+    monkeypatch.setattr(loop, "build_system", with_one_part)
     done = []
     for name in ("split_parts", "retire_duplicates"):
         original = getattr(loop, name)
-        monkeypatch.setattr(
-            loop, name, lambda *given, name=name, original=original: done.append(name) or original(*given)
-        )
+
+        def recorded(*given, name=name, original=original):
+            pairs = original(*given)
+            done.append((name, bool(pairs)))
+            return pairs
+
+        monkeypatch.setattr(loop, name, recorded)
     whole = train(tiny_config(tmp_path / "whole", **options), tiny_dataset())
-    assert done == [
-        "split_parts",
-        "split_parts",
-        "retire_duplicates",
-    ]  # and not after the last epoch
+    assert [name for name, _ in done] == ["split_parts", "split_parts", "retire_duplicates"]  # not after the last epoch
+    assert done[0] == ("split_parts", True)
     rate = checkpoint.read(whole)["training"]["optimisers"]["model"]["param_groups"][0]["lr"]
     assert rate.item() == pytest.approx(1e-3 / 3)
     config = tiny_config(tmp_path / "run", **options)
