@@ -701,6 +701,16 @@ def test_members_of_npz_files(tmp_path, capsys, content, seen):
     seen("members of .npz files without a header, with another one, or bytes before it", "one sentence")
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "test_image\x1b[2J"])
+def test_a_member_whose_name_has_control_characters(tmp_path, capsys, name, seen):
+    with zipfile.ZipFile(save(tmp_path / "bad.npz"), "a") as archive:
+        archive.writestr(f"{name}.npy", b"")
+        archive.writestr("images.npy", b"")
+    sentence = refused(capsys, *train_on(tmp_path / "bad.npz", tmp_path / "run"))
+    assert repr(name) in sentence
+    seen("a member of a .npz file whose name has control characters", "one sentence")
+
+
 def test_a_member_whose_name_is_no_text(tmp_path, capsys, seen):
     path = save(tmp_path / "bad.npz")
     content = bytearray(path.read_bytes().replace(b"test_images.npy", b"test_image\xff.npy"))
