@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ def write_whole(files: dict[Path, bytes]) -> None:
         for partial in partials.values():
             with contextlib.suppress(OSError):  # of the folder, which has been reported already
                 partial.unlink()
+
+
+def is_zip(path: Path) -> bool:
+    """Whether the file ends like a zip archive of one part; zipfile.is_zipfile raises BadZipFile for several."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def refuse_unusual(path: Path, largest: int | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from accel.common.describing import REASON, first_line
-from accel.common.files import refuse_unusual
+from accel.common.files import is_zip, refuse_unusual
 from accel.common.memory import refuse_larger
 from accel.common.spelling import nearest
 from accel.data.images import Dataset, ImageSet
@@ -29,7 +29,7 @@ def read_npz(path: Path, image_size: int | None = None) -> Dataset:
     Raises ValueError for a file that is not a complete .npz file, or whose arrays are not as above.
     """
     refuse_unusual(path)
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         raise ValueError(f"{path} is not a complete .npz file: the end of a zip archive is missing")
     try:
         with zipfile.ZipFile(path) as archive:

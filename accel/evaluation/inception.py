@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.files import is_zip
 from accel.models.storage import load_tensors
 
 
@@ -157,7 +158,7 @@ class Inception(nn.Module):
 
         Raises FileNotFoundError, or ValueError if the file is not such a state dict.
         """
-        if path.is_file() and zipfile.is_zipfile(path):
+        if path.is_file() and is_zip(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise ValueError(

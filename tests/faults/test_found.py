@@ -701,6 +701,17 @@ def test_members_of_npz_files(tmp_path, capsys, content, seen):
     seen("members of .npz files without a header, with another one, or bytes before it", "one sentence")
 
 
+def test_archives_in_several_parts(run, tmp_path, capsys, seen):
+    locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 2)  # of an archive in two parts, before the last 22 bytes
+    weights = run / "model" / "weights.pt"
+    for path in (save(tmp_path / "bad.npz"), weights):
+        content = path.read_bytes()
+        path.write_bytes(content[:-22] + locator + content[-22:])
+    assert "bad.npz is not a complete .npz file" in refused(capsys, *train_on(tmp_path / "bad.npz", tmp_path / "out"))
+    assert "weights.pt" in refused(capsys, "measure", run)
+    seen("archives that say that they are one of several parts", "one sentence", 2)
+
+
 @pytest.mark.parametrize("name", ["two\nlines", "test_image\x1b[2J"])
 def test_a_member_whose_name_has_control_characters(tmp_path, capsys, name, seen):
     with zipfile.ZipFile(save(tmp_path / "bad.npz"), "a") as archive:
