@@ -148,6 +148,9 @@ def _class_names(path: Path, names: np.ndarray | None) -> tuple[str, ...] | None
         return None
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise ValueError(f"{path}: class_names must be strings of shape (classes,), got {names.dtype} {names.shape}")
-    if names.dtype.kind == "S":
-        names = np.char.decode(names, "utf-8")
-    return tuple(names.tolist())
+    try:
+        if names.dtype.kind == "S":
+            names = np.char.decode(names, "utf-8")
+        return tuple(names.tolist())
+    except (ValueError, SystemError) as error:  # a SystemError for a number beyond Unicode
+        raise ValueError(f"{path}: class_names must be valid Unicode: {first_line(error)}") from error

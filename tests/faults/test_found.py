@@ -701,6 +701,13 @@ def test_members_of_npz_files(tmp_path, capsys, content, seen):
     seen("members of .npz files without a header, with another one, or bytes before it", "one sentence")
 
 
+@pytest.mark.parametrize("names", [np.array([b"\xff", b"a"]), np.array([0x9DFC0000, 97], "<u4").view("<U1")])
+def test_class_names_that_are_no_text(tmp_path, capsys, names, seen):
+    path = save(tmp_path / "bad.npz", class_names=names)
+    assert "bad.npz: class_names must be valid Unicode" in refused(capsys, *train_on(path, tmp_path / "run"))
+    seen("class names of a .npz file that are no text", "one sentence")
+
+
 def test_archives_in_several_parts(run, tmp_path, capsys, seen):
     locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 2)  # of an archive in two parts, before the last 22 bytes
     weights = run / "model" / "weights.pt"
