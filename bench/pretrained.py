@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from accel.commands.finished import FinishedRunOptions, open_finished_run
+from accel.commands.finished import FinishedRun, FinishedRunOptions, open_finished_run
 from accel.commands.measure import MeasureOptions, measure_run
 from accel.common.options import flag
 from accel.data import Dataset
@@ -50,17 +50,16 @@ def average_precision(logits: np.ndarray, truth: np.ndarray, part: list[int]) ->
     return [float(part_average_precision(logits[:, [one]], truth[:, [kind]])[0, 0]) for kind, one in enumerate(part)]
 
 
-def figures_of(run: Path) -> dict:
+def figures_of(opened: FinishedRun) -> dict:
     """The content of figures.json for a finished run."""
-    opened = open_finished_run(run, FinishedRunOptions(device="cpu"))
     measures = measure_run(opened, MeasureOptions(device="cpu"))
-    session = record.read(run)["sessions"][0]
+    session = record.read(opened.folder)["sessions"][0]
     few: Dataset = dataclasses.replace(opened.dataset, test=opened.dataset.test.chosen(np.arange(CHECKED)))
     parts = [one["part"] for one in measures["types"]]
     return {
         "training": {k: v for k, v in dataclasses.asdict(opened.config).items() if k not in PLACES},
         "session": {name: session[name] for name in ("began", "device", "threads", "processes", "versions")},
-        "last_epoch": read_history(run)[-1],
+        "last_epoch": read_history(opened.folder)[-1],
         "weights": record.digest_of(opened.model),
         "parameters": sum(one.numel() for one in opened.model.parameters()),
         "measures": measures,
@@ -164,9 +163,9 @@ MIT, like the code, which also generated the images.
 
 def write(run: Path, folder: Path) -> None:
     """Writes the model of a run with its figures and card."""
-    figures = figures_of(run)
-    model = open_finished_run(run, FinishedRunOptions(device="cpu")).model
-    model.save_pretrained(folder)
+    opened = open_finished_run(run, FinishedRunOptions(device="cpu"))
+    figures = figures_of(opened)
+    opened.model.save_pretrained(folder)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     (folder / "README.md").write_text(card(figures))
 

@@ -200,6 +200,28 @@ def hold_overflow_to_reference(backend, device):
             assert_close(f"gradient of {name}", got, gradient, relative=1e-4)
 
 
+def hold_a_nan_to_its_image(backend, device):
+    """A NaN in an image is in the error of that image and in the weights of its channel, and gradients are NaN in that
+    channel; everything else is as without it.
+    """
+    images = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
+    reconstruction = torch.zeros_like(images).requires_grad_()
+    whole = ops.weighted_squared_error(reconstruction, images, 4, backend=backend)
+    expected = torch.autograd.grad(whole.sum(), reconstruction)[0]
+    images[1, 1, 3, 5] = torch.nan
+    error = ops.weighted_squared_error(reconstruction, images, 4, backend=backend)
+    gradient = torch.autograd.grad(error.sum(), reconstruction)[0]
+    weights = ops.gradient_energy_weights(images, 4, backend=backend)
+    theirs = reference.gradient_energy_weights(images.cpu().double().numpy(), 4)
+    assert error.isnan().tolist() == [False, True]
+    assert error[0] == whole[0]
+    assert weights.isnan().cpu().numpy().tolist() == np.isnan(theirs).tolist()
+    assert weights.isnan().flatten(2).all(2).tolist() == [[False, False], [False, True]]
+    assert gradient.isnan().flatten(2).all(2).tolist() == [[False, False], [False, True]]
+    assert torch.equal(gradient[0], expected[0])
+    assert torch.equal(gradient[1, 0], expected[1, 0])
+
+
 def near_threshold(logits, options, address, margin=1e-4):
     """Whether a straight-through decision is so close that rounding may change it."""
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution

@@ -28,12 +28,10 @@ def list_folder(folder: Path) -> Listing:
     splits = {name.lower(): name for name in names}
     train: str = "."
     test: str | None = None
-    if not names or len(splits) < len(names) or not {*splits} <= {TRAIN, *HELD_OUT}:
-        pass
-    elif TRAIN not in splits or len(splits) > 2 or files:
-        found = ", ".join([f"{name}/" for name in names] + files[:1])
-        raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
-    else:
+    if names and len(splits) == len(names) and {*splits} <= {TRAIN, *HELD_OUT}:
+        if TRAIN not in splits or len(splits) > 2 or files:
+            found = ", ".join([f"{name}/" for name in names] + files[:1])
+            raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
         train, test = splits[TRAIN], next((splits[name] for name in HELD_OUT if name in splits), None)
 
     train_files, train_classes = _listing(folder, train)

@@ -142,8 +142,11 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
             f"{image_size}, or leave the size out"
         )
     train = about["train"]
-    counts = ("labels", about["labels"], len(names)), ("supervised", about["supervised"], train)
-    for name, values, count in (*counts, ("crc32", about["crc32"], len(names))):
+    for name, values, count in (
+        ("labels", about["labels"], len(names)),
+        ("supervised", about["supervised"], train),
+        ("crc32", about["crc32"], len(names)),
+    ):
         if values is not None and len(values) != count:
             raise ValueError(f"{path.with_suffix('.json')}: {name} must be {count:,} values, got {len(values):,}")
     if not 0 < train < len(names):

@@ -248,7 +248,7 @@ def backward_kernel(
 # Launchers
 
 
-def geometry(patch_size: int, walked: bool, images: Tensor, *others: Tensor | None):
+def geometry(patch_size: int, images: Tensor, *others: Tensor | None, walked: bool):
     """Programs, and the keyword arguments GRID, BLOCKS, LAYOUTS, INDEX and num_warps, for images of one shape."""
     _, channels, height, width = images.shape
     maps = images, *others
@@ -290,7 +290,7 @@ def forward(reconstruction: Tensor | None, images: Tensor, patch_size: int, outp
     """
     total, energy, scale = outputs
     error = None if reconstruction is None else torch.empty_like(energy)
-    programs, arguments = geometry(patch_size, True, images, reconstruction)
+    programs, arguments = geometry(patch_size, images, reconstruction, walked=True)
     patch_kernel[(programs,)](images, reconstruction, energy, error, **arguments)
     _, channels, down, across = energy.shape
     block_channels = triton.next_power_of_2(channels)
@@ -317,6 +317,6 @@ def backward(
     d_reconstruction: Tensor,
 ):
     """Fills the gradient of the reconstruction; that of the images is its negative."""
-    programs, arguments = geometry(patch_size, False, images, reconstruction, d_reconstruction)
+    programs, arguments = geometry(patch_size, images, reconstruction, d_reconstruction, walked=False)
     arguments["LAYOUTS"] += d_total.stride()
     backward_kernel[(programs,)](images, reconstruction, energy, scale, d_total, d_reconstruction, **arguments)

@@ -54,15 +54,17 @@ class Split(NamedTuple):
     parts: Tensor  # the first is the part itself
 
 
-def use_of_parts(model: PatchVAE, images: np.ndarray) -> Tensor:
-    """Expected occurrences per image of each part, (N,), over the first FEW of uint8 images (n, H, W, C)."""
-
-    def counted(p: Tensor) -> Tensor:
-        return torch.where(p > CONSIDERED, p, 0).sum((2, 3))
-
+def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
+    """The first FEW of uint8 images (n, H, W, C) as a batch on the model's device, and their posterior."""
     with evaluating(model) as device:
-        batches = in_order(images[:FEW], FEW, device)
-        return torch.cat([counted(model.encode(batch).occurrence) for batch in batches]).mean(0)
+        (batch,) = in_order(images[:FEW], FEW, device)
+        return batch, model.encode(batch)
+
+
+def use_of_parts(posterior: PatchPosterior) -> Tensor:
+    """Expected occurrences per image of each part, (N,)."""
+    p = posterior.occurrence
+    return torch.where(p > CONSIDERED, p, 0).sum((2, 3)).mean(0)
 
 
 @torch.no_grad()
@@ -71,13 +73,13 @@ def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[in
 
     A part with fewer than FEWEST sure occurrences per share stays as it is. Returns pairs (new, original).
     """
-    shares = shares_of_parts(use_of_parts(model, images))
+    batch, posterior = encode_few(model, images)
+    shares = shares_of_parts(use_of_parts(posterior))
     if not shares:
         return []
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model) as device:
-        (batch,) = in_order(images[:FEW], FEW, device)
-        features, posterior = model.features(batch), model.encode(batch)
+        features = model.features(batch)
     pixels = scaled_pixels(batch, torch.float32)
     splits = []
     for original, new in shares.items():
@@ -275,7 +277,7 @@ def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list
     make any two of them duplicates. A retired part occurs nowhere, so that the other part takes over. Returns pairs
     (retired part, remaining part), the most similar first.
     """
-    use, pictures = use_of_parts(model, images), part_pictures(model)
+    use, pictures = use_of_parts(encode_few(model, images)[1]), part_pictures(model)
     common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
     similar = similarities(pictures - common, model.scale // 2)
     retired = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from accel.data import Dataset, ImageSet, load
 from accel.training import TrainingConfig, advice, loop, train
-from tests.training.tiny import STEPS, tiny_config, tiny_dataset
+from tests.training.tiny import STEPS, starting_from, tiny_config, tiny_dataset
 
 
 @pytest.fixture
@@ -30,19 +30,6 @@ def said(capsys, out, dataset=None, **options):
     defaults = {"epochs": 4, "temperature_rate": 0.1}
     train(tiny_config(out, **defaults | options), dataset or tiny_dataset())
     return warnings(capsys)
-
-
-def starting_from(monkeypatch, change):
-    """Makes runs start with a model modified by `change`."""
-    original = loop.build_system
-
-    def build(*arguments):
-        system = original(*arguments)
-        with torch.no_grad():
-            change(system.model)
-        return system
-
-    monkeypatch.setattr(loop, "build_system", build)
 
 
 @given(

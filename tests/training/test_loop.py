@@ -19,7 +19,7 @@ from accel.training import checkpoint, load_run, loop, step, systems, train
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped
 from accel.training.schedule import temperature
-from tests.training.tiny import STEPS, assert_same_run, metrics, tiny_config, tiny_dataset
+from tests.training.tiny import STEPS, assert_same_run, metrics, starting_from, tiny_config, tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -420,15 +420,11 @@ def test_observer_adds_to_the_log(tmp_path):
 def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatch):
     options = {"renew": 0.01, "decay": 0.5, "appearance_prior_mean": 2.0, "occurrence": "categorical", "epochs": 4}
     options |= {"encoder": "fine", "decoder": "templates", "ground": 2, "occurrence_prior": 0.3}
-    build = loop.build_system
 
-    def with_one_part(*arguments):
-        system = build(*arguments)
-        with torch.no_grad():  # it occurs everywhere, and the others nowhere, so that it is split
-            system.model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
-        return system
+    def change(model):
+        model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
 
-    monkeypatch.setattr(loop, "build_system", with_one_part)
+    starting_from(monkeypatch, change)  # with one part, which occurs everywhere, so that it is split
     done = []
     for name in ("split_parts", "retire_duplicates"):
         original = getattr(loop, name)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from accel.data import Dataset, ImageSet
-from accel.training import TrainingConfig, checkpoint
+from accel.training import TrainingConfig, checkpoint, loop
 
 STEPS = 3  # an epoch
 
@@ -29,6 +29,19 @@ def tiny_config(out, **options):
     """A configuration for two epochs of STEPS steps on the CPU."""
     defaults = {"encoder": "small", "num_parts": 3, "part_dim": 2, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
     return TrainingConfig(**{"data": "tiny", "device": "cpu", "out": str(out)} | defaults | options)
+
+
+def starting_from(monkeypatch, change):
+    """Makes runs start with a model modified by `change`."""
+    original = loop.build_system
+
+    def build(*arguments):
+        system = original(*arguments)
+        with torch.no_grad():
+            change(system.model)
+        return system
+
+    monkeypatch.setattr(loop, "build_system", build)
 
 
 def metrics(folder):
