@@ -419,7 +419,7 @@ class Run:
             return
         model, images = cast(PatchVAE, self.model), self.train_set.images
         if 2 * self.epoch <= self.config.epochs:
-            split_parts(model, images, self.config.seed + self.epoch)
+            split_parts(model, self.system.optimisers["model"], images, self.config.seed + self.epoch)
         else:
             retire_duplicates(model, images, self.config.renew)
         processes.copy_from_first(model)  # whose sums may be rounded in another way there

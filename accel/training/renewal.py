@@ -13,6 +13,7 @@ part, whose logits are fitted to the cluster's occurrences, and whose picture is
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ RARE = 0.02  # occurrences per image below which a part is unused
 MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split
 SURE = 0.5  # probability of the occurrences whose pieces are clustered
 FEWEST = 10  # such occurrences per share of a part
+MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
 BELL = 0.3  # standard deviation of the weights of a piece's pixels, in sides of a piece
 ALIGNMENTS = 3  # number of times that pieces are aligned with their mean
@@ -55,9 +57,10 @@ class Split(NamedTuple):
 
 
 def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
-    """The first FEW of uint8 images (n, H, W, C) as a batch on the model's device, and their posterior."""
+    """FEW of uint8 images (n, H, W, C), evenly spaced, as a batch on the model's device, and their posterior."""
+    few = np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)  # the first may be of one class
     with evaluating(model) as device:
-        (batch,) = in_order(images[:FEW], FEW, device)
+        (batch,) = in_order(images[few], FEW, device)
         return batch, model.encode(batch)
 
 
@@ -68,10 +71,13 @@ def use_of_parts(posterior: PatchPosterior) -> Tensor:
 
 
 @torch.no_grad()
-def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[int, int]]:
+def split_parts(
+    model: PatchVAE, optimiser: torch.optim.Optimizer, images: np.ndarray, seed: int
+) -> list[tuple[int, int]]:
     """Splits overused parts between themselves and unused parts, see `shares_of_parts`, on uint8 images (n, H, W, C).
 
-    A part with fewer than FEWEST sure occurrences per share stays as it is. Returns pairs (new, original).
+    A part with fewer than FEWEST sure occurrences per share stays as it is. optimiser: the model's Adam, see
+    `restart_moments`. Returns pairs (new, original).
     """
     batch, posterior = encode_few(model, images)
     shares = shares_of_parts(use_of_parts(posterior))
@@ -84,6 +90,9 @@ def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[in
     splits = []
     for original, new in shares.items():
         at = sure_occurrences(model, posterior, original)
+        if len(at[0]) > MOST:
+            some = torch.randperm(len(at[0]), generator=generator)[:MOST].to(device)
+            at = (at[0][some], at[1][some], at[2][some])
         if len(at[0]) < FEWEST * (1 + len(new)):
             continue
         # On the CPU, where the random generator is.
@@ -91,12 +100,13 @@ def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[in
         cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
         split = Split(at, cluster, torch.tensor([original, *new], device=device))
         splits.append(split)
-        weight, bias = fitted_logits(model.occurrence_head, features, split, generator)
-        for weights in _weights_of_parts(model):
+        weight, bias = fitted_logits(model, features, split, generator)
+        for weights in _by_part(model, nn.Parameter.detach):
             spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
             noise = torch.randn(weights[new].shape, generator=generator).to(weights)
             weights[new] = weights[original] + SPREAD * spread * noise
         model.occurrence_head.weight[split.parts], model.occurrence_head.bias[split.parts] = weight, bias
+        restart_moments(model, optimiser, split.parts)
     if splits:
         fit_pictures(model, pixels, posterior, splits)
     return [(new, original) for original, *others in (split.parts.tolist() for split in splits) for new in others]
@@ -161,12 +171,14 @@ def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor
     return aligned
 
 
-def fitted_logits(head: nn.Conv2d, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Weight (K, C, k, k) and bias (K,) of the occurrence logits of a part's K shares, by logistic regression.
 
     Features (n, C, h, w) at each occurrence of the part predict its cluster, and at OTHERS random places that no share
-    occurs there. The penalty is on the difference from the part's own weights.
+    occurs there: one regression of K + 1 classes for categorical occurrences, K of two classes for independent ones.
+    The penalty is on the difference from the part's own weights.
     """
+    head, categorical = model.occurrence_head, model.bottleneck.occurrence == "categorical"
     count, size = len(split.parts), head.kernel_size[0]
     windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
     occupied = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
@@ -188,8 +200,13 @@ def fitted_logits(head: nn.Conv2d, features: Tensor, split: Split, generator: to
     @torch.enable_grad()
     def loss() -> Tensor:
         optimiser.zero_grad()
-        logits = functional.pad(own[:, None] + functional.linear(read, weight, bias), (0, 1))  # 0 for none of them
-        value = functional.cross_entropy(logits, target) + PENALTY * weight.square().sum()
+        logits = own[:, None] + functional.linear(read, weight, bias)
+        if categorical:
+            value = functional.cross_entropy(functional.pad(logits, (0, 1)), target)  # 0 for none of them
+        else:
+            each = functional.one_hot(target, count + 1)[:, :count].to(logits)
+            value = functional.binary_cross_entropy_with_logits(logits, each) * count
+        value = value + PENALTY * weight.square().sum()
         value.backward()
         return value
 
@@ -226,12 +243,24 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
     weight.grad = None
 
 
-def _weights_of_parts(model: PatchVAE) -> list[Tensor]:
-    """All weights that belong to single parts, as views (N, …)."""
+def restart_moments(model: PatchVAE, optimiser: torch.optim.Optimizer, parts: Tensor) -> None:
+    """Sets Adam's moments of a part's shares: the first to 0, the second to that of the part, which is the first share.
+
+    Gradients of unused parts are about 0, so with their own second moments, Adam's first steps would be far too long.
+    """
+    if optimiser.state:
+        for first in _by_part(model, lambda parameter: optimiser.state[parameter]["exp_avg"]):
+            first[parts] = 0
+        for second in _by_part(model, lambda parameter: optimiser.state[parameter]["exp_avg_sq"]):
+            second[parts] = second[parts[0]].clone()
+
+
+def _by_part(model: PatchVAE, of: Callable[[nn.Parameter], Tensor]) -> list[Tensor]:
+    """For all parameters that consist of the weights of single parts: of(parameter), of its shape, as a view (N, …)."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
-    weights = [tensor for head in heads for tensor in (head.weight, head.bias)]
-    weights.append(model.decoder.of_channels(model.decoder.reading()))
-    return [tensor.detach().unflatten(0, (model.num_parts, -1)) for tensor in weights]
+    tensors = [of(parameter) for head in heads for parameter in head.parameters()]
+    tensors.append(model.decoder.of_channels(of(model.decoder.reading())))
+    return [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors]
 
 
 @torch.no_grad()

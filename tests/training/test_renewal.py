@@ -23,12 +23,12 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 
 
-def occur_only(model, *parts):
+def occur_only(model, *parts, logit=0.0):
     """Makes the given parts occur in every cell, and the others nowhere."""
     with torch.no_grad():
         model.occurrence_head.weight.zero_()
         model.occurrence_head.bias.fill_(renewal.NEVER)
-        model.occurrence_head.bias[list(parts)] = 0.0
+        model.occurrence_head.bias[list(parts)] = logit
 
 
 @given(use=arrays(np.float32, st.integers(2, 12), elements=st.floats(0, 8, width=32)))
@@ -56,24 +56,98 @@ def two_looks(count=64):
     return (100 + pixels).repeat(3, 3).astype(np.uint8), torch.from_numpy(kind)
 
 
+def adam(model):
+    """The model's optimiser after a step."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    optimiser.step()
+    return optimiser
+
+
+def split(model, images):
+    return renewal.split_parts(model, adam(model), images, seed=0)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("occurrence", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("decoder", ["templates", "pyramid"])
-def test_a_part_that_finds_two_looks_is_split_between_them(decoder):
+def test_a_part_that_finds_two_looks_is_split_between_them(decoder, occurrence, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     images, kind = two_looks()
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    model = model_of(4, encoder="small", places=1, decoder=decoder)
-    occur_only(model, 2)
-    with torch.no_grad():
-        model.occurrence_head.bias[2] = 3.0
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+    model = model_of(4, encoder="small", places=1, decoder=decoder, occurrence=occurrence).to(device)
+    occur_only(model, 2, logit=3.0)
     before = (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum()
-    assert renewal.split_parts(model, images, seed=0) == [(0, 2)]  # half is less than MUCH times a quarter
+    assert split(model, images) == [(0, 2)]  # half is less than MUCH times a quarter
     assert model.training
     with torch.no_grad():
-        occurrence = model.eval().encode(batch).occurrence
+        occurrence = model.eval().encode(batch).occurrence.cpu()
     surest = occurrence.argmax(1)
     held = torch.stack([torch.bincount(kind[surest == part], minlength=2) for part in range(4)])
     assert held.max(1).values.sum() > 0.95 * kind.numel()  # each part's cells show one look
     assert held.argmax(1)[0] != held.argmax(1)[2]
+    assert (occurrence > 0.5).sum() < 1.05 * kind.numel()  # no two parts share a cell
     assert (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum() < before
+
+
+def test_a_part_with_places_is_split_into_several():
+    images, _ = two_looks()
+    model = model_of(12)
+    assert model.places > 1
+    occur_only(model, 5, logit=3.0)
+    pairs = split(model, images)
+    assert len(pairs) == 4  # a fifth of all is less than MUCH twelfths, a quarter is not
+    assert {original for _, original in pairs} == {5}
+    posterior = renewal.encode_few(model, images)[1]
+    assert ((posterior.occurrence > 0.5).sum((0, 2, 3)) > 0).sum() >= 4
+    assert (posterior.occurrence.sum(1) > 0.5).float().mean() > 0.9
+
+
+def test_shares_begin_with_the_moments_of_the_part_that_was_split():
+    images, _ = two_looks()
+    model = model_of(4, encoder="small", places=1)
+    occur_only(model, 2, logit=3.0)
+    optimiser = adam(model)
+    first, second = (
+        renewal._by_part(model, lambda parameter, name=name: optimiser.state[parameter][name])
+        for name in ("exp_avg", "exp_avg_sq")
+    )
+    before = [tensor.clone() for tensor in second]
+    assert renewal.split_parts(model, optimiser, images, seed=0) == [(0, 2)]
+    for tensor in first:
+        assert (tensor[[0, 2]] == 0).all()
+        assert (tensor[[1, 3]] != 0).all()
+    for tensor, old in zip(second, before, strict=True):
+        assert torch.equal(tensor, old[[2, 1, 2, 3]])
+
+
+def test_images_are_taken_from_all_of_a_set(monkeypatch):
+    monkeypatch.setattr(renewal, "FEW", 5)
+    images = np.arange(17, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 32, 32, 3), np.uint8)
+    batch, _ = renewal.encode_few(model_of(), images)
+    assert batch[:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("most", [40, 10_000])
+def test_pieces_that_are_clustered_are_bounded(monkeypatch, most):
+    images, kind = two_looks()
+    model = model_of(4, encoder="small", places=1)
+    occur_only(model, 2, logit=3.0)
+    counts, original = [], renewal.aligned_pieces
+
+    def counted(images, at, *rest):
+        counts.append(len(at[0]))
+        return original(images, at, *rest)
+
+    monkeypatch.setattr(renewal, "aligned_pieces", counted)
+    monkeypatch.setattr(renewal, "MOST", most)
+    assert split(model, images) == [(0, 2)]
+    assert counts == [min(most, kind.numel())]
 
 
 def test_pieces_of_one_look_are_alike_wherever_in_a_place_they_lie():
@@ -94,7 +168,7 @@ def test_parts_that_occur_alike_are_not_split(images):
     model = model_of()
     occur_only(model, 0, 1, 2)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    assert renewal.split_parts(model, images, seed=0) == []
+    assert split(model, images) == []
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
