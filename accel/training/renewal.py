@@ -9,11 +9,14 @@ half, of two parts with similar pictures, the less frequent one is retired.
 Copies that differ by noise alone merge again, or come to differ in where the object lies between two places. A split
 therefore clusters what the part shows: the pieces of images where it occurs, aligned to the pixel. Each cluster gets a
 part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
+
+Where an object is drawn does not say where its part occurs: a part may occur half a cell to the left of what it draws,
+thus in another cell than the object. So in the first half of a run, parts are also moved to the centre of their pictures.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +26,7 @@ from torch.nn import functional
 
 from accel.models import PatchVAE
 from accel.models.autoencoder import in_evaluation, scaled_pixels
+from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
 from accel.ops.placement import places_of_cells
 from accel.training.clustering import k_means
@@ -49,11 +53,13 @@ Places = tuple[Tensor, Tensor, Tensor]  # image, row and column on the encoder's
 
 
 class Split(NamedTuple):
-    """How a part is split: its m occurrences, the cluster of each (m,), and the part of each cluster."""
+    """How a part is moved and split: m occurrences as they are and as they shall be, and the cluster of each (m,)."""
 
+    found: Places
     at: Places
     cluster: Tensor
-    parts: Tensor  # the first is the part itself
+    parts: Tensor  # of each cluster; the first is the part itself
+    step: tuple[int, int]  # places from `found` to `at`, downwards and to the right
 
 
 def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
@@ -76,31 +82,38 @@ def split_parts(
 ) -> list[tuple[int, int]]:
     """Splits overused parts between themselves and unused parts, see `shares_of_parts`, on uint8 images (n, H, W, C).
 
-    A part with fewer than FEWEST sure occurrences per share stays as it is. optimiser: the model's Adam, see
-    `restart_moments`. Returns pairs (new, original).
+    Moves used parts to the centre of their pictures, see `steps_to_centres`. A part with fewer than FEWEST sure
+    occurrences per share stays as it is. optimiser: the model's Adam, see `restart_moments`. Returns pairs
+    (new, original).
     """
     batch, posterior = encode_few(model, images)
-    shares = shares_of_parts(use_of_parts(posterior))
-    if not shares:
+    use = use_of_parts(posterior)
+    shares, steps = shares_of_parts(use), steps_to_centres(model)
+    changed = [part for part in (use >= RARE).nonzero().flatten().tolist() if part in shares or any(steps[part])]
+    if not changed:
         return []
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model) as device:
         features = model.features(batch)
     pixels = scaled_pixels(batch, torch.float32)
     splits = []
-    for original, new in shares.items():
-        at = sure_occurrences(model, posterior, original)
+    for original in changed:
+        new, step = shares.get(original, []), steps[original]
+        found, at = moved(sure_occurrences(model, posterior, original), step, features.shape[2:])
         if len(at[0]) > MOST:
             some = torch.randperm(len(at[0]), generator=generator)[:MOST].to(device)
-            at = (at[0][some], at[1][some], at[2][some])
+            found, at = (tuple(index[some] for index in places) for places in (found, at))
         if len(at[0]) < FEWEST * (1 + len(new)):
             continue
         # On the CPU, where the random generator is.
         pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2).cpu()
         cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
-        split = Split(at, cluster, torch.tensor([original, *new], device=device))
+        split = Split(found, at, cluster, torch.tensor([original, *new], device=device), step)
         splits.append(split)
         weight, bias = fitted_logits(model, features, split, generator)
+        if any(step):
+            pictures = model.decoder.of_channels(model.decoder.reading()).unflatten(0, (model.num_parts, -1))
+            pictures[original] = shifted(pictures[original], *(-places * model.encoder.scale for places in step))
         for weights in _by_part(model, nn.Parameter.detach):
             spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
             noise = torch.randn(weights[new].shape, generator=generator).to(weights)
@@ -136,6 +149,40 @@ def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> P
     k, width = model.places, posterior.occurrence.shape[3]
     place = places_of_cells(posterior.places[:, [part]], k)[image, 0, row * width + column].argmax(1)
     return image, row * k + place // k, column * k + place % k
+
+
+def steps_to_centres(model: PatchVAE) -> list[tuple[int, int]]:
+    """For each part, how many places its picture's centre lies below and to the right of the place that draws it.
+
+    The centre is the centroid of squared contributions. (0, 0) with a decoder that has no templates, whose pictures
+    cannot be shifted.
+    """
+    if not isinstance(model.decoder, Templates):
+        return [(0, 0)] * model.num_parts
+    energy = part_pictures(model).square().sum(1)
+    share = energy / energy.sum((1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+    steps = []
+    for axis, cells in ((2, model.grid[0]), (1, model.grid[1])):
+        pixels = torch.arange(share.shape[3 - axis], device=share.device) + 0.5
+        drawn = (cells // 2 * model.places + model.places // 2 + 0.5) * model.encoder.scale
+        steps.append((share.sum(axis) * (pixels - drawn)).sum(1).div(model.encoder.scale).round().int().tolist())
+    return list(zip(*steps, strict=True))
+
+
+def moved(places: Places, step: tuple[int, int], grid: Sequence[int]) -> tuple[Places, Places]:
+    """Places and the same places moved by a step, without those that would leave a grid (h, w)."""
+    image, row, column = places
+    inside = (0 <= row + step[0]) & (row + step[0] < grid[0]) & (0 <= column + step[1]) & (column + step[1] < grid[1])
+    image, row, column = image[inside], row[inside], column[inside]
+    return (image, row, column), (image, row + step[0], column + step[1])
+
+
+def shifted(weights: Tensor, down: int, right: int) -> Tensor:
+    """Kernels or templates (…, h, w) shifted by pixels, with zeros where there were none."""
+    height, width = weights.shape[-2:]
+    padded = functional.pad(weights, (abs(right), abs(right), abs(down), abs(down)))
+    row, column = abs(down) - down, abs(right) - right
+    return padded[..., row : row + height, column : column + width]
 
 
 def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor:
@@ -189,6 +236,7 @@ def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: to
     read = windows[image, :, row, column].float().flatten(1)
     target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
     own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
+    own_weight = shifted(own_weight, *(-places for places in split.step))  # which reads the same places as before
     own = read @ own_weight.flatten() + own_bias
     occurring = read[: len(split.cluster)]
     mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
@@ -220,18 +268,20 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
 
     posterior: of the same images, before the split. Minimises the squared error.
     """
+    k = model.places
     code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
-    setting = {name: value[:FITTED].clone() for name, value in model.setting(posterior).items()}
+    setting = {name: value.clone() for name, value in model.setting(posterior).items()}
     fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
-    for (image, row, column), cluster, parts in splits:
-        row, column = row // model.places, column // model.places
-        drawn = code[image, parts[0], :, row, column]
+    for (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
+        drawn = code[image, parts[0], :, row // k, column // k]
         code[:, parts] = 0
-        code[image, parts[cluster], :, row, column] = drawn
+        code[image, parts[cluster], :, to_row // k, to_column // k] = drawn
         if "places" in setting:
-            setting["places"][:, parts] = setting["places"][:, parts[:1]]
+            setting["places"][:, parts] = 0
+            setting["places"][image, parts[cluster], to_row, to_column] = 1
         fitted[parts] = True
     code, pixels = code[:FITTED].flatten(1, 2), pixels[:FITTED]
+    setting = {name: value[:FITTED] for name, value in setting.items()}
     weight = model.decoder.reading()
     optimiser = torch.optim.Adam([weight], lr=FITTING_RATE)
     for _ in range(FITTING_STEPS):

@@ -108,6 +108,61 @@ def test_a_part_with_places_is_split_into_several():
     assert (posterior.occurrence.sum(1) > 0.5).float().mean() > 0.9
 
 
+@given(
+    weights=arrays(np.float32, (2, 5, 4), elements=st.floats(-1, 1, width=32)),
+    down=st.integers(-6, 6),
+    right=st.integers(-6, 6),
+)
+def test_weights_are_shifted_and_filled_with_zeros(weights, down, right):
+    got = renewal.shifted(torch.from_numpy(weights), down, right)
+    for row in range(5):
+        for column in range(4):
+            inside = 0 <= row - down < 5 and 0 <= column - right < 4
+            expected = weights[:, row - down, column - right] if inside else 0
+            np.testing.assert_array_equal(got[:, row, column], expected)
+
+
+def drawing_at(model, part, down, right):
+    """Makes a part draw a square whose middle lies some places below and to the right of the part's place."""
+    with torch.no_grad():
+        template = model.decoder.output.weight.unflatten(0, (model.num_parts, -1))[part].zero_()
+        row, column = (template.shape[-1] // 2 + model.encoder.scale * step for step in (down, right))
+        template[..., row - 2 : row + 2, column - 2 : column + 2] = 1.0
+
+
+@given(down=st.integers(-2, 2), right=st.integers(-2, 2), part=st.integers(0, 3))
+def test_steps_lead_to_the_centre_of_what_a_part_draws(down, right, part):
+    model = model_of()
+    drawing_at(model, part, down, right)
+    assert renewal.steps_to_centres(model)[part] == (down, right)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("down", "right"), [(2, -1), (0, 1)])
+def test_parts_move_to_the_centre_of_what_they_draw(monkeypatch, down, right, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setattr(renewal, "MUCH", 100)  # no part is split
+    images = np.random.default_rng(1).integers(90, 110, (128, 32, 32, 3), dtype=np.uint8)
+    for row, column in np.ndindex(4, 4):  # squares that the part draws from the first place of every cell
+        top, left = 8 * row + 2 * down - 1, 8 * column + 2 * right - 1
+        images[:, max(top, 0) : top + 4, max(left, 0) : left + 4] = 200
+    model = model_of().to(device)
+    occur_only(model, 2, logit=3.0)
+    drawing_at(model, 2, down, right)
+    with torch.no_grad():
+        before = renewal.encode_few(model, images)[1]
+        found = renewal.sure_occurrences(model, before, 2)
+        assert split(model, images) == []
+        assert renewal.steps_to_centres(model)[2] == (0, 0)
+        after = renewal.encode_few(model, images)[1]
+    _, wanted = renewal.moved(found, (down, right), (16, 16))
+    at = renewal.sure_occurrences(model, after, 2)
+    got = set(zip(*(index.tolist() for index in at), strict=True))
+    share = sum(place in got for place in zip(*(index.tolist() for index in wanted), strict=True)) / len(wanted[0])
+    assert share > 0.9
+
+
 def test_shares_begin_with_the_moments_of_the_part_that_was_split():
     images, _ = two_looks()
     model = model_of(4, encoder="small", places=1)
