@@ -10,8 +10,8 @@ Copies that differ by noise alone merge again, or come to differ in where the ob
 therefore clusters what the part shows: the pieces of images where it occurs, aligned to the pixel. Each cluster gets a
 part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
 
-Where an object is drawn does not say where its part occurs: a part may occur half a cell to the left of what it draws,
-thus in another cell than the object. So in the first half of a run, parts are also moved to the centre of their pictures.
+A part may draw objects at its left, half a cell away, and then occurs in another cell than the object. So in the first
+half of a run, parts are also moved to the centre of their pictures.
 """
 
 import itertools
@@ -172,7 +172,7 @@ def steps_to_centres(model: PatchVAE) -> list[tuple[int, int]]:
 def moved(places: Places, step: tuple[int, int], grid: Sequence[int]) -> tuple[Places, Places]:
     """Places and the same places moved by a step, without those that would leave a grid (h, w)."""
     image, row, column = places
-    inside = (0 <= row + step[0]) & (row + step[0] < grid[0]) & (0 <= column + step[1]) & (column + step[1] < grid[1])
+    inside = (row + step[0] >= 0) & (row + step[0] < grid[0]) & (column + step[1] >= 0) & (column + step[1] < grid[1])
     image, row, column = image[inside], row[inside], column[inside]
     return (image, row, column), (image, row + step[0], column + step[1])
 
