@@ -28,6 +28,7 @@ PARTS_RECIPE = {
     "occurrence_prior": 0.02,
     "beta_app": 3.0,
     "beta_occ": 1.5,
+    "beta_identity": 0.0,
     "warm_up": 700,
     "renew": 0.8,
     "appearance_prior_mean": 2.0,
@@ -147,6 +148,13 @@ class TrainingConfig(BottleneckOptions):
 
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
     beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
+    beta_identity: float = option(
+        1.0,
+        "objective",
+        "weight, relative to β_occ, of the information about which part occurs, a part of the occurrence divergence; "
+        "less than 1 lets similar parts be told apart; for categorical occurrences",
+        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+    )
     warm_up: int = option(
         0,
         "objective",

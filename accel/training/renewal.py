@@ -35,7 +35,7 @@ from accel.training.held_out import evaluating, in_order
 FEW = 512  # number of images for measuring how often parts occur, and for splitting them
 CONSIDERED = 0.1  # occurrences of lower probability do not count: early in a run every part has them everywhere
 RARE = 0.02  # occurrences per image below which a part is unused
-MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split
+MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split, or are not the result of a merger
 SURE = 0.5  # probability of the occurrences whose pieces are clustered
 FEWEST = 10  # such occurrences per share of a part
 MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
@@ -353,20 +353,23 @@ def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list
     """For every two used parts whose pictures have a similarity of at least `alike`, retires the less frequent one.
 
     The mean picture, weighted by use, is subtracted first: what all parts have in common, such as one palette, does not
-    make any two of them duplicates. A retired part occurs nowhere, so that the other part takes over. Returns pairs
-    (retired part, remaining part), the most similar first.
+    make any two of them duplicates. Nor are two parts that together occur more than MUCH times as often as the mean of
+    used parts: they would show several patterns. A retired part occurs nowhere, so that the other part takes over.
+    Returns pairs (retired part, remaining part), the most similar first.
     """
     use, pictures = use_of_parts(encode_few(model, images)[1]), part_pictures(model)
     common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
     similar = similarities(pictures - common, model.scale // 2)
+    most = MUCH * use[use >= RARE].mean()  # NaN if there are none, and then there are no pairs
     retired = {}
     pairs = [(one, other) for one in range(len(use)) for other in range(one)]
     for one, other in sorted(pairs, key=lambda pair: -similar[pair].item()):
         if similar[one, other] < alike:
             break
-        if {one, other} & retired.keys() or min(use[one], use[other]) < RARE:
+        if {one, other} & retired.keys() or min(use[one], use[other]) < RARE or use[one] + use[other] > most:
             continue
         less, more = (one, other) if use[one] < use[other] else (other, one)
+        use[more] += use[less]
         model.occurrence_head.weight[less] = 0
         model.occurrence_head.bias[less] = NEVER
         retired[less] = more

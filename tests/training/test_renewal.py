@@ -231,7 +231,7 @@ def test_of_two_that_draw_the_same_the_rarer_retires(images):
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
-        model.occurrence_head.bias[3] = 1.0
+        model.occurrence_head.bias[3] = 0.3
         weight = model.decoder.output.weight
         weight[:, :3].mul_(20)
         weight[6:8] = 0
@@ -241,6 +241,23 @@ def test_of_two_that_draw_the_same_the_rarer_retires(images):
     assert use[0] == 0
     assert (use[1:] > 0).all()
     assert renewal.retire_duplicates(model, images, 0.7) == []
+
+
+def test_two_that_would_be_overused_together_remain(images, monkeypatch):
+    monkeypatch.setattr(renewal, "CONSIDERED", 0.0)
+    model = model_of(8)
+    occur_only(model, *range(8))
+    with torch.no_grad():
+        model.occurrence_head.bias[:2] = 2.0  # of ten occurrences, three and three
+        weight = model.decoder.output.weight
+        weight[:, :3].mul_(20)
+        weight[2:4] = weight[0:2]  # part 1 draws what part 0 does
+        assert renewal.similarities(renewal.part_pictures(model), 0)[0, 1] > 0.99
+    assert (0, 1) not in renewal.retire_duplicates(model, images, 0.7)
+    assert (1, 0) not in renewal.retire_duplicates(model, images, 0.7)
+    with torch.no_grad():
+        model.occurrence_head.bias[:2] = 0.0
+    assert renewal.retire_duplicates(model, images, 0.7) in ([(0, 1)], [(1, 0)])
 
 
 def test_what_all_parts_have_in_common_makes_no_duplicates(images):
