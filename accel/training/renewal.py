@@ -33,10 +33,9 @@ from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
 
 FEW = 512  # number of images for measuring how often parts occur, and for splitting them
-CONSIDERED = 0.1  # occurrences of lower probability do not count: early in a run every part has them everywhere
-RARE = 0.02  # occurrences per image below which a part is unused
+SURE = 0.5  # probability of occurrences that count: parts without any have lower ones in all cells
+RARE = 0.02  # such occurrences per image below which a part is unused
 MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split, or are not the result of a merger
-SURE = 0.5  # probability of the occurrences whose pieces are clustered
 FEWEST = 10  # such occurrences per share of a part
 MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
@@ -71,9 +70,8 @@ def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPoster
 
 
 def use_of_parts(posterior: PatchPosterior) -> Tensor:
-    """Expected occurrences per image of each part, (N,)."""
-    p = posterior.occurrence
-    return torch.where(p > CONSIDERED, p, 0).sum((2, 3)).mean(0)
+    """Sure occurrences per image of each part, (N,)."""
+    return (posterior.occurrence > SURE).float().sum((2, 3)).mean(0)
 
 
 @torch.no_grad()

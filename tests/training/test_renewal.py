@@ -220,14 +220,20 @@ def test_pieces_of_one_look_are_alike_wherever_in_a_place_they_lie():
 
 
 def test_parts_that_occur_alike_are_not_split(images):
-    model = model_of()
-    occur_only(model, 0, 1, 2)
+    model = model_of(occurrence="bernoulli")
+    occur_only(model, 0, 1, 2, logit=3.0)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     assert split(model, images) == []
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_of_two_that_draw_the_same_the_rarer_retires(images):
+def expected_use(posterior):
+    """Differs between parts that occur in all cells with different probabilities."""
+    return posterior.occurrence.sum((2, 3)).mean(0)
+
+
+def test_of_two_that_draw_the_same_the_rarer_retires(images, monkeypatch):
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
@@ -244,7 +250,7 @@ def test_of_two_that_draw_the_same_the_rarer_retires(images):
 
 
 def test_two_that_would_be_overused_together_remain(images, monkeypatch):
-    monkeypatch.setattr(renewal, "CONSIDERED", 0.0)
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
@@ -260,7 +266,8 @@ def test_two_that_would_be_overused_together_remain(images, monkeypatch):
     assert renewal.retire_duplicates(model, images, 0.7) in ([(0, 1)], [(1, 0)])
 
 
-def test_what_all_parts_have_in_common_makes_no_duplicates(images):
+def test_what_all_parts_have_in_common_makes_no_duplicates(images, monkeypatch):
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
