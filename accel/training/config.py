@@ -167,8 +167,9 @@ class TrainingConfig(BottleneckOptions):
     renew: float = option(
         0.0,
         "objective",
-        "in the first half of a run, split overused parts into unused ones; in the second, retire one of two parts "
-        "whose pictures, minus the mean picture, have at least this cosine similarity; 0 turns off both",
+        "in the first half of a run, centre parts on what they draw, and split overused parts into unused ones; in the "
+        "second, retire one of two parts whose pictures, minus the mean picture, have at least this cosine similarity; "
+        "0 turns off all of this",
         check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
     )
     adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))

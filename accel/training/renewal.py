@@ -1,4 +1,4 @@
-"""Renewal of parts during a run: unused parts take over shares of overused ones, and duplicates are retired.
+"""Renewal of parts during a run: parts are centred, overused ones split, and duplicates retired.
 
 A pattern that one part explains gives no gradient to other parts, so the first part that reconstructs all types roughly
 may keep all of them. Likewise, two parts may share a type forever, each in the places where the other does not occur.
@@ -75,14 +75,14 @@ def use_of_parts(posterior: PatchPosterior) -> Tensor:
 
 
 @torch.no_grad()
-def split_parts(
+def centre_and_split_parts(
     model: PatchVAE, optimiser: torch.optim.Optimizer, images: np.ndarray, seed: int
 ) -> list[tuple[int, int]]:
-    """Splits overused parts between themselves and unused parts, see `shares_of_parts`, on uint8 images (n, H, W, C).
+    """Moves used parts to the centres of their pictures, and splits overused ones, on uint8 images (n, H, W, C).
 
-    Moves used parts to the centre of their pictures, see `steps_to_centres`. A part with fewer than FEWEST sure
-    occurrences per share stays as it is. optimiser: the model's Adam, see `restart_moments`. Returns pairs
-    (new, original).
+    `steps_to_centres` says where to, and `shares_of_parts` between which. A part with fewer than FEWEST sure
+    occurrences per share stays as it is. optimiser: the model's Adam, see `restart_moments`. Returns a pair
+    (new, original) for each part that was unused.
     """
     batch, posterior = encode_few(model, images)
     use = use_of_parts(posterior)

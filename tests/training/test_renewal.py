@@ -66,7 +66,7 @@ def adam(model):
 
 
 def split(model, images):
-    return renewal.split_parts(model, adam(model), images, seed=0)
+    return renewal.centre_and_split_parts(model, adam(model), images, seed=0)
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -173,7 +173,7 @@ def test_shares_begin_with_the_moments_of_the_part_that_was_split():
         for name in ("exp_avg", "exp_avg_sq")
     )
     before = [tensor.clone() for tensor in second]
-    assert renewal.split_parts(model, optimiser, images, seed=0) == [(0, 2)]
+    assert renewal.centre_and_split_parts(model, optimiser, images, seed=0) == [(0, 2)]
     for tensor in first:
         assert (tensor[[0, 2]] == 0).all()
         assert (tensor[[1, 3]] != 0).all()
