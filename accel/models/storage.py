@@ -49,7 +49,7 @@ def _safetensors() -> ModuleType:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("safetensors is missing: pip install 'patchvae[safetensors]'") from error
+        raise ImportError("safetensors is missing: pip install safetensors") from error
     return safetensors.torch
 
 
