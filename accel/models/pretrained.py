@@ -19,9 +19,13 @@ CONFIG, WEIGHTS, SAFETENSORS = "config.json", "weights.pt", "model.safetensors"
 PACKAGED = Path(__file__).parent / "weights"  # a folder for each model that comes with the package
 
 
-def packaged() -> list[str]:
-    """The names of the models that come with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
+def packaged(system: str | None = None) -> list[str]:
+    """The names of the models, by default of every system, that come with the package."""
+    return sorted(
+        path.parent.name
+        for path in PACKAGED.glob(f"*/{CONFIG}")
+        if system in (None, read_json(path, dict).get("system"))
+    )
 
 
 class Pretrained(nn.Module):
@@ -67,10 +71,9 @@ class Pretrained(nn.Module):
         path = Path(folder)
         if not path.is_dir():
             if str(folder) not in packaged():
-                raise FileNotFoundError(
-                    f"{folder}: no such folder, expected one that save_pretrained wrote, or the name of a model that "
-                    f"comes with the package: {', '.join(packaged())}"
-                )
+                named = ", ".join(packaged(cls.__name__))
+                also = f", or the name of a {cls.__name__} that comes with the package: {named}" if named else ""
+                raise FileNotFoundError(f"{folder}: no such folder, expected one that save_pretrained wrote{also}")
             path = PACKAGED / folder
         if not any((path / name).exists() for name in (WEIGHTS, SAFETENSORS)) and (path / "model").is_dir():
             path = path / "model"  # of a run
