@@ -29,7 +29,7 @@ def new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("matplotlib is missing: pip install 'patchvae[images]'") from error
+        raise ImportError("matplotlib is missing: pip install matplotlib") from error
     return Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
 
 
@@ -171,21 +171,23 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
 def darkened(figure) -> Iterator[None]:
     """Within this context, a figure that was drawn before has the colours of a dark page.
 
-    The background, lines and text change; images and bars keep their colours.
+    The background, lines and text change, but not how transparent they are; images and bars keep their colours.
     """
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import to_hex, to_rgba
     from matplotlib.lines import Line2D
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
     grounds = [(page, page.get_facecolor()) for page in (figure, *figure.axes)]
     artists = figure.findobj(lambda artist: isinstance(artist, (Line2D, Spine, Text)))
-    colours = [(one, to_hex(one.get_edgecolor() if isinstance(one, Spine) else one.get_color())) for one in artists]
+    colours = [(one, one.get_edgecolor() if isinstance(one, Spine) else one.get_color()) for one in artists]
+    # To colour what is not seen, such as "none", could make it seen.
+    grounds, colours = ([pair for pair in pairs if to_rgba(pair[1])[3]] for pairs in (grounds, colours))
     try:
-        for page, _ in grounds:
-            page.set_facecolor(DARK_PAGE)
+        for page, colour in grounds:
+            page.set_facecolor(to_rgba(DARK_PAGE, to_rgba(colour)[3]))
         for artist, colour in colours:
-            artist.set_color(DARK.get(colour, colour))
+            artist.set_color(to_rgba(DARK.get(to_hex(colour), colour), to_rgba(colour)[3]))
         yield
     finally:
         for page, colour in grounds:
