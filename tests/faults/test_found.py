@@ -25,6 +25,7 @@ from accel.data import Dataset, ImageSet, load
 from accel.data.packed import read_packed
 from accel.data.safe_pickle import safe_unpickle
 from accel.evaluation import fine_tuning
+from accel.evaluation.jobs import Job
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.training import checkpoint, loop, train
 from accel.training.protocols import TransferConfig
@@ -587,6 +588,34 @@ def test_names_that_are_no_text_or_look_like_formulas(tmp_path, name, seen):
     seen("folders whose names are no text, or look like formulas", "pictures and a report, other characters as ?")
 
 
+ODD_NAMES = [r"$\frac$", "\ud800"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    some([
+        *(("transfer.json", "data", name) for name in ODD_NAMES), ("transfer.json", "last_top1", 2**31),
+        *(("metrics.jsonl", name, 1.0) for name in ODD_NAMES), ("metrics.jsonl", "a", 1e308),
+        *(("measures.json", "name", name) for name in ODD_NAMES), ("measures.json", "k_means", -(2**31)),
+    ], 2),
+)  # fmt: skip
+def test_pictures_of_names_and_numbers_that_cannot_be_drawn(run, change, seen):
+    file, key, value = change
+    pytest.importorskip("matplotlib")
+    if file == "metrics.jsonl":
+        line = json.loads((run / file).read_text())
+        (run / file).write_text("".join(json.dumps(line | entry) + "\n" for entry in ({}, {key: value})))
+    elif file == "transfer.json":
+        entry = {"protocol": "knn", "data": "a", "seed": 0, "epochs": 0, "last_top1": 50.0, key: value}
+        (run / file).write_text(json.dumps({"results": [entry]}))
+    else:
+        names = ("average_precision", "localisation_error", "coverage", "k_means", "untrained", "chance")
+        entry = dict.fromkeys(names, 0.5) | {"name": "a", "part": 0, key: value}
+        (run / file).write_text(json.dumps({"types": [entry]}))
+    accepted("figures", run)
+    seen("names and numbers of a run's files that matplotlib cannot draw", "pictures, other characters as ?")
+
+
 def test_a_report_replaces_no_device(run, tmp_path, capsys, seen):
     """As root, /dev/null would have become a file."""
     os.mkfifo(tmp_path / "pipe")
@@ -738,6 +767,15 @@ def test_a_member_whose_name_is_no_text(tmp_path, capsys, seen):
     path.write_bytes(content)
     assert "bad.npz is damaged: 'utf-8' codec can't decode" in refused(capsys, *train_on(path, tmp_path / "run"))
     seen("a member of a .npz file whose name is no text", "one sentence")
+
+
+def test_results_of_a_table_that_lack_their_time(tmp_path, seen):
+    config = tiny_config(tmp_path)
+    entry = {"protocol": "knn", "data": "tiny", "seed": 0, "epochs": 0, "last_top1": 50.0}
+    (tmp_path / "transfer.json").write_text(json.dumps({"results": [entry]}))
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 2.5}\n')
+    assert Job(None, config, ("knn",), 0).seconds() == 2.5
+    seen("results in transfer.json without the seconds that they took", "counted as none")
 
 
 @pytest.mark.parametrize("lacking", ["config", "data", "epoch", "batch", "history", "training", "training.number",
