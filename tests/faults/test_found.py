@@ -25,6 +25,7 @@ from accel.data import Dataset, ImageSet, load
 from accel.data.packed import read_packed
 from accel.data.safe_pickle import safe_unpickle
 from accel.evaluation import fine_tuning
+from accel.evaluation.inception import Inception, Unit
 from accel.evaluation.jobs import Job
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.training import checkpoint, loop, train
@@ -495,6 +496,28 @@ def test_weights_that_are_no_plain_tensors(run, layout, seen):
     with pytest.raises(ValueError, match=r"weights\.pt"):
         PatchVAE.from_pretrained(run / "model")
     seen("sparse weights, weights without storage, or larger than their storage", "one sentence")
+
+
+class OneUnit(Inception):
+    """Reads a file of weights as Inception does, but has one unit."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.unit = Unit(3, 2, 3)
+
+
+@pytest.mark.parametrize("damage", ["text", "a cut archive"])
+def test_weights_of_inception(tmp_path, damage, seen):
+    path, weights = tmp_path / "inception.pth", OneUnit().state_dict()
+    path.write_bytes(tensors_to_bytes(weights | {"unit.bn.num_batches_tracked": 3}))
+    if damage == "a cut archive":
+        whole = tensors_to_bytes(weights)
+        path.write_bytes(whole[:-60] + whole[-22:])  # the directory of members is cut, its end is not
+    with pytest.raises(ValueError, match=r"inception\.pth: not "):
+        OneUnit.from_file(path)
+    path.write_bytes(tensors_to_bytes(weights))
+    assert OneUnit.from_file(path).state_dict().keys() == weights.keys()
+    seen("weights of FID's network that are damaged, or hold a number for a tensor", "one sentence")
 
 
 # 9. Two processes.
