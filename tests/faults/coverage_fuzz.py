@@ -4,9 +4,9 @@
     python tests/faults/coverage_fuzz.py --seconds 3600 --corpus corpus
 
 Every format of fuzz_targets.py gets an equal share of the seconds, which are the processor's, in a process of its own.
-What the fuzzer finds ends the run with the input beside the corpus; `--only npz --input FILE` reads that again. A
-format that has had its share has its row in docs/reliability.md replaced. Not part of pytest: there is no atheris for
-many Pythons.
+What the fuzzer finds ends the run of that format with the input beside the corpus; `--only npz --input FILE` reads that
+again. A format that has had its share has its row in docs/reliability.md replaced. Not part of pytest: there is no
+atheris for many Pythons.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -58,7 +57,7 @@ FORMATS = {
     "cifar_pickles": "the pickles of a CIFAR archive",
     "cifar_archive": "a CIFAR archive",
     "checkpoints": "the pickle in a checkpoint",
-    "checkpoint_archive": "a checkpoint",
+    "tensor_archive": "a file of tensors",
     "transfer_checkpoints": "the pickle in a transfer's checkpoint",
     "weights": "the pickle in weights",
     "safetensors": "weights in the format of safetensors",
@@ -126,8 +125,13 @@ def one_input(path, write, read, content):
         assert str(path) in said, said
 
 
-def instrument(atheris):
-    """The readers beneath ours; of PyTorch and NumPy these alone, since all of them would take minutes."""
+def instrumented():
+    """The module fuzz_targets, and what it reads with: our modules, STANDARD, and the readers of PyTorch and NumPy.
+
+    Of the latter two these alone, since all of them would take minutes.
+    """
+    import atheris
+
     with atheris.instrument_imports(include=STANDARD):
         for name in STANDARD:
             importlib.import_module(name)
@@ -138,20 +142,24 @@ def instrument(atheris):
         for function in vars(owner).values():
             if isinstance(function, types.FunctionType):
                 atheris.instrument_func(function)  # in place
+    with atheris.instrument_imports(include=["accel"]):
+        return importlib.import_module("tests.faults.fuzz_targets")
 
 
-def fuzz(name, seconds, corpus, given):
-    """Runs one format in this process until its share is used up, then writes the number of its inputs."""
+def opened(target, folder):
+    """What the target returns, without what it prints."""
     import atheris
 
-    instrument(atheris)
-    with atheris.instrument_imports(include=["accel", "PIL"] if name == "image_files" else ["accel"]):
-        targets = importlib.import_module("tests.faults.fuzz_targets")
-        folder = Path(tempfile.mkdtemp(prefix="fuzz"))
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            path, write, read, seeds = getattr(targets, name)(folder)
-    if given:
-        return one_input(path, write, read, given.read_bytes())
+    with atheris.instrument_imports(include=["accel", "PIL"]), contextlib.redirect_stdout(io.StringIO()):
+        return target(folder)
+
+
+def fuzz(name, target, seconds, corpus):
+    """Changes one format in this process until its share is used up, then writes the number of its inputs."""
+    import atheris
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+    path, write, read, seeds = opened(target, folder)
     seeded = corpus / name
     seeded.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(seeds):
@@ -179,7 +187,6 @@ def fuzz(name, seconds, corpus, given):
                f"-dict={words}", f"-max_len={max(4096, 2 * max(map(len, seeds)))}", "-print_final_stats=1"]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(seeded)], test, custom_mutator=mutate)
     atheris.Fuzz()
-    return None
 
 
 def main():
@@ -188,28 +195,33 @@ def main():
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="where inputs that reach new code are kept")
     parser.add_argument("--only", choices=FORMATS, action="append", help="this format, in place of all")
     parser.add_argument("--input", type=Path, help="read this input alone")
-    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    names = given.only or list(FORMATS)
-    share = given.seconds / len(names)
-    if given.in_process or given.input:
-        return fuzz(names[0], share, given.corpus, given.input)
+    names, corpus = given.only or list(FORMATS), given.corpus.absolute()
+    targets = instrumented()
+    if given.input:
+        with tempfile.TemporaryDirectory() as folder:
+            path, write, read, _ = opened(getattr(targets, names[0]), Path(folder))
+            return one_input(path, write, read, given.input.read_bytes())
 
     from tests.faults import reliability
 
-    total = 0
+    total, stopped = 0, []
     for name in names:
-        again = [sys.executable, __file__, "--only", name, "--in-process", "--corpus", str(given.corpus)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": "/dev/shm"}
-        done = subprocess.run([*again, "--seconds", str(share)], cwd=ROOT, env=environment, check=False)
-        if done.returncode:
-            sys.exit(f"{name}: see above; the input is {given.corpus / name}.*")
-        ran = int((given.corpus / f"{name}.count").read_text())
+        child = os.fork()
+        if child == 0:
+            fuzz(name, getattr(targets, name), given.seconds / len(names), corpus)
+        if os.waitpid(child, 0)[1]:
+            stopped.append(name)
+            continue
+        ran = int((corpus / f"{name}.count").read_text())
         total += ran
+        print(f"{name}: {ran:,} inputs", flush=True)
         row = f"{FORMATS[name]}, changed where that reaches new code", "a value, or one sentence"
         reliability.update(ROOT / "docs" / "reliability.md", {(*row, f"fuzz_targets.py::{name}"): ran})
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{total:,} inputs in {used.ru_utime + used.ru_stime:,.0f} seconds of the processor")
+    if stopped:
+        sys.exit(f"stopped, see above: {', '.join(stopped)}; the inputs are {corpus}/NAME.*")
     return None
 
 

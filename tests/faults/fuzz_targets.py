@@ -28,16 +28,15 @@ from accel.data import arrays, cifar, listing, packed, sources
 from accel.data.folders import list_folder
 from accel.data.published import INDOOR_LISTS, PLACES_IMAGES, PLACES_LISTS, PUBLISHED
 from accel.evaluation import fine_tuning
-from accel.evaluation.inception import Inception
 from accel.evaluation.transfer import transfer
 from accel.figures.report import html_report
 from accel.models.classifier import load_torchvision
 from accel.models.release import read_release
-from accel.models.storage import safetensors_to_bytes
+from accel.models.storage import load_safetensors, load_tensors, safetensors_to_bytes
 from accel.training import TrainingConfig, checkpoint, loop, record
 from accel.training.protocols import TransferConfig
 from tests.faults.common import SMALL, accepted, save
-from tests.faults.test_found import folder_of_images
+from tests.faults.test_found import OneUnit, folder_of_images
 from tests.training.tiny import tiny_dataset
 
 
@@ -260,9 +259,10 @@ def checkpoints(folder):
     return run / checkpoint.NAME, write, lambda: training.restore(checkpoint.read(run)), seeds
 
 
-def checkpoint_archive(folder):
-    path = trained(folder) / checkpoint.NAME
-    return path, path.write_bytes, lambda: checkpoint.read(path.parent), [path.read_bytes()]
+def tensor_archive(folder):
+    path = folder / "a.pt"
+    torch.save({"a": torch.zeros(2, 3), "b": [torch.zeros(2, dtype=torch.int64)]}, path)
+    return path, path.write_bytes, lambda: load_tensors(path), [path.read_bytes()]
 
 
 def transfer_checkpoints(folder):
@@ -289,11 +289,8 @@ def weights(folder):
 
 def safetensors(folder):
     """The JSON of a file's header, whose length is made right, or, after a byte that is odd, the whole file."""
-    model = trained(folder) / "model"
-    path = model / "model.safetensors"
-    state = PatchVAE.from_pretrained(model).state_dict()
-    whole = safetensors_to_bytes(state)
-    (model / "weights.pt").unlink()
+    path = folder / "model.safetensors"
+    whole = safetensors_to_bytes({"a": torch.zeros(2, 3), "b": torch.zeros(2, dtype=torch.int64)})
     end = 8 + int.from_bytes(whole[:8], "little")
 
     def write(content):
@@ -302,7 +299,7 @@ def safetensors(folder):
         else:
             path.write_bytes(struct.pack("<Q", len(content[1:])) + content[1:] + whole[end:])
 
-    return path, write, lambda: PatchVAE.from_pretrained(model), [b"\0" + whole[8:end], b"\1" + whole]
+    return path, write, lambda: load_safetensors(path), [b"\0" + whole[8:end], b"\1" + whole]
 
 
 def release(folder):
@@ -323,19 +320,10 @@ def resnet_weights(folder):
     return path, write, lambda: load_torchvision(network, path), seeds
 
 
-class FewFeatures(Inception):
-    """Reads files as Inception does, but has one layer."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-        self.conv = torch.nn.Conv2d(3, 2, 3)
-        self.bn = torch.nn.BatchNorm2d(2)
-
-
 def inception_weights(folder):
     """The weights of FID's network, with few channels: an archive's bytes after a byte that is odd, or its pickle."""
     path = folder / "inception.pth"
-    torch.save(FewFeatures().state_dict(), path)
+    torch.save(OneUnit().state_dict(), path)
     whole = path.read_bytes()
     pickled, (seed,) = rebuilt(path)
 
@@ -345,7 +333,7 @@ def inception_weights(folder):
         else:
             pickled(content[1:])
 
-    return path, write, lambda: FewFeatures.from_file(path), [b"\0" + seed, b"\1" + whole]
+    return path, write, lambda: OneUnit.from_file(path), [b"\0" + seed, b"\1" + whole]
 
 
 # What a run writes.
