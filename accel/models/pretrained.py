@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from accel.common.describing import in_one_line
+from accel.common.describing import in_one_line, printable
 from accel.common.files import read_json, write_whole
 from accel.common.spelling import nearest
 
@@ -92,11 +92,10 @@ class Pretrained(nn.Module):
         if not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: written in format {description.get('format')}, this version reads format {FORMAT}"
-            )
+            written = printable(description.get("format"))
+            raise ValueError(f"{path}: written in format {written}, this version reads format {FORMAT}")
         if description.get("system") != cls.__name__:
-            raise ValueError(f"{path}: holds a {description.get('system')}, not a {cls.__name__}")
+            raise ValueError(f"{path}: holds a {printable(description.get('system'))}, not a {cls.__name__}")
         known = list(inspect.signature(cls).parameters)
         for name in description["arguments"]:
             if name not in known:

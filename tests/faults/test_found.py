@@ -314,6 +314,27 @@ def test_types_in_the_configuration_of_a_model(run, name, value, seen):
     seen("a value of another type in a model's config.json", "one sentence")
 
 
+@pytest.mark.parametrize(("key", "value"), [("system", "Patch\nVAE"), ("format", "1\n"), ("system", "\x1b[2J")])
+def test_a_configuration_of_a_model_with_control_characters(run, key, value, seen):
+    path = run / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"model/config\.json") as refusal:
+        PatchVAE.from_pretrained(run / "model")
+    assert str(refusal.value).isprintable()
+    seen("a system or a format with control characters in a model's config.json", "one sentence")
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3])
+@pytest.mark.parametrize("name", ["system", "data", "weights", "threads"])
+def test_types_in_the_file_of_options(tmp_path, capsys, name, value, seen):
+    if (name, value) == ("threads", 3):
+        return
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(json.loads(tiny_config("run", data="parts").to_json()) | {name: value}))
+    assert f"options.json: {name} must be" in refused(capsys, "train", "--config", path, "--out", tmp_path / "run")
+    seen("a value of another type in the file given to `train --config`", "one sentence")
+
+
 # 6. Pickles.
 
 
