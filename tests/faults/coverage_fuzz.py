@@ -184,7 +184,8 @@ def fuzz(name, target, seconds, corpus):
         return atheris.Mutate(content, largest) if changed is None else changed
 
     options = [f"-timeout={60 * HANG}", f"-rss_limit_mb={MEMORY}", f"-artifact_prefix={corpus / name}.",
-               f"-dict={words}", f"-max_len={max(4096, 2 * max(map(len, seeds)))}", "-print_final_stats=1"]  # fmt: skip
+               f"-dict={words}", f"-max_len={max(4096, 2 * max(map(len, seeds)))}", "-keep_seed=1",
+               "-print_final_stats=1"]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(seeded)], test, custom_mutator=mutate)
     atheris.Fuzz()
 
