@@ -1,6 +1,8 @@
 """What attacks from outside have found, each held by a test: files that corrupted memory, hung, or were believed."""
 
+import dataclasses
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -11,8 +13,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -123,6 +127,28 @@ def test_momentum_of_a_transfer_in_another_layout(trained, run, monkeypatch, lay
     seen("momentum of a transfer in another shape, dtype or layout than its parameter", "one sentence")
 
 
+def test_settings_of_a_transfer_that_are_tensors(run, monkeypatch, seen):
+    """Which cannot be compared with numbers."""
+    options = TransferConfig(epochs=2, batch_size=8, device="cpu")
+    path = run / "transfer" / "conv5" / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Fit, "train_epoch", interrupted_after_saving)
+        with pytest.raises(InterruptedError):
+            fine_tuning_of(run, options)
+    state = torch.load(path, weights_only=True)
+    state["identity"]["parameters"]["batch_size"] = torch.tensor([8, 8])
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"conv5/checkpoint\.pt: identity\.parameters\.batch_size must be"):
+        fine_tuning_of(run, options)
+    seen("settings of a transfer's checkpoint that are tensors", "one sentence")
+
+
+def interrupted_after_saving(fit):
+    fit.best = (0.0, 1, fit.network.state_dict())
+    fit.save()
+    raise InterruptedError
+
+
 def fine_tuning_of(run, options):
     from accel.evaluation.transfer import transfer
 
@@ -180,6 +206,18 @@ def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tm
         seen("`measure` or `figures` of a run with `--data` of another set", "one sentence, nothing overwritten")
     assert (run / "measures.json").read_bytes() == before
     assert not (run / "figures" / "index.json").exists()
+
+
+@pytest.mark.parametrize("change", ["a tensor", "two lines"])
+def test_text_of_a_checkpoint_that_is_none_or_has_several_lines(run, capsys, change, seen):
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    if change == "a tensor":
+        state["config"]["encoder"] = torch.zeros(2, 2)
+    else:
+        state["data"]["train_images"] = "two\nlines, sha256 0"
+    torch.save(state, run / checkpoint.NAME)
+    assert "checkpoint.pt" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    seen("a tensor or several lines for a text in a checkpoint", "one sentence")
 
 
 # 3. Labels.
@@ -274,6 +312,22 @@ def test_an_image_that_changes_while_packing_is_interrupted(tmp_path, monkeypatc
     (images / "a" / "2.bmp").write_bytes(content)
     sentence = refused(capsys, "pack", images, tmp_path / "set.npy", "--image-size", 8)
     assert "a/2.bmp has changed since it was packed into" in sentence
+
+
+def test_a_journal_of_more_files_than_there_are(tmp_path, monkeypatch, capsys, seen):
+    from accel.data import packed as module
+
+    images, out = folder_of_images(tmp_path / "images"), tmp_path / "set.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Packing, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["pack", str(images), str(out), "--image-size", "8"]) == 130
+    with open(f"{out}.journal", "a") as file:
+        file.write('[1, "a"]\n')
+    with open(f"{out}.partial", "ab") as file:
+        file.write(bytes(8 * 8 * 3))
+    sentence = refused(capsys, "pack", images, out, "--image-size", 8)
+    assert "set.npy.journal has the results of 14 files, expected at most 12" in sentence
+    seen("a journal of more files than are to be packed", "one sentence")
 
 
 # 5. Types in a model's configuration.
@@ -390,6 +444,38 @@ def test_arrays_of_numbers_are_still_read():
             # Of protocol 2 and later, Python 3 pickles bytes as such from 3 on.
             got = safe_unpickle(io.BytesIO(pickle.dumps(one, 4)))
             assert (got.dtype, got.tolist()) == (one.dtype.newbyteorder("="), one.tolist())
+
+
+@pytest.mark.parametrize("labels", [[2**70], [50], ["a"]])
+def test_labels_of_a_cifar_archive(tmp_path, labels, seen):
+    from accel.data import cifar
+
+    batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
+    path = tmp_path / cifar.CIFAR10.file_name
+    with tarfile.open(path, "w:gz") as tar:
+        for name in [*cifar.CIFAR10.train, *cifar.CIFAR10.test, cifar.CIFAR10.meta]:
+            content = pickle.dumps({b"label_names": [b"a"]} if name == cifar.CIFAR10.meta else batch, 4)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    published = dataclasses.replace(cifar.CIFAR10, md5=hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz does not have the content of cifar10"):
+        cifar.read_cifar(published, tmp_path)
+    seen("labels of a CIFAR archive that are no classes", "one sentence")
+
+
+@pytest.mark.parametrize("change", ["a number for a name", "a tensor for an option"])
+def test_a_release_with_other_types(tmp_path, change, seen):
+    options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
+                        hidden_size=2, py=0.1)  # fmt: skip
+    weights = {3: torch.zeros(1)} if change == "a number for a name" else {}
+    if change == "a tensor for an option":
+        options.arch = torch.zeros(2, 2)
+    torch.save({"args": options, "vae_dict": weights}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: (a weight has the name 3, expected|its arch is)") as refusal:
+        PatchVAE.from_release(tmp_path / "a.pt")
+    assert "\n" not in str(refusal.value)
+    seen("names or options of a release of other types", "one sentence")
 
 
 # 7. The report.
