@@ -17,6 +17,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from argparse import Namespace
 from unittest import mock
 
 import numpy as np
@@ -35,6 +36,7 @@ from accel.models.release import read_release
 from accel.models.storage import load_safetensors, load_tensors, safetensors_to_bytes
 from accel.training import TrainingConfig, checkpoint, loop, record
 from accel.training.protocols import TransferConfig
+from tests.data.test_cifar import pickled
 from tests.faults.common import SMALL, accepted, save
 from tests.faults.test_found import OneUnit, folder_of_images
 from tests.training.tiny import tiny_dataset
@@ -109,10 +111,19 @@ def journal(folder):
     begun = packed._Packing(images, out, 8, contents)
     begun._take_up()
     begun._decode()
-    write, seeds = one_of([begun.journal, begun.partial])
+    write_one, seeds = one_of(files := [begun.journal, begun.partial])
+    whole = {path: path.read_bytes() for path in files}
+
+    def write(content):
+        for path, before in whole.items():  # which the last packing renamed
+            path.write_bytes(before)
+        write_one(content)
 
     def read():
-        packed._Packing(images, out, 8, contents)._take_up()
+        again = packed._Packing(images, out, 8, contents)
+        again._take_up()
+        if len(again.outcomes) == len(images.files):  # nothing to decode in other processes
+            again._finish()
 
     return out, write, read, seeds
 
@@ -194,13 +205,14 @@ NAMES = [*cifar.CIFAR10.train, *cifar.CIFAR10.test, cifar.CIFAR10.meta]
 
 def cifar_pickles(folder):
     path = folder / cifar.CIFAR10.file_name
-    whole = {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 2) for name in NAMES}
+    whole = {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 4) for name in NAMES}
 
     def write(content):
         archive_of(path, whole | ({NAMES[content[0] % len(NAMES)]: content[1:]} if content else {}))
 
-    seeds = [bytes([index]) + pickle.dumps(value, protocol)
-             for index, value in ((0, BATCH), (5, BATCH), (6, META)) for protocol in (0, 1, 2, 3, 4)]  # fmt: skip
+    seeds = [bytes([index]) + content
+             for index, value in ((0, BATCH), (5, BATCH), (6, META))
+             for content in (pickled(value), pickle.dumps(value, 3), pickle.dumps(value, 4))]  # fmt: skip
     return path, write, functools.partial(published_anew, path), seeds
 
 
@@ -209,7 +221,7 @@ def cifar_archive(folder):
     import gzip
 
     path = folder / cifar.CIFAR10.file_name
-    archive_of(path, {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 2) for name in NAMES})
+    archive_of(path, {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 4) for name in NAMES})
     seed = gzip.decompress(path.read_bytes())
 
     def write(content):
@@ -305,7 +317,10 @@ def safetensors(folder):
 def release(folder):
     """PyTorch's older format, as of the authors' release."""
     path = folder / "a.pt"
-    torch.save({"args": 1, "vae_dict": {"a": torch.zeros(2, 3)}}, path, _use_new_zipfile_serialization=False)
+    options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
+                        hidden_size=2, py=0.1)  # fmt: skip
+    weights = {"features.0.weight": torch.zeros(2, 3), "decoder.input-conv.weight": torch.zeros(1, 1, 1, 1)}
+    torch.save({"args": options, "vae_dict": weights}, path, _use_new_zipfile_serialization=False)
     return path, path.write_bytes, lambda: read_release(path), [path.read_bytes()]
 
 
