@@ -17,7 +17,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from argparse import Namespace
 from unittest import mock
 
 import numpy as np
@@ -39,7 +38,7 @@ from accel.training import TrainingConfig, checkpoint, loop, record
 from accel.training.protocols import TransferConfig
 from tests.data.test_cifar import pickled
 from tests.faults.common import SMALL, accepted, save
-from tests.faults.test_found import OneUnit, folder_of_images
+from tests.faults.test_found import OneUnit, a_release, folder_of_images
 from tests.training.tiny import tiny_dataset
 
 
@@ -318,10 +317,7 @@ def safetensors(folder):
 def release(folder):
     """PyTorch's older format, as of the authors' release."""
     path = folder / "a.pt"
-    options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
-                        hidden_size=2, py=0.1)  # fmt: skip
-    weights = {"features.0.weight": torch.zeros(2, 3), "decoder.input-conv.weight": torch.zeros(1, 1, 1, 1)}
-    torch.save({"args": options, "vae_dict": weights}, path, _use_new_zipfile_serialization=False)
+    torch.save(a_release(), path, _use_new_zipfile_serialization=False)
     return path, path.write_bytes, lambda: read_release(path), [path.read_bytes()]
 
 

@@ -464,14 +464,22 @@ def test_labels_of_a_cifar_archive(tmp_path, labels, seen):
     seen("labels of a CIFAR archive that are no classes", "one sentence")
 
 
-@pytest.mark.parametrize("change", ["a number for a name", "a tensor for an option"])
-def test_a_release_with_other_types(tmp_path, change, seen):
+def a_release():
+    """A checkpoint of the authors' code, with some of the weights."""
     options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
                         hidden_size=2, py=0.1)  # fmt: skip
-    weights = {3: torch.zeros(1)} if change == "a number for a name" else {}
-    if change == "a tensor for an option":
-        options.arch = torch.zeros(2, 2)
-    torch.save({"args": options, "vae_dict": weights}, tmp_path / "a.pt")
+    weights = {"features.0.weight": torch.zeros(2, 3), "decoder.input-conv.weight": torch.zeros(1, 1, 1, 1)}
+    return {"args": options, "vae_dict": weights}
+
+
+@pytest.mark.parametrize("change", ["a number for a name", "a tensor for an option"])
+def test_a_release_with_other_types(tmp_path, change, seen):
+    state = a_release()
+    if change == "a number for a name":
+        state["vae_dict"] = {3: torch.zeros(1)}
+    else:
+        state["args"].arch = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt: (a weight has the name 3, expected|its arch is)") as refusal:
         PatchVAE.from_release(tmp_path / "a.pt")
     assert "\n" not in str(refusal.value)
