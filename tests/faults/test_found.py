@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from accel import PatchVAE, cli, elbo
+from accel.commands.report import run_record
 from accel.common import memory
 from accel.common.files import LOCK, held
 from accel.data import Dataset, ImageSet, load
@@ -378,7 +379,7 @@ def test_a_configuration_of_a_model_with_control_characters(run, key, value, see
     seen("a system or a format with control characters in a model's config.json", "one sentence")
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3])
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3, "\ud800"])
 @pytest.mark.parametrize("name", ["system", "data", "weights", "threads"])
 def test_types_in_the_file_of_options(tmp_path, capsys, name, value, seen):
     if (name, value) == ("threads", 3):
@@ -509,6 +510,21 @@ def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
     assert name in sentence
     assert not (run / "report.html").exists()
     seen("a figures index that names a file outside of the run, a link, a pipe, a device, no picture", "one sentence")
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "../two\nlines.png", ""])
+@pytest.mark.parametrize("key", ["file", "dark"])
+def test_a_figures_index_with_names_of_no_file(tmp_path, key, name, seen):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    picture = PIL.new("RGB", (1, 1))
+    picture.save(figures / "parts.png")
+    entry = {"file": "parts.png", "title": "a", "text": "b", "dark": "parts.png", "heading": 0, key: name}
+    (figures / "index.json").write_text(json.dumps([entry]))
+    with pytest.raises((ValueError, OSError), match=re.escape(str(figures))) as refusal:
+        run_record(tmp_path, "run")
+    assert str(refusal.value).isprintable()
+    seen("names in a figures index that no file can have", "one sentence")
 
 
 # 8. Pipes, devices, giants and bombs.
