@@ -11,7 +11,19 @@ import triton.language as tl
 
 from .noise import drawing_kernel, normal_noise
 from .occurrence import divergence, load_cells, load_logits, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
+from .tiles import (
+    CODE,
+    LOG_VARIANCE,
+    LOGITS,
+    MEAN,
+    cell_tile,
+    folded,
+    load_numbers,
+    log_sigmoid,
+    number_tile,
+    part_tile,
+    store_numbers,
+)
 
 NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: stands for weight 0
 LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite, so that differences are not NaN
@@ -66,8 +78,8 @@ def pool_geometric(
     spread_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
-        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
+        mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
@@ -97,8 +109,8 @@ def pool_arithmetic(
     tallest = tl.full([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], LOWEST, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
-        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
+        mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS, NOTHING)
         weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         neighbours = tl.reshape(spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))
         taller = tl.maximum(tallest, tl.max(neighbours, axis=1))
@@ -149,15 +161,17 @@ def forward_kernel(
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     SAVED: tl.constexpr = 2 * D if POOLED else 2 * D + 2
-    tile = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    tile = part_tile(N, D, BLOCKS, INDEX)
     image, parts, channels, part_inside, inside = tile
+    numbers, number_inside = number_tile(parts, N, D, BLOCK_D)
     first_number = image * (N * D)
+    pooled_numbers = parts[:, None] * D + numbers
     saved += image * (N * SAVED)
-    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
+    saved_numbers = parts[:, None] * SAVED + numbers
 
     if POOLED:
-        mean = tl.load(maps[MEAN] + first_number + channels, mask=inside, other=0.0)
-        log_variance = tl.load(maps[LOG_VARIANCE] + first_number + channels, mask=inside, other=0.0)
+        mean = tl.load(maps[MEAN] + first_number + pooled_numbers, mask=number_inside, other=0.0)
+        log_variance = tl.load(maps[LOG_VARIANCE] + first_number + pooled_numbers, mask=number_inside, other=0.0)
     else:
         peak = largest_log_probability(maps, statistics, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
         if ARITHMETIC:
@@ -174,28 +188,28 @@ def forward_kernel(
     part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     block = image * part_blocks + tl.program_id(0) % part_blocks
     variance, distance = tl.exp(log_variance), mean - prior_mean
-    kl_appearance = tl.where(inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
-    tl.store(moments[0] + first_number + channels, mean, mask=inside)
-    tl.store(moments[1] + first_number + channels, variance, mask=inside)
-    tl.store(saved + saved_numbers, log_variance, mask=inside)
+    kl_appearance = tl.where(number_inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
+    tl.store(moments[0] + first_number + pooled_numbers, mean, mask=number_inside)
+    tl.store(moments[1] + first_number + pooled_numbers, variance, mask=number_inside)
+    tl.store(saved + saved_numbers, log_variance, mask=number_inside)
     tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
 
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
     z = mean
     if SAMPLE:
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
-    tl.store(saved + saved_numbers + D, z, mask=inside)
+    tl.store(saved + saved_numbers + D, z, mask=number_inside)
     if SAMPLE:
         # Read back: otherwise each thread that writes a number would draw its noise again, if Triton does not
         # exchange it.
         tl.debug_barrier()
-        z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
+        z = tl.load(saved + saved_numbers + D, mask=number_inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
-        store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)
+        store_numbers(maps, CODE, z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         kl_occurrence += tl.where(cell_inside, divergence(logit, cell, parts, prior, CATEGORICAL), 0.0)
     tl.store(divergences[1] + block, tl.sum(tl.sum(kl_occurrence, axis=1), axis=0))
