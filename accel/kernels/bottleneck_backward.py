@@ -8,13 +8,14 @@ import triton
 import triton.language as tl
 
 from .noise import drawing_kernel
-from .occurrence import bernoulli_gradient, load_cells, load_logits, log_probability, read_draw, sample_occurrence
+from .occurrence import bernoulli_gradient, load_cells, load_logits, read_draw, sample_occurrence, weight_terms
 from .tiles import (
     CODE,
     LOG_VARIANCE,
     LOGITS,
     MEAN,
     cell_tile,
+    exponential,
     folded,
     load_numbers,
     number_tile,
@@ -108,13 +109,15 @@ def spread_gradients(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
-        relative = log_probability(logit, cell, CATEGORICAL) - peak
-        weight = tl.exp(relative) * share
+        exponent, factor = weight_terms(logit, cell, peak, CATEGORICAL)
+        if ARITHMETIC and not CATEGORICAL:
+            exponent, factor = exponent + tl.log(factor), 1.0  # beside s − log v, which may be large
+        weight = exponential(exponent) * (factor * share)
         d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
         if ARITHMETIC:
             # w_l exp(s_l) / v, the share of a cell in the variance
             spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
-            portion = tl.exp(relative[:, :, None] + (spread - log_variance[None, :, :])) * share[:, :, None]
+            portion = exponential(exponent[:, :, None] + (spread - log_variance[None, :, :])) * share[:, :, None]
             d_spread_tile = portion * d_log_variance[None, :, :]
         else:
             d_spread_tile = weight[:, :, None] * d_log_variance[None, :, :]
@@ -161,7 +164,7 @@ def backward_kernel(
     DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, adjacent cells summed first, and whether channels are adjacent
     INDEX: tl.constexpr,
 ):
     """All gradients. Reads the code's gradient and a once, other maps only for attached weights or the arithmetic rule.
