@@ -118,18 +118,24 @@ class Options:
         return None
 
     def __post_init__(self) -> None:
+        fields = dataclasses.fields(self)
+        given = [field for field in fields if getattr(self, field.name) is not None]
+        for field in given:  # before they choose the recipe
+            self._take(field, getattr(self, field.name))
         name = self.recipe()
         recipe = {} if name is None else self.RECIPES[name]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                value = recipe.get(field.name, field.metadata["default"])
-            if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-                with contextlib.suppress(OverflowError):  # which is said below
-                    value = float(value)  # of an int, or of NumPy's
-            if problem := _problem(field, value):
-                raise ValueError(f"{field.name} {problem}")
-            object.__setattr__(self, field.name, value)
+        for field in fields:
+            if field not in given:
+                self._take(field, recipe.get(field.name, field.metadata["default"]))
+
+    def _take(self, field: dataclasses.Field[Any], value: Any) -> None:
+        """Sets a field to a value, as a float where the field is one; ValueError for one of wrong type or range."""
+        if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # which is said below
+                value = float(value)  # of an int, or of NumPy's
+        if problem := _problem(field, value):
+            raise ValueError(f"{field.name} {problem}")
+        object.__setattr__(self, field.name, value)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:

@@ -25,6 +25,8 @@ from accel.data import Dataset, ImageSet, load
 from accel.data.packed import read_packed
 from accel.data.safe_pickle import safe_unpickle
 from accel.evaluation import fine_tuning
+from accel.evaluation.inception import Inception, Unit
+from accel.evaluation.jobs import Job
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.training import checkpoint, loop, train
 from accel.training.protocols import TransferConfig
@@ -312,6 +314,27 @@ def test_types_in_the_configuration_of_a_model(run, name, value, seen):
     seen("a value of another type in a model's config.json", "one sentence")
 
 
+@pytest.mark.parametrize(("key", "value"), [("system", "Patch\nVAE"), ("format", "1\n"), ("system", "\x1b[2J")])
+def test_a_configuration_of_a_model_with_control_characters(run, key, value, seen):
+    path = run / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"model/config\.json") as refusal:
+        PatchVAE.from_pretrained(run / "model")
+    assert str(refusal.value).isprintable()
+    seen("a system or a format with control characters in a model's config.json", "one sentence")
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3])
+@pytest.mark.parametrize("name", ["system", "data", "weights", "threads"])
+def test_types_in_the_file_of_options(tmp_path, capsys, name, value, seen):
+    if (name, value) == ("threads", 3):
+        return
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(json.loads(tiny_config("run", data="parts").to_json()) | {name: value}))
+    assert f"options.json: {name} must be" in refused(capsys, "train", "--config", path, "--out", tmp_path / "run")
+    seen("a value of another type in the file given to `train --config`", "one sentence")
+
+
 # 6. Pickles.
 
 
@@ -496,6 +519,28 @@ def test_weights_that_are_no_plain_tensors(run, layout, seen):
     seen("sparse weights, weights without storage, or larger than their storage", "one sentence")
 
 
+class OneUnit(Inception):
+    """Reads a file of weights as Inception does, but has one unit."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.unit = Unit(3, 2, 3)
+
+
+@pytest.mark.parametrize("damage", ["text", "a cut archive"])
+def test_weights_of_inception(tmp_path, damage, seen):
+    path, weights = tmp_path / "inception.pth", OneUnit().state_dict()
+    path.write_bytes(tensors_to_bytes(weights | {"unit.bn.num_batches_tracked": 3}))
+    if damage == "a cut archive":
+        whole = tensors_to_bytes(weights)
+        path.write_bytes(whole[:-60] + whole[-22:])  # the directory of members is cut, its end is not
+    with pytest.raises(ValueError, match=r"inception\.pth: not "):
+        OneUnit.from_file(path)
+    path.write_bytes(tensors_to_bytes(weights))
+    assert OneUnit.from_file(path).state_dict().keys() == weights.keys()
+    seen("weights of FID's network that are damaged, or hold a number for a tensor", "one sentence")
+
+
 # 9. Two processes.
 
 
@@ -585,6 +630,34 @@ def test_names_that_are_no_text_or_look_like_formulas(tmp_path, name, seen):
     accepted("report", out)
     assert (out / "report.html").read_bytes().decode()
     seen("folders whose names are no text, or look like formulas", "pictures and a report, other characters as ?")
+
+
+ODD_NAMES = [r"$\frac$", "\ud800"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    some([
+        *(("transfer.json", "data", name) for name in ODD_NAMES), ("transfer.json", "last_top1", 2**31),
+        *(("metrics.jsonl", name, 1.0) for name in ODD_NAMES), ("metrics.jsonl", "a", 1e308),
+        *(("measures.json", "name", name) for name in ODD_NAMES), ("measures.json", "k_means", -(2**31)),
+    ], 2),
+)  # fmt: skip
+def test_pictures_of_names_and_numbers_that_cannot_be_drawn(run, change, seen):
+    file, key, value = change
+    pytest.importorskip("matplotlib")
+    if file == "metrics.jsonl":
+        line = json.loads((run / file).read_text())
+        (run / file).write_text("".join(json.dumps(line | entry) + "\n" for entry in ({}, {key: value})))
+    elif file == "transfer.json":
+        entry = {"protocol": "knn", "data": "a", "seed": 0, "epochs": 0, "last_top1": 50.0, key: value}
+        (run / file).write_text(json.dumps({"results": [entry]}))
+    else:
+        names = ("average_precision", "localisation_error", "coverage", "k_means", "untrained", "chance")
+        entry = dict.fromkeys(names, 0.5) | {"name": "a", "part": 0, key: value}
+        (run / file).write_text(json.dumps({"types": [entry]}))
+    accepted("figures", run)
+    seen("names and numbers of a run's files that matplotlib cannot draw", "pictures, other characters as ?")
 
 
 def test_a_report_replaces_no_device(run, tmp_path, capsys, seen):
@@ -738,6 +811,15 @@ def test_a_member_whose_name_is_no_text(tmp_path, capsys, seen):
     path.write_bytes(content)
     assert "bad.npz is damaged: 'utf-8' codec can't decode" in refused(capsys, *train_on(path, tmp_path / "run"))
     seen("a member of a .npz file whose name is no text", "one sentence")
+
+
+def test_results_of_a_table_that_lack_their_time(tmp_path, seen):
+    config = tiny_config(tmp_path)
+    entry = {"protocol": "knn", "data": "tiny", "seed": 0, "epochs": 0, "last_top1": 50.0}
+    (tmp_path / "transfer.json").write_text(json.dumps({"results": [entry]}))
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 2.5}\n')
+    assert Job(None, config, ("knn",), 0).seconds() == 2.5
+    seen("results in transfer.json without the seconds that they took", "counted as none")
 
 
 @pytest.mark.parametrize("lacking", ["config", "data", "epoch", "batch", "history", "training", "training.number",
