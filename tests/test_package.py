@@ -1,9 +1,11 @@
 """The wheel has the right content, and works outside of a clone."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -51,6 +53,16 @@ def test_wheel_holds_every_file_of_accel_and_nothing_else(wheel):
     files = [path for path in (ROOT / "accel").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert sorted(names) == sorted(path.relative_to(ROOT).as_posix() for path in files)
     assert "accel/py.typed" in names
+
+
+def test_packages_that_errors_name_are_those_of_the_project():
+    """The project itself is on no index, so that 'patchvae[images]' could not be installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    known = {requirement.split(">=")[0] for requirement in [*project["dependencies"], *optional]}
+    texts = [path.read_text() for path in (ROOT / "accel").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"pip install ([^\s\"]+)", text)}
+    assert {"matplotlib", "pillow", "safetensors", "tensorboard"} <= named <= known
 
 
 def test_metadata(wheel):

@@ -15,6 +15,12 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def printable(value: object) -> str:
+    """A value of a file as an error shows it: escaped if it has line breaks or other control characters, shortened."""
+    text = str(value)
+    return (text if text.isprintable() else repr(text))[:REASON]
+
+
 class ShowsShapes:
     """For dataclasses of arrays: their repr shows shapes and dtypes instead of all numbers."""
 

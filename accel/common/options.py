@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import numbers
+import os
 import re
 import types
 import typing
@@ -96,12 +97,23 @@ def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
         return f"must be a whole number below 2^63, got {value}"
     if kind is str and (not value.strip() or "\0" in value):
         return f"must be {KINDS[kind]} that is not empty and has no NUL in it, got {value!r}"
+    if kind is str and not _can_be_a_name(value):
+        return f"must be {KINDS[kind]}, got {value!r}, which is not Unicode"
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}, got {value!r} (nearest: {nearest(value, choices)})"
     if check and not check.holds(value):
         return f"must be {check.words}, got {value!r}"
     return None
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a file could have this name, which may hold bytes that are not UTF-8 as Python represents them."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,18 +130,24 @@ class Options:
         return None
 
     def __post_init__(self) -> None:
+        fields = dataclasses.fields(self)
+        given = [field for field in fields if getattr(self, field.name) is not None]
+        for field in given:  # before they choose the recipe
+            self._take(field, getattr(self, field.name))
         name = self.recipe()
         recipe = {} if name is None else self.RECIPES[name]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                value = recipe.get(field.name, field.metadata["default"])
-            if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-                with contextlib.suppress(OverflowError):  # which is said below
-                    value = float(value)  # of an int, or of NumPy's
-            if problem := _problem(field, value):
-                raise ValueError(f"{field.name} {problem}")
-            object.__setattr__(self, field.name, value)
+        for field in fields:
+            if field not in given:
+                self._take(field, recipe.get(field.name, field.metadata["default"]))
+
+    def _take(self, field: dataclasses.Field[Any], value: Any) -> None:
+        """Sets a field to a value, as a float where the field is one; ValueError for one of wrong type or range."""
+        if _kind(field.type)[0] is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # which is said below
+                value = float(value)  # of an int, or of NumPy's
+        if problem := _problem(field, value):
+            raise ValueError(f"{field.name} {problem}")
+        object.__setattr__(self, field.name, value)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:

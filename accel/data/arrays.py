@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.common.describing import REASON, first_line
+from accel.common.describing import REASON, first_line, printable
 from accel.common.files import is_zip, refuse_unusual
 from accel.common.memory import refuse_larger
 from accel.common.spelling import nearest
@@ -94,21 +94,16 @@ def _read_array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 
 def _check_keys(path: Path, found: list[str]) -> None:
-    listing = ", ".join(map(_shown, sorted(found)))[:REASON] or "nothing"
+    listing = ", ".join(map(printable, sorted(found)))[:REASON] or "nothing"
     if ("train_images" in found) == ("images" in found):
         raise ValueError(f"{path} must hold either train_images or images, it holds {listing}")
     for key in found:
         near = nearest(key, (name for name in KEYS if name not in found), LIKENESS)
         if key not in KEYS and near:
-            raise ValueError(f"{path} holds {_shown(key)}, expected {near}, or a name that is less similar to it")
+            raise ValueError(f"{path} holds {printable(key)}, expected {near}, or a name that is less similar to it")
     for split in ("train_", "test_", ""):
         if f"{split}labels" in found and f"{split}images" not in found:
             raise ValueError(f"{path} holds {split}labels but no {split}images, it holds {listing}")
-
-
-def _shown(key: str) -> str:
-    """A name from a file as an error shows it: without line breaks and other control characters."""
-    return key if key.isprintable() else repr(key)
 
 
 def _size(images: np.ndarray) -> str:

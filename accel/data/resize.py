@@ -11,9 +11,7 @@ def pillow() -> ModuleType:
     try:
         from PIL import Image, ImageOps  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            "reading or resizing images needs Pillow: install it with pip install 'patchvae[images]'"
-        ) from error
+        raise ImportError("reading or resizing images needs Pillow: pip install pillow") from error
     return Image
 
 

@@ -4,14 +4,12 @@ It is Inception-v3 as trained in TensorFlow in 2015, in which average pooling ex
 uses max pooling; names and shapes are those of the state dict that pytorch-fid distributes.
 """
 
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from accel.common.files import is_zip
 from accel.models.storage import load_tensors
 
 
@@ -158,13 +156,6 @@ class Inception(nn.Module):
 
         Raises FileNotFoundError, or ValueError if the file is not such a state dict.
         """
-        if path.is_file() and is_zip(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    raise ValueError(
-                        f"{path} is a TorchScript archive, which would execute code when opened; expected the "
-                        "state dict that pytorch-fid distributes"
-                    )
         state = load_tensors(path)
         network = cls()
         wanted = network.state_dict()
@@ -174,7 +165,7 @@ class Inception(nn.Module):
         counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
         state = counters | {name: value for name, value in state.items() if name in wanted}
         for name, value in wanted.items():
-            if name not in state or tuple(getattr(state[name], "shape", ())) != tuple(value.shape):
+            if not isinstance(state.get(name), Tensor) or state[name].shape != value.shape:
                 raise ValueError(
                     f"{path}: not the weights of FID's Inception network, {name!r} is missing or misshapen"
                 )

@@ -51,7 +51,7 @@ class Job:
 
     def seconds(self) -> float:
         """Seconds that training and transfers have taken so far."""
-        return sum(entry["seconds"] for entry in [*read_history(self.config.folder), *self.results().values()])
+        return sum(entry.get("seconds", 0.0) for entry in [*read_history(self.config.folder), *self.results().values()])
 
 
 def plan(

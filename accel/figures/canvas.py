@@ -29,7 +29,7 @@ def new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("matplotlib is missing: pip install 'patchvae[images]'") from error
+        raise ImportError("matplotlib is missing: pip install matplotlib") from error
     return Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
 
 
@@ -38,18 +38,23 @@ def points(size: float) -> float:
     return size * 72 / DOTS_PER_INCH
 
 
+def legible(words: str) -> str:
+    """The words of a file, such as a folder's name, with ? for what is not text and could not be drawn."""
+    return words.encode(errors="replace").decode()
+
+
 def heading(title: str, text: str, width: float) -> tuple[list[tuple[str, float]], float]:
     """The title's and the text's lines with their font sizes, wrapped to `width` pixels, and their height in pixels."""
     lines = []
     for words, size in ((title, TITLE_SIZE), (text, TEXT_SIZE)):
         letters = max(16, int((width - 2 * GAP) / (LETTER * size)))
-        lines += [(line, size) for line in textwrap.wrap(words, letters)]
+        lines += [(line, size) for line in textwrap.wrap(legible(words), letters)]
     return lines, sum(LINE * size for _, size in lines) + (GAP if lines else 0)
 
 
 def write_heading(figure, title: str, text: str, lines: Sequence[tuple[str, float]]) -> None:
     """Puts a `heading`'s lines at the top left and makes title and text the figure's label."""
-    figure.set_label(f"{title}\n{text}")
+    figure.set_label(legible(f"{title}\n{text}"))
     width, height = figure.get_size_inches() * DOTS_PER_INCH
     top = height - GAP
     for line, size in lines:
@@ -63,6 +68,7 @@ def write_heading(figure, title: str, text: str, lines: Sequence[tuple[str, floa
             fontsize=points(size),
             fontweight="bold" if bold else "normal",
             color=INK if bold else QUIET,
+            parse_math=False,  # names in it are no formulas
         )
         top -= LINE * size
 
@@ -133,9 +139,7 @@ def mosaic(
             marks.append((short, at, top + height + 1, "top"))
     style = {"ha": "center", "fontsize": points(small), "color": QUIET, "linespacing": 1.3}
     for words, at, y, side in marks:
-        # A caption may be a folder's name, which is no formula, and need not be text at all.
-        words = words.encode(errors="replace").decode()
-        axis.text(at + width / 2, y, words, va=side, parse_math=False, **style)
+        axis.text(at + width / 2, y, legible(words), va=side, parse_math=False, **style)
     return figure
 
 
@@ -171,21 +175,23 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
 def darkened(figure) -> Iterator[None]:
     """Within this context, a figure that was drawn before has the colours of a dark page.
 
-    The background, lines and text change; images and bars keep their colours.
+    The background, lines and text change, but not how transparent they are; images and bars keep their colours.
     """
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import to_hex, to_rgba
     from matplotlib.lines import Line2D
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
     grounds = [(page, page.get_facecolor()) for page in (figure, *figure.axes)]
     artists = figure.findobj(lambda artist: isinstance(artist, (Line2D, Spine, Text)))
-    colours = [(one, to_hex(one.get_edgecolor() if isinstance(one, Spine) else one.get_color())) for one in artists]
+    colours = [(one, one.get_edgecolor() if isinstance(one, Spine) else one.get_color()) for one in artists]
+    # To colour what is not seen, such as "none", could make it seen.
+    grounds, colours = ([pair for pair in pairs if to_rgba(pair[1])[3]] for pairs in (grounds, colours))
     try:
-        for page, _ in grounds:
-            page.set_facecolor(DARK_PAGE)
+        for page, colour in grounds:
+            page.set_facecolor(to_rgba(DARK_PAGE, to_rgba(colour)[3]))
         for artist, colour in colours:
-            artist.set_color(DARK.get(colour, colour))
+            artist.set_color(to_rgba(DARK.get(to_hex(colour), colour), to_rgba(colour)[3]))
         yield
     finally:
         for page, colour in grounds:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.figures.canvas import COLOURS, GRID, QUIET, charts, points
+from accel.figures.canvas import COLOURS, GRID, QUIET, charts, legible, points
 
 NAMES = {
     "total": "loss, nats per image",
@@ -23,6 +23,7 @@ NAMES = {
     "localisation_error": "localisation error, cells",
     "purity": "purity of parts",
 }
+LARGEST = 1e300  # of a curve; matplotlib's scales overflow soon after
 PREFIXES = {"train_": "training", "held_out_": "held out"}
 
 
@@ -50,11 +51,12 @@ def training_curves(history: Sequence[Mapping]):
     for axis, (name, lines) in zip(axes, series.items(), strict=True):
         for key, label in lines.items():
             values = np.array([np.nan if line.get(key) is None else line[key] for line in history], float)
-            known = np.isfinite(values)
+            known = np.abs(values) < LARGEST  # false for what is missing
             colour = COLOURS[1] if label == "held out" else COLOURS[0] if label else COLOURS[2]
             marker = "o" if known.sum() <= 15 else None
             axis.plot(np.array(epochs)[known], values[known], color=colour, marker=marker, markersize=3, label=label)
-        axis.set_title(NAMES.get(name, name.replace("_", " ")), fontsize=points(12), loc="left")
+        title = legible(NAMES.get(name, name.replace("_", " ")))
+        axis.set_title(title, fontsize=points(12), loc="left", parse_math=False)
         axis.set_xlabel("epoch", fontsize=points(11))
         axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -158,10 +160,11 @@ def _bars(groups: Mapping[str, np.ndarray], names: Sequence[str], *, title, text
         axis.barh(at, np.nan_to_num(values), height * 0.9, color=COLOURS[index % len(COLOURS)], label=label)
         for y, value in zip(at, values, strict=True):
             words = form.format(value) if np.isfinite(value) else "none"
-            axis.text(np.nan_to_num(value) + limit / 100, y, words, va="center", fontsize=points(11))
+            end = np.clip(np.nan_to_num(value), 0, limit)  # a file may say anything
+            axis.text(end + limit / 100, y, words, va="center", fontsize=points(11))
     if line is not None:
         axis.axvline(line, color=QUIET, linestyle="--", linewidth=1)
-    axis.set_yticks(np.arange(len(names)), names)
+    axis.set_yticks(np.arange(len(names)), list(map(legible, names)), parse_math=False)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, limit)
     if len(groups) > 1:

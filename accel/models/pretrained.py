@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from accel.common.describing import in_one_line
+from accel.common.describing import in_one_line, printable
 from accel.common.files import read_json, write_whole
 from accel.common.spelling import nearest
 
@@ -19,9 +19,13 @@ CONFIG, WEIGHTS, SAFETENSORS = "config.json", "weights.pt", "model.safetensors"
 PACKAGED = Path(__file__).parent / "weights"  # a folder for each model that comes with the package
 
 
-def packaged() -> list[str]:
-    """The names of the models that come with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
+def packaged(system: str | None = None) -> list[str]:
+    """The names of the models, by default of every system, that come with the package."""
+    return sorted(
+        path.parent.name
+        for path in PACKAGED.glob(f"*/{CONFIG}")
+        if system in (None, read_json(path, dict).get("system"))
+    )
 
 
 class Pretrained(nn.Module):
@@ -67,10 +71,9 @@ class Pretrained(nn.Module):
         path = Path(folder)
         if not path.is_dir():
             if str(folder) not in packaged():
-                raise FileNotFoundError(
-                    f"{folder}: no such folder, expected one that save_pretrained wrote, or the name of a model that "
-                    f"comes with the package: {', '.join(packaged())}"
-                )
+                named = ", ".join(packaged(cls.__name__))
+                also = f", or the name of a {cls.__name__} that comes with the package: {named}" if named else ""
+                raise FileNotFoundError(f"{folder}: no such folder, expected one that save_pretrained wrote{also}")
             path = PACKAGED / folder
         if not any((path / name).exists() for name in (WEIGHTS, SAFETENSORS)) and (path / "model").is_dir():
             path = path / "model"  # of a run
@@ -89,11 +92,10 @@ class Pretrained(nn.Module):
         if not isinstance(description.get("arguments"), dict):
             raise ValueError(f"{path}: not the configuration of a model")
         if description.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: written in format {description.get('format')}, this version reads format {FORMAT}"
-            )
+            written = printable(description.get("format"))
+            raise ValueError(f"{path}: written in format {written}, this version reads format {FORMAT}")
         if description.get("system") != cls.__name__:
-            raise ValueError(f"{path}: holds a {description.get('system')}, not a {cls.__name__}")
+            raise ValueError(f"{path}: holds a {printable(description.get('system'))}, not a {cls.__name__}")
         known = list(inspect.signature(cls).parameters)
         for name in description["arguments"]:
             if name not in known:

@@ -49,7 +49,7 @@ def _safetensors() -> ModuleType:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("safetensors is missing: pip install 'patchvae[safetensors]'") from error
+        raise ImportError("safetensors is missing: pip install safetensors") from error
     return safetensors.torch
 
 
@@ -70,6 +70,8 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("its contents are compressed, which torch.save never does")
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    raise ValueError("it is a TorchScript archive, which would execute code when opened")
                 if not any(name.endswith("data.pkl") for name in archive.namelist()):
                     raise ValueError("it is an archive that torch.save did not write")
                 damaged = archive.testzip()

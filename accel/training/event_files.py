@@ -14,7 +14,7 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("tensorboard is missing: pip install 'patchvae[tensorboard]'") from error
+        raise ImportError("tensorboard is missing: pip install tensorboard") from error
     return SummaryWriter
 
 

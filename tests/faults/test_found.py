@@ -1,6 +1,8 @@
 """What attacks from outside have found, each held by a test: files that corrupted memory, hung, or were believed."""
 
+import dataclasses
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -11,20 +13,25 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from accel import PatchVAE, cli, elbo
+from accel.commands.report import run_record
 from accel.common import memory
 from accel.common.files import LOCK, held
 from accel.data import Dataset, ImageSet, load
 from accel.data.packed import read_packed
 from accel.data.safe_pickle import safe_unpickle
 from accel.evaluation import fine_tuning
+from accel.evaluation.inception import Inception, Unit
+from accel.evaluation.jobs import Job
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.training import checkpoint, loop, train
 from accel.training.protocols import TransferConfig
@@ -121,6 +128,28 @@ def test_momentum_of_a_transfer_in_another_layout(trained, run, monkeypatch, lay
     seen("momentum of a transfer in another shape, dtype or layout than its parameter", "one sentence")
 
 
+def test_settings_of_a_transfer_that_are_tensors(run, monkeypatch, seen):
+    """Which cannot be compared with numbers."""
+    options = TransferConfig(epochs=2, batch_size=8, device="cpu")
+    path = run / "transfer" / "conv5" / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Fit, "train_epoch", interrupted_after_saving)
+        with pytest.raises(InterruptedError):
+            fine_tuning_of(run, options)
+    state = torch.load(path, weights_only=True)
+    state["identity"]["parameters"]["batch_size"] = torch.tensor([8, 8])
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"conv5/checkpoint\.pt: identity\.parameters\.batch_size must be"):
+        fine_tuning_of(run, options)
+    seen("settings of a transfer's checkpoint that are tensors", "one sentence")
+
+
+def interrupted_after_saving(fit):
+    fit.best = (0.0, 1, fit.network.state_dict())
+    fit.save()
+    raise InterruptedError
+
+
 def fine_tuning_of(run, options):
     from accel.evaluation.transfer import transfer
 
@@ -178,6 +207,18 @@ def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tm
         seen("`measure` or `figures` of a run with `--data` of another set", "one sentence, nothing overwritten")
     assert (run / "measures.json").read_bytes() == before
     assert not (run / "figures" / "index.json").exists()
+
+
+@pytest.mark.parametrize("change", ["a tensor", "two lines"])
+def test_text_of_a_checkpoint_that_is_none_or_has_several_lines(run, capsys, change, seen):
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    if change == "a tensor":
+        state["config"]["encoder"] = torch.zeros(2, 2)
+    else:
+        state["data"]["train_images"] = "two\nlines, sha256 0"
+    torch.save(state, run / checkpoint.NAME)
+    assert "checkpoint.pt" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    seen("a tensor or several lines for a text in a checkpoint", "one sentence")
 
 
 # 3. Labels.
@@ -274,6 +315,22 @@ def test_an_image_that_changes_while_packing_is_interrupted(tmp_path, monkeypatc
     assert "a/2.bmp has changed since it was packed into" in sentence
 
 
+def test_a_journal_of_more_files_than_there_are(tmp_path, monkeypatch, capsys, seen):
+    from accel.data import packed as module
+
+    images, out = folder_of_images(tmp_path / "images"), tmp_path / "set.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Packing, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["pack", str(images), str(out), "--image-size", "8"]) == 130
+    with open(f"{out}.journal", "a") as file:
+        file.write('[1, "a"]\n')
+    with open(f"{out}.partial", "ab") as file:
+        file.write(bytes(8 * 8 * 3))
+    sentence = refused(capsys, "pack", images, out, "--image-size", 8)
+    assert "set.npy.journal has the results of 14 files, expected at most 12" in sentence
+    seen("a journal of more files than are to be packed", "one sentence")
+
+
 # 5. Types in a model's configuration.
 
 
@@ -310,6 +367,27 @@ def test_types_in_the_configuration_of_a_model(run, name, value, seen):
         PatchVAE.from_pretrained(run / "model")
     assert "\n" not in str(refusal.value)
     seen("a value of another type in a model's config.json", "one sentence")
+
+
+@pytest.mark.parametrize(("key", "value"), [("system", "Patch\nVAE"), ("format", "1\n"), ("system", "\x1b[2J")])
+def test_a_configuration_of_a_model_with_control_characters(run, key, value, seen):
+    path = run / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"model/config\.json") as refusal:
+        PatchVAE.from_pretrained(run / "model")
+    assert str(refusal.value).isprintable()
+    seen("a system or a format with control characters in a model's config.json", "one sentence")
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3, "\ud800"])
+@pytest.mark.parametrize("name", ["system", "data", "weights", "threads"])
+def test_types_in_the_file_of_options(tmp_path, capsys, name, value, seen):
+    if (name, value) == ("threads", 3):
+        return
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(json.loads(tiny_config("run", data="parts").to_json()) | {name: value}))
+    assert f"options.json: {name} must be" in refused(capsys, "train", "--config", path, "--out", tmp_path / "run")
+    seen("a value of another type in the file given to `train --config`", "one sentence")
 
 
 # 6. Pickles.
@@ -369,6 +447,46 @@ def test_arrays_of_numbers_are_still_read():
             assert (got.dtype, got.tolist()) == (one.dtype.newbyteorder("="), one.tolist())
 
 
+@pytest.mark.parametrize("labels", [[2**70], [50], ["a"]])
+def test_labels_of_a_cifar_archive(tmp_path, labels, seen):
+    from accel.data import cifar
+
+    batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
+    path = tmp_path / cifar.CIFAR10.file_name
+    with tarfile.open(path, "w:gz") as tar:
+        for name in [*cifar.CIFAR10.train, *cifar.CIFAR10.test, cifar.CIFAR10.meta]:
+            content = pickle.dumps({b"label_names": [b"a"]} if name == cifar.CIFAR10.meta else batch, 4)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    published = dataclasses.replace(cifar.CIFAR10, md5=hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz does not have the content of cifar10"):
+        cifar.read_cifar(published, tmp_path)
+    seen("labels of a CIFAR archive that are no classes", "one sentence")
+
+
+def a_release():
+    """A checkpoint of the authors' code, with some of the weights."""
+    options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
+                        hidden_size=2, py=0.1)  # fmt: skip
+    weights = {"features.0.weight": torch.zeros(2, 3), "decoder.input-conv.weight": torch.zeros(1, 1, 1, 1)}
+    return {"args": options, "vae_dict": weights}
+
+
+@pytest.mark.parametrize("change", ["a number for a name", "a tensor for an option"])
+def test_a_release_with_other_types(tmp_path, change, seen):
+    state = a_release()
+    if change == "a number for a name":
+        state["vae_dict"] = {3: torch.zeros(1)}
+    else:
+        state["args"].arch = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: (a weight has the name 3, expected|its arch is)") as refusal:
+        PatchVAE.from_release(tmp_path / "a.pt")
+    assert "\n" not in str(refusal.value)
+    seen("names or options of a release of other types", "one sentence")
+
+
 # 7. The report.
 
 
@@ -392,6 +510,21 @@ def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
     assert name in sentence
     assert not (run / "report.html").exists()
     seen("a figures index that names a file outside of the run, a link, a pipe, a device, no picture", "one sentence")
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "../two\nlines.png", ""])
+@pytest.mark.parametrize("key", ["file", "dark"])
+def test_a_figures_index_with_names_of_no_file(tmp_path, key, name, seen):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    picture = PIL.new("RGB", (1, 1))
+    picture.save(figures / "parts.png")
+    entry = {"file": "parts.png", "title": "a", "text": "b", "dark": "parts.png", "heading": 0, key: name}
+    (figures / "index.json").write_text(json.dumps([entry]))
+    with pytest.raises((ValueError, OSError), match=re.escape(str(figures))) as refusal:
+        run_record(tmp_path, "run")
+    assert str(refusal.value).isprintable()
+    seen("names in a figures index that no file can have", "one sentence")
 
 
 # 8. Pipes, devices, giants and bombs.
@@ -496,6 +629,28 @@ def test_weights_that_are_no_plain_tensors(run, layout, seen):
     seen("sparse weights, weights without storage, or larger than their storage", "one sentence")
 
 
+class OneUnit(Inception):
+    """Reads a file of weights as Inception does, but has one unit."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.unit = Unit(3, 2, 3)
+
+
+@pytest.mark.parametrize("damage", ["text", "a cut archive"])
+def test_weights_of_inception(tmp_path, damage, seen):
+    path, weights = tmp_path / "inception.pth", OneUnit().state_dict()
+    path.write_bytes(tensors_to_bytes(weights | {"unit.bn.num_batches_tracked": 3}))
+    if damage == "a cut archive":
+        whole = tensors_to_bytes(weights)
+        path.write_bytes(whole[:-60] + whole[-22:])  # the directory of members is cut, its end is not
+    with pytest.raises(ValueError, match=r"inception\.pth: not "):
+        OneUnit.from_file(path)
+    path.write_bytes(tensors_to_bytes(weights))
+    assert OneUnit.from_file(path).state_dict().keys() == weights.keys()
+    seen("weights of FID's network that are damaged, or hold a number for a tensor", "one sentence")
+
+
 # 9. Two processes.
 
 
@@ -585,6 +740,34 @@ def test_names_that_are_no_text_or_look_like_formulas(tmp_path, name, seen):
     accepted("report", out)
     assert (out / "report.html").read_bytes().decode()
     seen("folders whose names are no text, or look like formulas", "pictures and a report, other characters as ?")
+
+
+ODD_NAMES = [r"$\frac$", "\ud800"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    some([
+        *(("transfer.json", "data", name) for name in ODD_NAMES), ("transfer.json", "last_top1", 2**31),
+        *(("metrics.jsonl", name, 1.0) for name in ODD_NAMES), ("metrics.jsonl", "a", 1e308),
+        *(("measures.json", "name", name) for name in ODD_NAMES), ("measures.json", "k_means", -(2**31)),
+    ], 2),
+)  # fmt: skip
+def test_pictures_of_names_and_numbers_that_cannot_be_drawn(run, change, seen):
+    file, key, value = change
+    pytest.importorskip("matplotlib")
+    if file == "metrics.jsonl":
+        line = json.loads((run / file).read_text())
+        (run / file).write_text("".join(json.dumps(line | entry) + "\n" for entry in ({}, {key: value})))
+    elif file == "transfer.json":
+        entry = {"protocol": "knn", "data": "a", "seed": 0, "epochs": 0, "last_top1": 50.0, key: value}
+        (run / file).write_text(json.dumps({"results": [entry]}))
+    else:
+        names = ("average_precision", "localisation_error", "coverage", "k_means", "untrained", "chance")
+        entry = dict.fromkeys(names, 0.5) | {"name": "a", "part": 0, key: value}
+        (run / file).write_text(json.dumps({"types": [entry]}))
+    accepted("figures", run)
+    seen("names and numbers of a run's files that matplotlib cannot draw", "pictures, other characters as ?")
 
 
 def test_a_report_replaces_no_device(run, tmp_path, capsys, seen):
@@ -738,6 +921,15 @@ def test_a_member_whose_name_is_no_text(tmp_path, capsys, seen):
     path.write_bytes(content)
     assert "bad.npz is damaged: 'utf-8' codec can't decode" in refused(capsys, *train_on(path, tmp_path / "run"))
     seen("a member of a .npz file whose name is no text", "one sentence")
+
+
+def test_results_of_a_table_that_lack_their_time(tmp_path, seen):
+    config = tiny_config(tmp_path)
+    entry = {"protocol": "knn", "data": "tiny", "seed": 0, "epochs": 0, "last_top1": 50.0}
+    (tmp_path / "transfer.json").write_text(json.dumps({"results": [entry]}))
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 2.5}\n')
+    assert Job(None, config, ("knn",), 0).seconds() == 2.5
+    seen("results in transfer.json without the seconds that they took", "counted as none")
 
 
 @pytest.mark.parametrize("lacking", ["config", "data", "epoch", "batch", "history", "training", "training.number",

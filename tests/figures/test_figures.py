@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accel.data import ImageSet
 from accel.evaluation import crop_patches, find_occurrences
 from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
-from accel.figures.canvas import COLOURS, DARK_PAGE, QUIET, charts, darkened, enlarge, heat, mosaic
+from accel.figures.canvas import COLOURS, DARK, DARK_PAGE, QUIET, charts, darkened, enlarge, heat, mosaic
 from accel.figures.parts import DARKEST, OUTLINE
 from accel.figures.pictures import spread
 from tests.figures.oracle import Oracle
@@ -310,6 +310,31 @@ def test_charts_on_a_dark_page_keep_the_colours_of_their_bars_alone():
     np.testing.assert_array_equal(drawn_pixels(figure), light)
 
 
+def test_a_dark_page_keeps_what_is_transparent():
+    from matplotlib.colors import to_rgba
+
+    figure, (axis,) = charts(1, title="", text="")
+    figure.patch.set_facecolor("none")
+    axis.patch.set_facecolor((1, 1, 1, 0.25))
+    faint = axis.axvline(0.25, color=(0, 0, 0, 0.5))
+    unseen = axis.axvline(0.5, color="none")
+    words = axis.text(0, 0, "a", color="none", alpha=0.5)
+    axis.spines["left"].set(edgecolor="none", alpha=0.5)
+
+    def colours():
+        frame = axis.spines["left"].get_edgecolor()
+        return [figure.get_facecolor(), axis.get_facecolor(), *(a.get_color() for a in (faint, unseen, words)), frame]
+
+    before = colours()
+    with darkened(figure):
+        page, inside, line, *hidden = colours()
+        assert page[3] == 0
+        assert inside == to_rgba(DARK_PAGE, 0.25)
+        assert line == to_rgba(DARK["#000000"], 0.5)
+        assert hidden == before[3:]
+    assert colours() == before
+
+
 def test_heat_rises_from_black_to_white():
     colours = heat(np.linspace(0, 1, 50)).astype(int)
     assert colours[0].tolist() == [0, 0, 0]
@@ -317,7 +342,7 @@ def test_heat_rises_from_black_to_white():
     assert (np.diff(colours.sum(-1)) > 0).all()
 
 
-def test_missing_matplotlib_names_the_extra(monkeypatch):
+def test_missing_matplotlib_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'patchvae\[images\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         mosaic([[np.zeros((8, 8, 3), np.uint8)]], ["a"])

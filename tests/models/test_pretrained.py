@@ -289,7 +289,7 @@ def test_without_the_package_safetensors_the_command_is_named(saved, tmp_path, m
     for name in ("safetensors", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, name, None)
     assert PatchVAE.from_pretrained(saved).num_parts == 3  # whose weights.pt is there
-    sentence = r"safetensors is missing: pip install 'patchvae\[safetensors\]'"
+    sentence = r"safetensors is missing: pip install safetensors"
     with pytest.raises(ImportError, match=sentence):
         small().save_pretrained(tmp_path / "new", safetensors=True)
     assert not (tmp_path / "new").exists()

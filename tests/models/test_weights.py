@@ -80,3 +80,5 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 def test_it_belongs_to_its_system():
     with pytest.raises(ValueError, match=r"config\.json: holds a PatchVAE, not a BetaVAE"):
         BetaVAE.from_pretrained("parts")
+    with pytest.raises(FileNotFoundError, match=r"^nowhere: no such folder, expected one that save_pretrained wrote$"):
+        BetaVAE.from_pretrained("nowhere")  # without a name of a model of another system
