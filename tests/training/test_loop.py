@@ -431,7 +431,7 @@ def test_information_about_the_part_is_a_term_with_its_own_weight(tmp_path):
 
 
 def test_weight_of_the_information_needs_one_part_per_cell(tmp_path):
-    with pytest.raises(ValueError, match="beta_identity 0.5 needs categorical occurrences, got bernoulli: choose"):
+    with pytest.raises(ValueError, match=r"beta_identity 0\.5 needs categorical occurrences, got bernoulli: choose"):
         train(tiny_config(tmp_path / "run", beta_identity=0.5), tiny_dataset())
 
 
