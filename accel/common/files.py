@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accel.common.describing import printable
 from accel.common.schema import plain_type, refuse_other
 
 LARGEST_TEXT = 1 << 28  # bytes of a file that is read as text or JSON
@@ -53,11 +54,14 @@ def is_zip(path: Path) -> bool:
 
 
 def refuse_unusual(path: Path, largest: int | None = None) -> None:
-    """Raises ValueError for a pipe, a device or a folder, and for a file of more than `largest` bytes.
+    """Raises ValueError for a pipe, a device or a folder, a file of more than `largest` bytes, and an impossible name.
 
     Raises OSError, which names the path, if there is no such file, or for circular links.
     """
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except ValueError as error:
+        raise ValueError(f"{printable(path)} cannot be the name of a file: {error}") from None
     if not stat.S_ISREG(status.st_mode):
         kind = next((words for holds, words in KINDS if holds(status.st_mode)), "a device")
         raise ValueError(f"{path} is {kind}, expected a file")

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import numbers
+import os
 import re
 import types
 import typing
@@ -96,12 +97,23 @@ def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
         return f"must be a whole number below 2^63, got {value}"
     if kind is str and (not value.strip() or "\0" in value):
         return f"must be {KINDS[kind]} that is not empty and has no NUL in it, got {value!r}"
+    if kind is str and not _can_be_a_name(value):
+        return f"must be {KINDS[kind]}, got {value!r}, which is not Unicode"
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}, got {value!r} (nearest: {nearest(value, choices)})"
     if check and not check.holds(value):
         return f"must be {check.words}, got {value!r}"
     return None
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a file could have this name, which may hold bytes that are not UTF-8 as Python represents them."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

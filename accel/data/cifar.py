@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from accel.common.describing import in_one_line
 from accel.common.progress import progress
 from accel.data.images import Dataset, ImageSet
 from accel.data.resize import fit_array
@@ -88,10 +89,12 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
             }
         names = tuple(name.decode() for name in members[archive.meta][archive.class_names])
         train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
-    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} does not have the content of {archive.name}: {error}") from error
-    train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
-    return Dataset(archive.name, train, test, names)
+        train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
+        return Dataset(archive.name, train, test, names)
+    except (MemoryError, ImportError):  # of Pillow
+        raise
+    except Exception as error:  # another content fails in too many ways to list
+        raise ValueError(f"{path} does not have the content of {archive.name}: {in_one_line(error)}") from error
 
 
 def _batches(batches: list[dict[bytes, Any]], archive: Archive) -> ImageSet:

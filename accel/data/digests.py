@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from accel.common.describing import printable
 from accel.data.images import Dataset
 
 CHUNK = 1 << 24  # bytes that a thread hashes at once
@@ -49,8 +50,8 @@ def difference(before: dict[str, str], now: dict[str, str]) -> str | None:
     """The first difference between the digests of two data sets, as text; None if they are the same."""
     for name in before | now:
         if before.get(name) != now.get(name):
-            one, other = ((found.get(name) or "none, ").rsplit(", ", 1)[0] for found in (before, now))
-            kind = name.replace("_", " ").replace("train", "training")
+            one, other = (printable((found.get(name) or "none, ").rsplit(", ", 1)[0]) for found in (before, now))
+            kind = printable(name.replace("_", " ").replace("train", "training"))
             return (
                 f"{kind}: {one}, not {other}"
                 if one != other

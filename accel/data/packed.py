@@ -313,6 +313,11 @@ class _Packing:
                     break
                 self.outcomes += entry
                 read += len(line)
+            if len(self.outcomes) > len(self.listing.files):
+                raise ValueError(
+                    f"{self.journal} has the results of {len(self.outcomes):,} files, expected at most "
+                    f"{len(self.listing.files):,}: remove it and {self.partial.name} to start again"
+                )
             os.truncate(self.journal, read)
             os.truncate(self.partial, self._end())
             done = zip(self.listing.files, self.outcomes, strict=False)

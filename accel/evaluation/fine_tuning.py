@@ -42,7 +42,7 @@ SAVE_EVERY = 30  # seconds
 class State(TypedDict):
     """The content of the checkpoint of an unfinished transfer."""
 
-    identity: dict
+    identity: dict[str, str | int | dict[str, str | float | bool]]
     data: dict[str, str]
     encoder: int
     network: dict[str, Tensor]

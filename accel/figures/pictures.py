@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from torch import nn
 
+from accel.common.describing import printable
 from accel.common.files import read_file, write_whole
 from accel.data import Dataset, ImageSet
 from accel.evaluation import Occurrences, find_occurrences, receptive_field
@@ -163,7 +164,7 @@ def read_picture(run: Path, name: str) -> bytes:
     """
     path = run / FOLDER / name
     if Path(name).name != name or path.is_symlink():
-        raise ValueError(f"{run / FOLDER / INDEX}: {name} is not the name of a file beside it")
+        raise ValueError(f"{run / FOLDER / INDEX}: {printable(name)} is not the name of a file beside it")
     content = read_file(path, LARGEST)
     if not content.startswith(SIGNATURE) or len(content) < 33 or 0 in struct.unpack(">II", content[16:24]):
         raise ValueError(f"{path} is not a PNG file")

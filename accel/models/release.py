@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from accel.common.describing import printable
+
 from .storage import load_tensors
 
 # The release's prefixes of names and ours. 'ouput' is the release's spelling; its heads are Sequentials of one module.
@@ -47,12 +49,15 @@ def read_release(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     options = vars(options)
     for name, expected in SUPPORTED.items():
         if options.get(name) != expected:
-            raise ValueError(f"{path}: its {name} is {options.get(name)!r}, only {expected!r} can be read")
+            given = printable(options.get(name))
+            raise ValueError(f"{path}: its {name} is {given}, only {expected} can be read")
     for name in ("size", "num_parts", "hidden_size", "py"):
         if name not in options:
             raise ValueError(f"{path}: its args lack {name!r}")
     weights = {}
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: a weight has the name {printable(name)}, expected text")
         # A 1×1 transposed convolution is a 1×1 convolution with inputs and outputs exchanged.
         transposed = name == "decoder.input-conv.weight" and value.ndim == 4
         weights[_our_name(name, path)] = value.transpose(0, 1).contiguous() if transposed else value

@@ -33,7 +33,7 @@ class Training(TypedDict):
 class State(TypedDict):
     """The content of a checkpoint."""
 
-    config: dict
+    config: dict[str, str | float | bool | None]
     data: dict[str, str]
     epoch: int
     batch: int

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from accel.common.describing import printable
 from accel.data import Dataset
 from accel.data.digests import difference
 from accel.training.config import TrainingConfig
@@ -18,12 +19,11 @@ def differences(known: Record, device: torch.device) -> list[str]:
         from_step = f"from step {before['step']}"
         for name in ("device", "threads", "processes"):
             if before[name] != here[name]:
-                found.append(f"{from_step}: {name} was {before[name]}, here {here[name]}")
+                found.append(f"{from_step}: {name} was {printable(before[name])}, here {here[name]}")
         for name in before["versions"] | here["versions"]:
             if before["versions"].get(name) != here["versions"].get(name):
-                found.append(
-                    f"{from_step}: {name} was {before['versions'].get(name)}, here {here['versions'].get(name)}"
-                )
+                was = printable(before["versions"].get(name))
+                found.append(f"{from_step}: {printable(name)} was {was}, here {here['versions'].get(name)}")
     return list(dict.fromkeys(found))
 
 

@@ -160,6 +160,8 @@ def fuzz(name, target, seconds, corpus):
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))
     path, write, read, seeds = opened(target, folder)
+    write(seeds[0])
+    read()  # which must be a value, or every change would be refused for the same reason
     seeded = corpus / name
     seeded.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(seeds):

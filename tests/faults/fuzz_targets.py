@@ -31,12 +31,14 @@ from accel.evaluation import fine_tuning
 from accel.evaluation.transfer import transfer
 from accel.figures.report import html_report
 from accel.models.classifier import load_torchvision
+from accel.models.encoder import PRESETS, Preset
 from accel.models.release import read_release
 from accel.models.storage import load_safetensors, load_tensors, safetensors_to_bytes
 from accel.training import TrainingConfig, checkpoint, loop, record
 from accel.training.protocols import TransferConfig
+from tests.data.test_cifar import pickled
 from tests.faults.common import SMALL, accepted, save
-from tests.faults.test_found import OneUnit, folder_of_images
+from tests.faults.test_found import OneUnit, a_release, folder_of_images
 from tests.training.tiny import tiny_dataset
 
 
@@ -109,10 +111,19 @@ def journal(folder):
     begun = packed._Packing(images, out, 8, contents)
     begun._take_up()
     begun._decode()
-    write, seeds = one_of([begun.journal, begun.partial])
+    write_one, seeds = one_of(files := [begun.journal, begun.partial])
+    whole = {path: path.read_bytes() for path in files}
+
+    def write(content):
+        for path, before in whole.items():  # which the last packing renamed
+            path.write_bytes(before)
+        write_one(content)
 
     def read():
-        packed._Packing(images, out, 8, contents)._take_up()
+        again = packed._Packing(images, out, 8, contents)
+        again._take_up()
+        if len(again.outcomes) == len(images.files):  # nothing to decode in other processes
+            again._finish()
 
     return out, write, read, seeds
 
@@ -194,13 +205,14 @@ NAMES = [*cifar.CIFAR10.train, *cifar.CIFAR10.test, cifar.CIFAR10.meta]
 
 def cifar_pickles(folder):
     path = folder / cifar.CIFAR10.file_name
-    whole = {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 2) for name in NAMES}
+    whole = {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 4) for name in NAMES}
 
     def write(content):
         archive_of(path, whole | ({NAMES[content[0] % len(NAMES)]: content[1:]} if content else {}))
 
-    seeds = [bytes([index]) + pickle.dumps(value, protocol)
-             for index, value in ((0, BATCH), (5, BATCH), (6, META)) for protocol in (0, 1, 2, 3, 4)]  # fmt: skip
+    seeds = [bytes([index]) + content
+             for index, value in ((0, BATCH), (5, BATCH), (6, META))
+             for content in (pickled(value), pickle.dumps(value, 3), pickle.dumps(value, 4))]  # fmt: skip
     return path, write, functools.partial(published_anew, path), seeds
 
 
@@ -209,7 +221,7 @@ def cifar_archive(folder):
     import gzip
 
     path = folder / cifar.CIFAR10.file_name
-    archive_of(path, {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 2) for name in NAMES})
+    archive_of(path, {name: pickle.dumps(META if name == cifar.CIFAR10.meta else BATCH, 4) for name in NAMES})
     seed = gzip.decompress(path.read_bytes())
 
     def write(content):
@@ -223,8 +235,7 @@ def cifar_archive(folder):
 
 def a_run(folder):
     """A run with everything that a run can have beside it."""
-    run = folder / "run"
-    accepted("train", "--data", save(folder / "tiny.npz"), *SMALL, "--epochs", 1, "--out", run)
+    run = trained(folder)
     accepted("measure", run)
     accepted("transfer", run, "--probe", "knn")
     accepted("transfer", run, "--freeze", "conv5", "--epochs", 1, "--batch-size", 8)
@@ -232,7 +243,8 @@ def a_run(folder):
 
 
 def trained(folder):
-    """A run alone."""
+    """A run alone, of a model so small that it is read in milliseconds."""
+    PRESETS["small"] = Preset((1, 1), width=4)  # in this process, which the fuzzer forked
     accepted("train", "--data", save(folder / "tiny.npz"), *SMALL, "--epochs", 1, "--out", folder / "run")
     return folder / "run"
 
@@ -305,7 +317,7 @@ def safetensors(folder):
 def release(folder):
     """PyTorch's older format, as of the authors' release."""
     path = folder / "a.pt"
-    torch.save({"args": 1, "vae_dict": {"a": torch.zeros(2, 3)}}, path, _use_new_zipfile_serialization=False)
+    torch.save(a_release(), path, _use_new_zipfile_serialization=False)
     return path, path.write_bytes, lambda: read_release(path), [path.read_bytes()]
 
 

@@ -1,6 +1,8 @@
 """What attacks from outside have found, each held by a test: files that corrupted memory, hung, or were believed."""
 
+import dataclasses
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -11,14 +13,17 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from accel import PatchVAE, cli, elbo
+from accel.commands.report import run_record
 from accel.common import memory
 from accel.common.files import LOCK, held
 from accel.data import Dataset, ImageSet, load
@@ -123,6 +128,28 @@ def test_momentum_of_a_transfer_in_another_layout(trained, run, monkeypatch, lay
     seen("momentum of a transfer in another shape, dtype or layout than its parameter", "one sentence")
 
 
+def test_settings_of_a_transfer_that_are_tensors(run, monkeypatch, seen):
+    """Which cannot be compared with numbers."""
+    options = TransferConfig(epochs=2, batch_size=8, device="cpu")
+    path = run / "transfer" / "conv5" / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Fit, "train_epoch", interrupted_after_saving)
+        with pytest.raises(InterruptedError):
+            fine_tuning_of(run, options)
+    state = torch.load(path, weights_only=True)
+    state["identity"]["parameters"]["batch_size"] = torch.tensor([8, 8])
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"conv5/checkpoint\.pt: identity\.parameters\.batch_size must be"):
+        fine_tuning_of(run, options)
+    seen("settings of a transfer's checkpoint that are tensors", "one sentence")
+
+
+def interrupted_after_saving(fit):
+    fit.best = (0.0, 1, fit.network.state_dict())
+    fit.save()
+    raise InterruptedError
+
+
 def fine_tuning_of(run, options):
     from accel.evaluation.transfer import transfer
 
@@ -180,6 +207,18 @@ def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tm
         seen("`measure` or `figures` of a run with `--data` of another set", "one sentence, nothing overwritten")
     assert (run / "measures.json").read_bytes() == before
     assert not (run / "figures" / "index.json").exists()
+
+
+@pytest.mark.parametrize("change", ["a tensor", "two lines"])
+def test_text_of_a_checkpoint_that_is_none_or_has_several_lines(run, capsys, change, seen):
+    state = torch.load(run / checkpoint.NAME, weights_only=True)
+    if change == "a tensor":
+        state["config"]["encoder"] = torch.zeros(2, 2)
+    else:
+        state["data"]["train_images"] = "two\nlines, sha256 0"
+    torch.save(state, run / checkpoint.NAME)
+    assert "checkpoint.pt" in refused(capsys, "train", "--resume", "--out", run, "--epochs", 2)
+    seen("a tensor or several lines for a text in a checkpoint", "one sentence")
 
 
 # 3. Labels.
@@ -276,6 +315,22 @@ def test_an_image_that_changes_while_packing_is_interrupted(tmp_path, monkeypatc
     assert "a/2.bmp has changed since it was packed into" in sentence
 
 
+def test_a_journal_of_more_files_than_there_are(tmp_path, monkeypatch, capsys, seen):
+    from accel.data import packed as module
+
+    images, out = folder_of_images(tmp_path / "images"), tmp_path / "set.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Packing, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["pack", str(images), str(out), "--image-size", "8"]) == 130
+    with open(f"{out}.journal", "a") as file:
+        file.write('[1, "a"]\n')
+    with open(f"{out}.partial", "ab") as file:
+        file.write(bytes(8 * 8 * 3))
+    sentence = refused(capsys, "pack", images, out, "--image-size", 8)
+    assert "set.npy.journal has the results of 14 files, expected at most 12" in sentence
+    seen("a journal of more files than are to be packed", "one sentence")
+
+
 # 5. Types in a model's configuration.
 
 
@@ -324,7 +379,7 @@ def test_a_configuration_of_a_model_with_control_characters(run, key, value, see
     seen("a system or a format with control characters in a model's config.json", "one sentence")
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3])
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, 3, "\ud800"])
 @pytest.mark.parametrize("name", ["system", "data", "weights", "threads"])
 def test_types_in_the_file_of_options(tmp_path, capsys, name, value, seen):
     if (name, value) == ("threads", 3):
@@ -392,6 +447,46 @@ def test_arrays_of_numbers_are_still_read():
             assert (got.dtype, got.tolist()) == (one.dtype.newbyteorder("="), one.tolist())
 
 
+@pytest.mark.parametrize("labels", [[2**70], [50], ["a"]])
+def test_labels_of_a_cifar_archive(tmp_path, labels, seen):
+    from accel.data import cifar
+
+    batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
+    path = tmp_path / cifar.CIFAR10.file_name
+    with tarfile.open(path, "w:gz") as tar:
+        for name in [*cifar.CIFAR10.train, *cifar.CIFAR10.test, cifar.CIFAR10.meta]:
+            content = pickle.dumps({b"label_names": [b"a"]} if name == cifar.CIFAR10.meta else batch, 4)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    published = dataclasses.replace(cifar.CIFAR10, md5=hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz does not have the content of cifar10"):
+        cifar.read_cifar(published, tmp_path)
+    seen("labels of a CIFAR archive that are no classes", "one sentence")
+
+
+def a_release():
+    """A checkpoint of the authors' code, with some of the weights."""
+    options = Namespace(arch="patchy", encoder_arch="resnet", decoder_arch="pyramid", scale=8, size=32, num_parts=2,
+                        hidden_size=2, py=0.1)  # fmt: skip
+    weights = {"features.0.weight": torch.zeros(2, 3), "decoder.input-conv.weight": torch.zeros(1, 1, 1, 1)}
+    return {"args": options, "vae_dict": weights}
+
+
+@pytest.mark.parametrize("change", ["a number for a name", "a tensor for an option"])
+def test_a_release_with_other_types(tmp_path, change, seen):
+    state = a_release()
+    if change == "a number for a name":
+        state["vae_dict"] = {3: torch.zeros(1)}
+    else:
+        state["args"].arch = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: (a weight has the name 3, expected|its arch is)") as refusal:
+        PatchVAE.from_release(tmp_path / "a.pt")
+    assert "\n" not in str(refusal.value)
+    seen("names or options of a release of other types", "one sentence")
+
+
 # 7. The report.
 
 
@@ -415,6 +510,21 @@ def test_a_report_shows_pictures_of_the_run_alone(run, capsys, name, seen):
     assert name in sentence
     assert not (run / "report.html").exists()
     seen("a figures index that names a file outside of the run, a link, a pipe, a device, no picture", "one sentence")
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "../two\nlines.png", ""])
+@pytest.mark.parametrize("key", ["file", "dark"])
+def test_a_figures_index_with_names_of_no_file(tmp_path, key, name, seen):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    picture = PIL.new("RGB", (1, 1))
+    picture.save(figures / "parts.png")
+    entry = {"file": "parts.png", "title": "a", "text": "b", "dark": "parts.png", "heading": 0, key: name}
+    (figures / "index.json").write_text(json.dumps([entry]))
+    with pytest.raises((ValueError, OSError), match=re.escape(str(figures))) as refusal:
+        run_record(tmp_path, "run")
+    assert str(refusal.value).isprintable()
+    seen("names in a figures index that no file can have", "one sentence")
 
 
 # 8. Pipes, devices, giants and bombs.

@@ -24,10 +24,10 @@ from accel.data import arrays, packed
 from accel.data.safe_pickle import safe_unpickle
 from accel.figures.report import html_report
 from accel.models.release import read_release
-from accel.models.storage import load_tensors
 from accel.training import TrainingConfig, checkpoint, loop, record
+from tests.data.test_cifar import pickled
 from tests.faults.common import OUR_ERRORS, SMALL, accepted, save
-from tests.faults.test_found import folder_of_images, run, trained  # noqa: F401
+from tests.faults.test_found import a_release, folder_of_images, run, trained  # noqa: F401
 from tests.training.tiny import tiny_dataset
 
 SHORT, LONG, HANG = 15, 500, 10.0
@@ -133,7 +133,8 @@ def complete(trained, tmp_path_factory):  # noqa: F811
     accepted("measure", folder)
     accepted("transfer", folder, "--probe", "knn")
     picture = folder / "figures" / "parts.png"
-    (folder / "figures" / "index.json").write_text(json.dumps([{"file": picture.name, "title": "a", "text": "b"}]))
+    entry = {"file": picture.name, "title": "a", "text": "b", "dark": picture.name, "heading": 30}
+    (folder / "figures" / "index.json").write_text(json.dumps([entry]))
     return folder
 
 
@@ -211,13 +212,12 @@ def test_weights(complete, tmp_path, amount, seen):
 @amounts
 def test_release_and_other_tensors(tmp_path, amount, seen):
     path = tmp_path / "a.pt"
-    torch.save({"args": 1, "vae_dict": {"a": torch.zeros(2, 3)}}, path, _use_new_zipfile_serialization=False)
+    torch.save(a_release(), path, _use_new_zipfile_serialization=False)
 
-    def read():
-        load_tensors(path)
-        read_release(path)
-
-    attack(amount, changed_bytes(path.read_bytes()), path.write_bytes, read, seen, "tensors in PyTorch's older format")
+    attack(
+        amount, changed_bytes(path.read_bytes()), path.write_bytes, lambda: read_release(path), seen,
+        "tensors in PyTorch's older format",
+    )  # fmt: skip
 
 
 @amounts
@@ -280,7 +280,7 @@ def test_pickles(amount, seen):
     holder = {}
     attack(
         amount,
-        st.sampled_from([0, 1, 2, 3, 4]).flatmap(lambda protocol: changed_bytes(pickle.dumps(batch, protocol))),
+        st.sampled_from([pickled(batch), pickle.dumps(batch, 3), pickle.dumps(batch, 4)]).flatmap(changed_bytes),
         lambda content: holder.update(content=content),
         lambda: safe_unpickle(io.BytesIO(holder["content"])),
         seen,
