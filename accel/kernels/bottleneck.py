@@ -97,7 +97,7 @@ def forward(
         **how,
         LAYOUTS=map_layouts,
         SHAPE=shape,
-        BLOCKS=(*tile, side_by_side(tile, code)),
+        BLOCKS=(*tile, *side_by_side(tile, code, heavy)),
         INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )
@@ -157,7 +157,7 @@ def backward(
         DETACH=detached,
         LAYOUTS=(*map_layouts, *(g if g is None else g.stride() for g in d_pooled)),
         SHAPE=shape,
-        BLOCKS=(*tile, side_by_side(tile, code_like)),
+        BLOCKS=(*tile, *side_by_side(tile, code_like, not detached)),
         INDEX=index_type(parts * shape[1], height, map_layouts),
         num_warps=warps,
     )

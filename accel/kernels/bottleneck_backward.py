@@ -8,8 +8,21 @@ import triton
 import triton.language as tl
 
 from .noise import drawing_kernel
-from .occurrence import bernoulli_gradient, load_cells, load_logits, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, part_tile, store_map
+from .occurrence import bernoulli_gradient, load_cells, load_logits, read_draw, sample_occurrence, weight_terms
+from .tiles import (
+    CODE,
+    LOG_VARIANCE,
+    LOGITS,
+    MEAN,
+    cell_tile,
+    exponential,
+    folded,
+    load_numbers,
+    number_tile,
+    part_tile,
+    store_map,
+    store_numbers,
+)
 
 # Indices of maps, after those of both passes.
 D_LOGITS, D_MEAN, D_LOG_VARIANCE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
@@ -20,12 +33,12 @@ INCOMING = tl.constexpr(7)
 
 
 @triton.jit
-def load_gradient(incoming, WHICH: tl.constexpr, image, parts, BLOCK_D: tl.constexpr, inside, LAYOUTS: tl.constexpr):
+def load_gradient(incoming, WHICH: tl.constexpr, image, parts, numbers, inside, LAYOUTS: tl.constexpr):
     """The incoming gradient of a pooled number, with any (image, part, number) strides; zero if there is none."""
     tile = tl.zeros(inside.shape, tl.float32)
     if incoming[WHICH] is not None:
         STRIDES: tl.constexpr = LAYOUTS[INCOMING + WHICH]
-        offsets = parts.to(tl.int64)[:, None] * STRIDES[1] + tl.arange(0, BLOCK_D)[None, :] * STRIDES[2]
+        offsets = parts.to(tl.int64)[:, None] * STRIDES[1] + numbers * STRIDES[2]
         tile += tl.load(incoming[WHICH] + image * STRIDES[0] + offsets, mask=inside, other=0.0)
     return tile
 
@@ -62,7 +75,7 @@ def gather_samples(
     z_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
+        d_code = load_numbers(maps, CODE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
@@ -96,31 +109,33 @@ def spread_gradients(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
-        relative = log_probability(logit, cell, CATEGORICAL) - peak
-        weight = tl.exp(relative) * share
+        exponent, factor = weight_terms(logit, cell, peak, CATEGORICAL)
+        if ARITHMETIC and not CATEGORICAL:
+            exponent, factor = exponent + tl.log(factor), 1.0  # beside s − log v, which may be large
+        weight = exponential(exponent) * (factor * share)
         d_mean_tile = weight[:, :, None] * d_mean[None, :, :]
         if ARITHMETIC:
             # w_l exp(s_l) / v, the share of a cell in the variance
-            spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
-            portion = tl.exp(relative[:, :, None] + (spread - log_variance[None, :, :])) * share[:, :, None]
+            spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+            portion = exponential(exponent[:, :, None] + (spread - log_variance[None, :, :])) * share[:, :, None]
             d_spread_tile = portion * d_log_variance[None, :, :]
         else:
             d_spread_tile = weight[:, :, None] * d_log_variance[None, :, :]
-        store_map(maps[D_MEAN], d_mean_tile, image, cells, channels, map_inside, LAYOUTS, D_MEAN)
-        store_map(maps[D_LOG_VARIANCE], d_spread_tile, image, cells, channels, map_inside, LAYOUTS, D_LOG_VARIANCE)
+        store_numbers(maps, D_MEAN, d_mean_tile, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        store_numbers(maps, D_LOG_VARIANCE, d_spread_tile, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         if not DETACH:
             # w d_w, a cell's term of the pooled numbers
-            share_of_mean = d_mean_tile * load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
+            share_of_mean = d_mean_tile * load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
             if ARITHMETIC:
                 share_of_spread = d_spread_tile
             else:
-                spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
+                spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
                 share_of_spread = d_spread_tile * spread
             d_log_p = tl.sum(share_of_mean + share_of_spread, axis=2) - weight * d_weight_mean[None, :]
             if CATEGORICAL:
                 tl.store(coupled[1] + scratch_places(image, cells, parts, N, L), d_log_p, mask=cell_inside)
             else:
-                d_code = load_map(maps[CODE], image, cells, channels, map_inside, LAYOUTS, CODE)
+                d_code = load_numbers(maps, CODE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
                 _, slope = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
                 d_y = tl.sum(d_code * z[None, :, :], axis=2)
                 d_logit = bernoulli_gradient(logit, slope, d_y, d_log_p, d_kl_occurrence, prior)
@@ -149,7 +164,7 @@ def backward_kernel(
     DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps, then of the incoming gradients
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, adjacent cells summed first, and whether channels are adjacent
     INDEX: tl.constexpr,
 ):
     """All gradients. Reads the code's gradient and a once, other maps only for attached weights or the arithmetic rule.
@@ -160,20 +175,21 @@ def backward_kernel(
     """
     N: tl.constexpr = SHAPE[0]
     D: tl.constexpr = SHAPE[1]
-    BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
     SAVED: tl.constexpr = 2 * D if POOLED else 2 * D + 2
-    tile = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
-    image, parts, channels, part_inside, inside = tile
+    tile = part_tile(N, D, BLOCKS, INDEX)
+    image, parts, _channels, part_inside, _inside = tile
+    numbers, number_inside = number_tile(parts, N, D, BLOCK_D)
     first_number = image * (N * D)
+    pooled_numbers = parts[:, None] * D + numbers
     saved += image * (N * SAVED)
-    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
+    saved_numbers = parts[:, None] * SAVED + numbers
 
-    mean = tl.load(pooled_mean + first_number + channels, mask=inside, other=0.0)
-    log_variance = tl.load(saved + saved_numbers, mask=inside, other=0.0)
-    z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
-    d_mean = load_gradient(incoming, OF_MEAN, image, parts, BLOCK_D, inside, LAYOUTS)
-    d_variance = load_gradient(incoming, OF_VARIANCE, image, parts, BLOCK_D, inside, LAYOUTS)
+    mean = tl.load(pooled_mean + first_number + pooled_numbers, mask=number_inside, other=0.0)
+    log_variance = tl.load(saved + saved_numbers, mask=number_inside, other=0.0)
+    z = tl.load(saved + saved_numbers + D, mask=number_inside, other=0.0)
+    d_mean = load_gradient(incoming, OF_MEAN, image, parts, numbers, number_inside, LAYOUTS)
+    d_variance = load_gradient(incoming, OF_VARIANCE, image, parts, numbers, number_inside, LAYOUTS)
     d_kl_appearance = load_divergence_gradient(incoming, OF_KL_APPEARANCE, image, LAYOUTS)
     d_kl_occurrence = load_divergence_gradient(incoming, OF_KL_OCCURRENCE, image, LAYOUTS)
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
@@ -193,8 +209,8 @@ def backward_kernel(
         d_log_variance += d_kl_appearance * 0.5 * (variance - 1.0)
 
     if POOLED:
-        tl.store(maps[D_MEAN] + first_number + channels, d_mean, mask=inside)
-        tl.store(maps[D_LOG_VARIANCE] + first_number + channels, d_log_variance, mask=inside)
+        tl.store(maps[D_MEAN] + first_number + pooled_numbers, d_mean, mask=number_inside)
+        tl.store(maps[D_LOG_VARIANCE] + first_number + pooled_numbers, d_log_variance, mask=number_inside)
     else:
         peak = tl.load(saved + parts * SAVED + 2 * D, mask=part_inside, other=0.0)[None, :]
         share = 1.0 / tl.load(saved + parts * SAVED + 2 * D + 1, mask=part_inside, other=1.0)[None, :]

@@ -10,33 +10,42 @@ import triton
 import triton.language as tl
 
 from .noise import drawing_kernel, normal_noise
-from .occurrence import divergence, load_cells, load_logits, log_probability, read_draw, sample_occurrence
-from .tiles import CODE, LOG_VARIANCE, LOGITS, MEAN, cell_tile, folded, load_map, log_sigmoid, part_tile, store_map
+from .occurrence import divergence, load_cells, load_logits, read_draw, sample_occurrence, weight_terms
+from .tiles import (
+    CODE,
+    LOG_VARIANCE,
+    LOGITS,
+    MEAN,
+    cell_tile,
+    exponential,
+    folded,
+    load_numbers,
+    number_tile,
+    part_tile,
+    store_numbers,
+)
 
 NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: stands for weight 0
 LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite, so that differences are not NaN
 
 
 @triton.jit
-def largest_log_probability(
+def largest_exponent(
     maps, statistics, tile,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """max_l log p_l of each part, to which weights are relative."""
+    """The largest exponent of weight_terms over the cells of each part, to which weights are relative."""
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, _channels, part_inside, inside = tile
     largest = tl.full([BLOCK_L, BLOCK_N], NOTHING, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, _ = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        value = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
-        if CATEGORICAL:
-            cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
-            value = log_probability(value, cell, CATEGORICAL)
-        largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, NOTHING))
-    peak = tl.max(largest, axis=0)
-    # σ is monotonic, so the largest logit has the largest log σ.
-    return peak if CATEGORICAL else log_sigmoid(peak)
+        logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
+        cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
+        exponent, _ = weight_terms(logit, cell, 0.0, CATEGORICAL)
+        largest = tl.maximum(largest, tl.where((cells < L)[:, None], exponent, NOTHING))
+    return tl.max(largest, axis=0)
 
 
 @triton.jit
@@ -44,10 +53,11 @@ def relative_weights(
     maps, statistics, image, cells, parts, cell_inside, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """exp(log p_l − peak), 0 outside the grid."""
+    """p_l / exp(peak), 0 outside the grid."""
     logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
-    return tl.where((cells < L)[:, None], tl.exp(log_probability(logit, cell, CATEGORICAL) - peak[None, :]), 0.0)
+    exponent, factor = weight_terms(logit, cell, peak[None, :], CATEGORICAL)
+    return tl.where((cells < L)[:, None], exponential(exponent) * factor, 0.0)
 
 
 @triton.jit
@@ -66,9 +76,14 @@ def pool_geometric(
     spread_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
-        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE)
-        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        # A thread's numbers of two contiguous maps take most of its registers, so they follow the weights; in
+        # channels-last maps there are fewer, and they are loaded while weights are exchanged between threads.
+        if not BLOCKS[4]:
+            weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        if BLOCKS[4]:
+            weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
         spread_sum += folded(weight[:, :, None] * spread, FOLD)
@@ -97,18 +112,18 @@ def pool_arithmetic(
     tallest = tl.full([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], LOWEST, tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        mean = load_map(maps[MEAN], image, cells, channels, map_inside, LAYOUTS, MEAN)
-        spread = load_map(maps[LOG_VARIANCE], image, cells, channels, map_inside, LAYOUTS, LOG_VARIANCE, NOTHING)
+        mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS, NOTHING)
         weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         neighbours = tl.reshape(spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))
         taller = tl.maximum(tallest, tl.max(neighbours, axis=1))
-        spread = tl.reshape(tl.exp(neighbours - taller[:, None, :, :]), (BLOCK_L, BLOCK_N, BLOCK_D))
-        spread_sum = spread_sum * tl.exp(tallest - taller) + folded(weight[:, :, None] * spread, FOLD)
+        spread = tl.reshape(exponential(neighbours - taller[:, None, :, :]), (BLOCK_L, BLOCK_N, BLOCK_D))
+        spread_sum = spread_sum * exponential(tallest - taller) + folded(weight[:, :, None] * spread, FOLD)
         tallest = taller
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
     top = tl.max(tallest, axis=0)
-    spread_sum *= tl.exp(tallest - top[None, :, :])
+    spread_sum *= exponential(tallest - top[None, :, :])
     total = tl.sum(weight_sum, axis=0)
     share = (1.0 / total)[:, None]
     return tl.sum(mean_sum, axis=0) * share, top + tl.log(tl.sum(spread_sum, axis=0) * share), total
@@ -119,7 +134,7 @@ def forward_kernel(
     maps,  # a (B, N, h, w); μ, s and the code (B, N·D, h, w)
     statistics,  # for categorical cells, else None
     moments,  # m and v (B, N, D)
-    saved,  # for backward (B, N, 2·D + 2): log v, z, and, unless POOLED, largest log p and relative sum of the weights
+    saved,  # for backward (B, N, 2·D + 2): log v, z, and, unless POOLED, peak and sum of relative weights
     divergences,  # KL_app and KL_occ (B, part blocks)
     seed,
     step,
@@ -134,7 +149,7 @@ def forward_kernel(
     HARD: tl.constexpr,
     LAYOUTS: tl.constexpr,  # of the maps
     SHAPE: tl.constexpr,  # N, D, L
-    BLOCKS: tl.constexpr,  # parts, numbers, cells, and the number of adjacent cells per thread
+    BLOCKS: tl.constexpr,  # parts, numbers, cells, adjacent cells summed first, and whether channels are adjacent
     INDEX: tl.constexpr,
 ):
     """Pooling, sampling, code and divergences: reads a, μ and s once, writes the code once.
@@ -149,17 +164,19 @@ def forward_kernel(
     BLOCK_D: tl.constexpr = BLOCKS[1]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     SAVED: tl.constexpr = 2 * D if POOLED else 2 * D + 2
-    tile = part_tile(N, D, BLOCK_N, BLOCK_D, INDEX)
+    tile = part_tile(N, D, BLOCKS, INDEX)
     image, parts, channels, part_inside, inside = tile
+    numbers, number_inside = number_tile(parts, N, D, BLOCK_D)
     first_number = image * (N * D)
+    pooled_numbers = parts[:, None] * D + numbers
     saved += image * (N * SAVED)
-    saved_numbers = parts[:, None] * SAVED + tl.arange(0, BLOCK_D)[None, :]
+    saved_numbers = parts[:, None] * SAVED + numbers
 
     if POOLED:
-        mean = tl.load(maps[MEAN] + first_number + channels, mask=inside, other=0.0)
-        log_variance = tl.load(maps[LOG_VARIANCE] + first_number + channels, mask=inside, other=0.0)
+        mean = tl.load(maps[MEAN] + first_number + pooled_numbers, mask=number_inside, other=0.0)
+        log_variance = tl.load(maps[LOG_VARIANCE] + first_number + pooled_numbers, mask=number_inside, other=0.0)
     else:
-        peak = largest_log_probability(maps, statistics, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
+        peak = largest_exponent(maps, statistics, tile, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX)
         if ARITHMETIC:
             mean, log_variance, total = pool_arithmetic(
                 maps, statistics, tile, peak, CATEGORICAL, LAYOUTS, L, BLOCKS, INDEX
@@ -174,28 +191,28 @@ def forward_kernel(
     part_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     block = image * part_blocks + tl.program_id(0) % part_blocks
     variance, distance = tl.exp(log_variance), mean - prior_mean
-    kl_appearance = tl.where(inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
-    tl.store(moments[0] + first_number + channels, mean, mask=inside)
-    tl.store(moments[1] + first_number + channels, variance, mask=inside)
-    tl.store(saved + saved_numbers, log_variance, mask=inside)
+    kl_appearance = tl.where(number_inside, 0.5 * (distance * distance + variance - 1.0 - log_variance), 0.0)
+    tl.store(moments[0] + first_number + pooled_numbers, mean, mask=number_inside)
+    tl.store(moments[1] + first_number + pooled_numbers, variance, mask=number_inside)
+    tl.store(saved + saved_numbers, log_variance, mask=number_inside)
     tl.store(divergences[0] + block, tl.sum(tl.sum(kl_appearance, axis=1), axis=0))
 
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
     z = mean
     if SAMPLE:
         z += tl.exp(0.5 * log_variance) * normal_noise(parts, BLOCK_D, D, draw)
-    tl.store(saved + saved_numbers + D, z, mask=inside)
+    tl.store(saved + saved_numbers + D, z, mask=number_inside)
     if SAMPLE:
         # Read back: otherwise each thread that writes a number would draw its noise again, if Triton does not
         # exchange it.
         tl.debug_barrier()
-        z = tl.load(saved + saved_numbers + D, mask=inside, other=0.0)
+        z = tl.load(saved + saved_numbers + D, mask=number_inside, other=0.0)
     kl_occurrence = tl.zeros([BLOCK_L, BLOCK_N], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
         cell = load_cells(statistics, image, cells, L, CATEGORICAL, SAMPLE)
         y, _ = sample_occurrence(logit, cell, start, parts, L, draw, CATEGORICAL, SAMPLE, HARD)
-        store_map(maps[CODE], z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, CODE)
+        store_numbers(maps, CODE, z[None, :, :] * y[:, :, None], image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         kl_occurrence += tl.where(cell_inside, divergence(logit, cell, parts, prior, CATEGORICAL), 0.0)
     tl.store(divergences[1] + block, tl.sum(tl.sum(kl_occurrence, axis=1), axis=0))

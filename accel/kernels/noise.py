@@ -6,6 +6,8 @@ The words are those of Philox-4x32-10 (Salmon et al., SC 2011); uniform numbers 
 import triton
 import triton.language as tl
 
+from .tiles import reciprocal
+
 OCCURRENCE_STREAM = tl.constexpr(0)
 APPEARANCE_STREAM = tl.constexpr(1)
 
@@ -84,7 +86,7 @@ def occurrence_uniform(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw)
 def logistic_noise(start, CELLS: tl.constexpr, parts, L: tl.constexpr, draw):
     """log u − log(1 − u) of (cell, part)."""
     u = occurrence_uniform(start, CELLS, parts, L, draw)
-    return tl.log(u / (1.0 - u))
+    return tl.log(u * reciprocal(1.0 - u))
 
 
 @triton.jit

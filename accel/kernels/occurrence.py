@@ -15,7 +15,16 @@ from torch import Tensor
 from accel.common.bottleneck import BottleneckOptions
 
 from .noise import drawing_kernel, gumbel_noise, logistic_noise, read
-from .tiles import index_type, layouts, load_map, log_sigmoid, sigmoid_and_slope, store_map
+from .tiles import (
+    exponential,
+    index_type,
+    layouts,
+    load_map,
+    log_sigmoid,
+    reciprocal,
+    sigmoid_and_slope,
+    store_map,
+)
 
 LARGEST = tl.constexpr(1e38)  # what an infinite logit counts as: 0 · log 0 is then 0, and ∞ − ∞ of equals, too
 # Rows of a categorical cell's statistics (B, CELL_STATISTICS, L). All are relative to the largest logit, since
@@ -70,9 +79,19 @@ def load_cells(statistics, image, cells, L: tl.constexpr, CATEGORICAL: tl.conste
 
 
 @triton.jit
-def log_probability(logit, cell, CATEGORICAL: tl.constexpr):
-    """log p."""
-    return logit - cell[PEAK] - cell[LOG_TOTAL] if CATEGORICAL else log_sigmoid(logit)
+def log_probability(logit, cell):
+    """log p of categorical cells."""
+    return logit - cell[PEAK] - cell[LOG_TOTAL]
+
+
+@triton.jit
+def weight_terms(logit, cell, peak, CATEGORICAL: tl.constexpr):
+    """(e, f) with p = exp(peak + e) f and f in [1/2, 1]. As σ(a) = exp(min(a, 0)) / (1 + exp(−|a|)), no logarithm."""
+    if CATEGORICAL:
+        exponent, factor = log_probability(logit, cell), 1.0
+    else:
+        exponent, factor = tl.minimum(logit, 0.0), reciprocal(1.0 + exponential(-tl.abs(logit)))
+    return exponent - peak, factor
 
 
 @triton.jit
@@ -95,12 +114,12 @@ def sample_occurrence(
         if SAMPLE:
             argument = logit - cell[PEAK] + gumbel_noise(start, logit.shape[0], parts, L, draw)
             # Positive only by rounding, and in cells outside of the grid, whose y must be finite.
-            y = tl.exp(tl.minimum((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED], 0.0))
+            y = exponential(tl.minimum((argument - cell[TOP]) * draw[3] - cell[LOG_RELAXED], 0.0))
             slope = y * draw[3]
             if HARD:
                 y = (parts[None, :] == cell[WINNER].to(tl.int32)).to(tl.float32)
         else:
-            y = tl.exp(logit - cell[PEAK] - cell[LOG_TOTAL])
+            y = exponential(log_probability(logit, cell))
             slope = y
     elif SAMPLE:
         argument = logit + logistic_noise(start, logit.shape[0], parts, L, draw)
@@ -120,10 +139,10 @@ def divergence(logit, cell, parts, prior, CATEGORICAL: tl.constexpr):
     The term of the first part includes that of "none".
     """
     if CATEGORICAL:
-        log_p = logit - cell[PEAK] - cell[LOG_TOTAL]
+        log_p = log_probability(logit, cell)
         log_none = -cell[PEAK] - cell[LOG_TOTAL]
-        terms = tl.exp(log_p) * (log_p - prior[0])
-        terms += tl.where(parts[None, :] == 0, tl.exp(log_none) * (log_none - prior[1]), 0.0)
+        terms = exponential(log_p) * (log_p - prior[0])
+        terms += tl.where(parts[None, :] == 0, exponential(log_none) * (log_none - prior[1]), 0.0)
     else:
         log_p = log_sigmoid(logit)
         p, _ = sigmoid_and_slope(logit)
@@ -192,12 +211,12 @@ def cell_kernel(
     for first in range(0, N, BLOCKS[1]):
         parts, inside = part_block(first, cells, SHAPE, BLOCKS, INDEX)
         logit = load_logits(logits, image, cells, parts, inside, LAYOUTS) - peak[:, None]
-        total += tl.where(inside, tl.exp(logit), 0.0)
+        total += tl.where(inside, exponential(logit), 0.0)
         if SAMPLE:
             argument = tl.where(inside, logit + gumbel_noise(start, BLOCKS[0], parts, L, draw), float("-inf"))
             winner = tl.where(argument > top, parts[None, :], winner).to(tl.int32)
             taller = tl.maximum(top, argument)
-            relaxed = relaxed * tl.exp((top - taller) * draw[3]) + tl.exp((argument - taller) * draw[3])
+            relaxed = relaxed * exponential((top - taller) * draw[3]) + exponential((argument - taller) * draw[3])
             top = taller
 
     statistics += image * (CELL_STATISTICS * L) + cells
@@ -209,7 +228,7 @@ def cell_kernel(
     first_winner = tl.zeros_like(peak)
     if SAMPLE:
         tallest = tl.max(top, axis=1)
-        sums = tl.sum(relaxed * tl.exp((top - tallest[:, None]) * draw[3]), axis=1)
+        sums = tl.sum(relaxed * exponential((top - tallest[:, None]) * draw[3]), axis=1)
         log_relaxed = tl.log(sums + tl.exp((tl.max(none_argument, axis=1) - tallest) * draw[3]))
         # Ties go to the first part, and to "none" before parts.
         first_winner = tl.min(tl.where(top == tallest[:, None], winner, N), axis=1).to(tl.float32)
@@ -225,8 +244,8 @@ def coupled_terms(
 ):  # fmt: skip
     """Of each part: what answers to its sample, slope and d_y, its d_log p, its p and log p − log π, and its logit."""
     logit = load_logits(logits, image, cells, parts, inside, LAYOUTS)
-    log_p = log_probability(logit, cell, True)
-    p = tl.where(inside, tl.exp(log_p), 0.0)
+    log_p = log_probability(logit, cell)
+    p = tl.where(inside, exponential(log_p), 0.0)
     slope, sample_gradient, weight_gradient = p, tl.zeros_like(p), tl.zeros_like(p)
     place = (image * CATEGORIES + parts)[None, :] * L + cells[:, None]
     if d_y is not None:
@@ -283,7 +302,7 @@ def couple_kernel(
         weight_sum += weight_gradient
         kl_sum += p * tl.where(inside, ratio, 0.0)
     log_none = -cell[PEAK] - cell[LOG_TOTAL]
-    kl = tl.sum(kl_sum, axis=1)[:, None] + tl.exp(log_none) * (log_none - prior[1])
+    kl = tl.sum(kl_sum, axis=1)[:, None] + exponential(log_none) * (log_none - prior[1])
     # y = slope · τ
     sample_mean = tl.sum(sample_sum, axis=1)[:, None] / draw[3]
     weight_sum = tl.sum(weight_sum, axis=1)[:, None]

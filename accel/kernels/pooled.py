@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import occurrence
-from .occurrence import load_cells, load_logits, log_probability, of_finite
-from .tiles import index_type, layouts, log_sigmoid, sigmoid_and_slope, store_map
+from .occurrence import load_cells, load_logits, of_finite, weight_terms
+from .tiles import exponential, index_type, layouts, sigmoid_and_slope, store_map
 
 # SHAPE, a compile-time constant: (parts, height, width, kernel size). BLOCKS: (cells, parts) of a tile. The shifted
 # weights are (B, N, k², L), contiguous; shift k² // 2, by nothing, is the weights themselves.
@@ -49,14 +49,14 @@ def shift_of(offset, cells, parts, inside, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def log_p_tile(
-    logits, statistics, image, cells, parts, inside,
+def load_weight_terms(
+    logits, statistics, image, cells, parts, inside, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    """log p of (cell, part)."""
+    """weight_terms of (cell, part)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
-    return log_probability(load_logits(logits, image, cells, parts, inside, LAYOUTS), cell, CATEGORICAL)
+    return weight_terms(load_logits(logits, image, cells, parts, inside, LAYOUTS), cell, peak, CATEGORICAL)
 
 
 @triton.jit
@@ -64,25 +64,23 @@ def normaliser(
     logits, statistics, image, parts,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """max_l log p_l of each part, and 1 / Σ_l exp(log p_l − max)."""
+    """The largest exponent of weight_terms over the cells of each part, and 1 / Σ_l p_l / exp(peak)."""
     L: tl.constexpr = SHAPE[1] * SHAPE[2]
     largest = tl.full(BLOCKS, float("-inf"), tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        # σ is monotonic, so the largest logit has the largest log σ.
-        if CATEGORICAL:
-            value = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
-        else:
-            value = load_logits(logits, image, cells, parts, inside, LAYOUTS)
-        largest = tl.maximum(largest, tl.where((cells < L)[:, None], value, float("-inf")))
+        exponent, _ = load_weight_terms(
+            logits, statistics, image, cells, parts, inside, 0.0, CATEGORICAL, LAYOUTS, SHAPE
+        )
+        largest = tl.maximum(largest, tl.where((cells < L)[:, None], exponent, float("-inf")))
     peak = tl.max(largest, axis=0)[None, :]
-    if not CATEGORICAL:
-        peak = log_sigmoid(peak)
     total = tl.zeros(BLOCKS, tl.float32)
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
-        total += tl.where((cells < L)[:, None], tl.exp(log_p - peak), 0.0)
+        exponent, factor = load_weight_terms(
+            logits, statistics, image, cells, parts, inside, peak, CATEGORICAL, LAYOUTS, SHAPE
+        )
+        total += tl.where((cells < L)[:, None], exponential(exponent) * factor, 0.0)
     return peak, (1.0 / tl.sum(total, axis=0))[None, :]
 
 
@@ -105,8 +103,10 @@ def weights_kernel(
     rows = weights + ((image * SHAPE[0] + parts) * (SHIFTS * L))[None, :]
     for start in range(0, L, BLOCKS[0]):
         cells, inside = cell_block(start, parts, SHAPE, BLOCKS, INDEX)
-        log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
-        weight = tl.exp(log_p - peak) * share
+        exponent, factor = load_weight_terms(
+            logits, statistics, image, cells, parts, inside, peak, CATEGORICAL, LAYOUTS, SHAPE
+        )
+        weight = exponential(exponent) * (factor * share)
         tl.store(rows + SHIFTS // 2 * L + cells[:, None], weight.to(weights.dtype.element_ty), mask=inside)
     # The next loads read data that other threads of this program have written.
     tl.debug_barrier()
@@ -149,8 +149,10 @@ def weights_backward_kernel(
                 target, target_inside = shift_of(shift, cells, parts, inside, SHAPE)
                 moved = tl.load(rows + shift * L + target[:, None], mask=target_inside, other=0.0)
                 d_weight += moved.to(tl.float32)
-            log_p = log_p_tile(logits, statistics, image, cells, parts, inside, CATEGORICAL, LAYOUTS, SHAPE)
-            weight = tl.where(inside, tl.exp(log_p - peak) * share, 0.0)
+            exponent, factor = load_weight_terms(
+                logits, statistics, image, cells, parts, inside, peak, CATEGORICAL, LAYOUTS, SHAPE
+            )
+            weight = tl.where(inside, exponential(exponent) * (factor * share), 0.0)
             if walk == 0:
                 mean_sum += weight * d_weight
             else:

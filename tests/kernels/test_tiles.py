@@ -1,12 +1,64 @@
-"""The choice of tiles, which affects only speed and rounding."""
+"""Functions of a logit, and the choice of tiles, which affects only speed and rounding."""
 
 import math
 
 import pytest
+import torch
+import triton
+import triton.language as tl
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from accel.kernels import occurrence, pooled, tiles, weighted_loss
+from tests.kernels.common import DEVICE
+from tests.support import ROUNDOFF
+
+
+@triton.jit
+def functions_kernel(x, results, SIZE: tl.constexpr):
+    place = tl.arange(0, SIZE)
+    logit = tl.load(x + place)
+    p, slope = tiles.sigmoid_and_slope(logit)
+    not_p, _ = tiles.sigmoid_and_slope(-logit)
+    exponent, factor = occurrence.weight_terms(logit, None, 0.0, False)
+    tl.store(results + place, p)
+    tl.store(results + SIZE + place, not_p)
+    tl.store(results + 2 * SIZE + place, slope)
+    tl.store(results + 3 * SIZE + place, tiles.exponential(exponent) * factor)
+    tl.store(results + 4 * SIZE + place, tiles.reciprocal(tl.exp2(logit)))
+
+
+def functions(x):
+    results = torch.empty(5, len(x), device=DEVICE)
+    functions_kernel[(1,)](torch.tensor(x, device=DEVICE), results, SIZE=len(x))
+    return results.cpu().double()
+
+
+def test_functions_of_a_logit_are_accurate_wherever_their_values_are_normal():
+    x = torch.linspace(-80, 80, 4096).tolist()
+    p, not_p, slope, weight, inverse = functions(x)
+    x = torch.tensor(x).double()
+    # exp rounds x · log₂ e, by |x| half units of its last place; a dozen more for what follows, the two of 2⁻²² of a
+    # GPU's approximate exponential and square root among them.
+    relative = (x.abs() + 12) * ROUNDOFF[torch.float32]
+    for name, got, wanted in (
+        ("σ(x)", p, x.sigmoid()),
+        ("σ(−x)", not_p, (-x).sigmoid()),
+        ("slope", slope, x.sigmoid() * (-x).sigmoid()),
+        ("weight", weight, x.sigmoid()),
+        ("reciprocal", inverse, torch.exp2(-x)),
+    ):
+        assert ((got - wanted).abs() <= relative * wanted).all(), name
+    assert torch.equal((p + not_p).float(), torch.ones(4096))
+
+
+def test_functions_of_a_logit_are_exact_far_out_and_keep_nan():
+    p, not_p, slope, weight, _ = functions([1e38, -1e38, 200.0, -200.0])
+    assert p.tolist() == weight.tolist() == [1, 0, 1, 0]
+    assert not_p.tolist() == [0, 1, 0, 1]
+    assert slope.tolist() == [0, 0, 0, 0]
+    assert functions([float("nan"), float("nan")])[:4].isnan().all()
+
 
 # parts, numbers, cells, channels-last, bytes a number, whether the pass is heavy: the tile and numbers a thread.
 BLOCKS = {
@@ -66,6 +118,31 @@ def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item
         assert math.prod(tile) <= largest
         assert warps == max(1, math.prod(tile) // 256)  # eight numbers a thread
         assert (programs - 1) * tile[axis] < size <= programs * tile[axis]
+
+
+@given(
+    part_dim=st.sampled_from([1, 6, 16, 100, 600]),
+    grid=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    heavy=st.booleans(),
+)
+@example(part_dim=600, grid=(9, 9), format=torch.contiguous_format, dtype=torch.bfloat16, heavy=False)  # small tiles
+def test_cells_that_are_summed_first_divide_a_tile_and_are_loaded_at_once(part_dim, grid, format, dtype, heavy):
+    code = torch.empty(1, 4 * part_dim, *grid, dtype=dtype, device="meta").contiguous(memory_format=format)
+    cells = math.prod(grid)
+    tile, _ = tiles.blocks(4, part_dim, cells, code.stride(1) == 1, code.element_size(), heavy)
+    side, channels_adjacent = tiles.side_by_side(tile, code, heavy)
+    assert channels_adjacent == (code.stride(1) == 1)
+    assert tile[2] % side == 0
+    assert side * code.element_size() <= 16
+    if channels_adjacent:
+        assert side == 1
+    elif cells <= tile[2] and not heavy:
+        assert cells % side == 0  # each channel's cells begin at a multiple of what a thread loads
+        assert side * code.element_size() == 16 or cells % (2 * side)  # and it loads no less than it can
+    else:
+        assert side == min(tile[2], 16 // code.element_size())
 
 
 @given(
