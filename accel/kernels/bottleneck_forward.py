@@ -76,16 +76,15 @@ def pool_geometric(
     spread_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
-        # A thread's numbers of two contiguous maps take most of its registers, so they follow the weights; in
-        # channels-last maps there are fewer, and they are loaded while weights are exchanged between threads.
-        if not BLOCKS[4]:
-            weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
-        spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        # In contiguous maps a thread has so many numbers that both maps at once would take most of its registers.
         if BLOCKS[4]:
-            weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+            spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
+        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
+        if not BLOCKS[4]:
+            spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         spread_sum += folded(weight[:, :, None] * spread, FOLD)
     total = tl.sum(weight_sum, axis=0)
     share = (1.0 / total)[:, None]

@@ -49,8 +49,8 @@ def read_release(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     options = vars(options)
     for name, expected in SUPPORTED.items():
         if options.get(name) != expected:
-            given = printable(options.get(name))
-            raise ValueError(f"{path}: its {name} is {given}, only {expected} can be read")
+            given = printable(repr(options.get(name)))
+            raise ValueError(f"{path}: its {name} is {given}, only {expected!r} can be read")
     for name in ("size", "num_parts", "hidden_size", "py"):
         if name not in options:
             raise ValueError(f"{path}: its args lack {name!r}")
