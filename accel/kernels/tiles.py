@@ -186,8 +186,7 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     - Channels-last: 128 adjacent channels and 16 cells (64 and 32 for a large grid, and for half precision), 64 bytes
       of numbers per thread; up to 64 cells are one tile, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes per thread.
-    - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
-    per
+    - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations per
       cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in float32, 64,
       128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
@@ -226,6 +225,8 @@ def _light(block_d, cells, channels_last, item_size):
         return 2048, longest, 32
     if channels_last and cells <= 64:
         return 2048, min(64, longest), 64
+    if channels_last and block_d == 1 and item_size == 4:
+        return 512, min(8, longest), 16  # with 16 cells, the backward pass spills a word on sm_100
     if channels_last:
         few = (cells < 1024 and item_size == 4) or block_d == 1
         return min(2048, 1024 * block_d), min(16 if few else 32, longest), 64 // item_size
