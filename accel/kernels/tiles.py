@@ -187,9 +187,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
       of numbers per thread; up to 64 cells are one tile, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes per thread.
     - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
-    per
-      cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in float32, 64,
-      128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
+      for a cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in float32,
+      64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
     A thread takes at most 8 parts, since each needs registers for its noise and occurrence. A part has at most 2048
     sums at a time, or they would not fit into registers. A heavy pass has three tiles at once (the arithmetic rule
@@ -208,10 +207,11 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
 
 
 def side_by_side(tile: tuple[int, int, int], code: Tensor, heavy: bool = False) -> tuple[int, bool]:
-    """Number of adjacent cells of a tile that are summed first, and whether channels are adjacent in memory instead.
+    """(number of adjacent cells whose sums are added first, whether channels rather than cells are adjacent in memory).
 
-    They are in one thread, 16 bytes of them, unless channels begin at odd places. Then other threads have them: a tile
-    of all cells is summed at once, but a larger grid or a heavy pass has too many sums if neighbours are not added.
+    If cells are adjacent, a thread usually loads 16 bytes of them. In grids of an odd size it does not, and adding
+    neighbours would exchange them between threads: so a tile of all cells is summed at once. A larger grid or a heavy
+    pass adds neighbours even then, since its sums would take too many registers otherwise.
     """
     if code.stride(1) == 1:
         return 1, True
@@ -226,6 +226,8 @@ def _light(block_d, cells, channels_last, item_size):
         return 2048, longest, 32
     if channels_last and cells <= 64:
         return 2048, min(64, longest), 64
+    if channels_last and block_d == 1 and item_size == 4:
+        return 512, min(8, longest), 16  # with 16 cells, the backward pass spills a word on sm_100
     if channels_last:
         few = (cells < 1024 and item_size == 4) or block_d == 1
         return min(2048, 1024 * block_d), min(16 if few else 32, longest), 64 // item_size
