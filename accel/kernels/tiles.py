@@ -187,8 +187,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
       of numbers per thread; up to 64 cells are one tile, in one warp.
     - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes per thread.
     - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
-      for a cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in float32,
-      64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
+      for a cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in
+      float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
 
     A thread takes at most 8 parts, since each needs registers for its noise and occurrence. A part has at most 2048
     sums at a time, or they would not fit into registers. A heavy pass has three tiles at once (the arithmetic rule
