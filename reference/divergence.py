@@ -109,10 +109,10 @@ def identity_information(p):
         Σ_{b,l} KL_occ = Σ KL(Bern(P) ‖ Bern(N π)) + Σ P KL(p / P ‖ 1/N)
         Σ P KL(p / P ‖ 1/N) = I + Σ P · KL(q ‖ 1/N)
 
-    The last term asks that all parts be used equally often. I asks that the image not decide which part occurs: with a
-    weight β > 1, parts that differ by less than β log N nats of the reconstruction error are not told apart, although
-    all other terms are satisfied. So a weight of its own for I (`elbo`), as β-TCVAE has for the information of a code
-    (Chen et al. 2018), lets similar parts be told apart.
+    The last term is least if all parts are used equally often, and I if the image does not decide which part occurs.
+    With a weight β, telling apart N parts that are used equally often costs β log N nats per occurrence, and is worth
+    it only if it lowers the reconstruction error by more. A weight of its own for I (`elbo`), as β-TCVAE has for the
+    information of a code (Chen et al. 2018), lets similar parts be told apart.
     """
     return (p * _log_identity_ratio(p)).sum()
 

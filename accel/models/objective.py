@@ -47,10 +47,10 @@ def elbo(
     channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
     computed in float32 for any dtype of the reconstruction (float64 for float64).
 
-    beta_identity: weight, relative to β_occ, of the information about which part occurs; for categorical occurrences
-    only. With 0, parts that are similar are told apart at no cost, but unequal use of parts in the batch still has one.
-    reference/divergence.py has the equations; the information is estimated from the batch (of this process, if there
-    are several).
+    beta_identity: weight, relative to β_occ, of the information about which part occurs, from 0 to 1; for categorical
+    occurrences only, which is not checked here. With 0, parts that are similar are told apart at no cost, but unequal
+    use of parts in the batch still has one. reference/divergence.py has the equations; the information is estimated
+    from the batch (of this process, if there are several).
 
     Raises ValueError for a β that is not finite, for different shapes, for integer images other than uint8, or for
     beta_identity and an output without parts.

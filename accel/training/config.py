@@ -233,6 +233,11 @@ class TrainingConfig(BottleneckOptions):
         row = SYSTEMS.get(self.system)
         return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
+    def __post_init__(self) -> None:
+        if self.beta_identity is None and self.occurrence not in (None, "categorical"):
+            object.__setattr__(self, "beta_identity", 1.0)  # as the recipe's value is for categorical occurrences
+        super().__post_init__()
+
     @property
     def folder(self) -> Path:
         """The run folder: `out`, or one named after the data and the system."""

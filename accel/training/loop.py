@@ -422,4 +422,5 @@ class Run:
             centre_and_split_parts(model, self.system.optimisers["model"], images, self.config.seed + self.epoch)
         else:
             retire_duplicates(model, images, self.config.renew)
-        processes.copy_from_first(model)  # whose sums may be rounded in another way there
+        # Sums may be rounded in another way there, and other parts chosen.
+        processes.copy_from_first(model, self.system.optimisers["model"])

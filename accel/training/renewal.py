@@ -16,7 +16,7 @@ half of a run, parts are also moved to the centre of their pictures.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,9 +33,9 @@ from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
 
 FEW = 512  # number of images for measuring how often parts occur, and for splitting them
-SURE = 0.5  # probability of occurrences that count: parts without any have lower ones in all cells
+SURE = 0.5  # probability above which an occurrence counts; that of an unused part may be lower, but not 0, everywhere
 RARE = 0.02  # such occurrences per image below which a part is unused
-MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split, or are not the result of a merger
+MUCH = 2.5  # parts with more occurrences than this multiple of the mean may be split, and are not formed by retirement
 FEWEST = 10  # such occurrences per share of a part
 MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
@@ -52,8 +52,12 @@ Places = tuple[Tensor, Tensor, Tensor]  # image, row and column on the encoder's
 
 
 class Split(NamedTuple):
-    """How a part is moved and split: m occurrences as they are and as they shall be, and the cluster of each (m,)."""
+    """How a part is moved and split: m occurrences as they are and as they shall be, and the cluster of each (m,).
 
+    occupied: where the part shall occur, including occurrences beyond MOST.
+    """
+
+    occupied: Places
     found: Places
     at: Places
     cluster: Tensor
@@ -98,6 +102,7 @@ def centre_and_split_parts(
     for original in changed:
         new, step = shares.get(original, []), steps[original]
         found, at = moved(sure_occurrences(model, posterior, original), step, features.shape[2:])
+        occupied = at
         if len(at[0]) > MOST:
             some = torch.randperm(len(at[0]), generator=generator)[:MOST].to(device)
             found, at = (tuple(index[some] for index in places) for places in (found, at))
@@ -106,7 +111,7 @@ def centre_and_split_parts(
         # On the CPU, where the random generator is.
         pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2).cpu()
         cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
-        split = Split(found, at, cluster, torch.tensor([original, *new], device=device), step)
+        split = Split(occupied, found, at, cluster, torch.tensor([original, *new], device=device), step)
         splits.append(split)
         weight, bias = fitted_logits(model, features, split, generator)
         if any(step):
@@ -209,10 +214,10 @@ def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor
     for _ in range(ALIGNMENTS):
         mean, best = aligned.mean(0), aligned.new_full((len(aligned),), -math.inf)
         for down, right in itertools.product(shifts, shifts):  # one shift at a time: all at once can exceed memory
-            shifted = cut(down, right)
-            score = shifted @ mean
+            squares = cut(down, right)
+            score = squares @ mean
             better = score > best
-            aligned, best = torch.where(better[:, None], shifted, aligned), torch.where(better, score, best)
+            aligned, best = torch.where(better[:, None], squares, aligned), torch.where(better, score, best)
     return aligned
 
 
@@ -227,14 +232,16 @@ def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: to
     count, size = len(split.parts), head.kernel_size[0]
     windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
     occupied = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
-    occupied[tuple(index.cpu() for index in split.at)] = True
+    occupied[tuple(index.cpu() for index in split.occupied)] = True
     free = (~occupied).nonzero()
     free = free[torch.randperm(len(free), generator=generator)[:OTHERS]].to(features.device)
     image, row, column = (torch.cat(pair) for pair in zip(split.at, free.T, strict=True))
     read = windows[image, :, row, column].float().flatten(1)
     target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
     own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
-    own_weight = shifted(own_weight, *(-places for places in split.step))  # which reads the same places as before
+    own_weight = shifted(
+        own_weight, *(-places for places in split.step)
+    )  # reads the same places, where it reaches them
     own = read @ own_weight.flatten() + own_bias
     occurring = read[: len(split.cluster)]
     mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
@@ -270,7 +277,7 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
     code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
     setting = {name: value.clone() for name, value in model.setting(posterior).items()}
     fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
-    for (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
+    for _, (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
         drawn = code[image, parts[0], :, row // k, column // k]
         code[:, parts] = 0
         code[image, parts[cluster], :, to_row // k, to_column // k] = drawn
@@ -296,18 +303,23 @@ def restart_moments(model: PatchVAE, optimiser: torch.optim.Optimizer, parts: Te
 
     Gradients of unused parts are about 0, so with their own second moments, Adam's first steps would be far too long.
     """
-    if optimiser.state:
-        for first in _by_part(model, lambda parameter: optimiser.state[parameter]["exp_avg"]):
-            first[parts] = 0
-        for second in _by_part(model, lambda parameter: optimiser.state[parameter]["exp_avg_sq"]):
-            second[parts] = second[parts[0]].clone()
+    kept = {parameter: state for parameter, state in optimiser.state.items() if state}
+    for first in _by_part(model, lambda parameter: kept[parameter]["exp_avg"], kept):
+        first[parts] = 0
+    for second in _by_part(model, lambda parameter: kept[parameter]["exp_avg_sq"], kept):
+        second[parts] = second[parts[0]].clone()
 
 
-def _by_part(model: PatchVAE, of: Callable[[nn.Parameter], Tensor]) -> list[Tensor]:
-    """For all parameters that consist of the weights of single parts: of(parameter), of its shape, as a view (N, …)."""
+def _by_part(
+    model: PatchVAE, of: Callable[[nn.Parameter], Tensor], among: Container[nn.Parameter] | None = None
+) -> list[Tensor]:
+    """For all parameters (`among` some) that consist of weights of single parts: of(parameter) as a view (N, …)."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
-    tensors = [of(parameter) for head in heads for parameter in head.parameters()]
-    tensors.append(model.decoder.of_channels(of(model.decoder.reading())))
+    parameters = [parameter for head in heads for parameter in head.parameters()]
+    tensors = [of(parameter) for parameter in parameters if among is None or parameter in among]
+    reading = model.decoder.reading()
+    if among is None or reading in among:
+        tensors.append(model.decoder.of_channels(of(reading)))
     return [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors]
 
 
@@ -341,8 +353,8 @@ def similarities(pictures: Tensor, reach: int) -> Tensor:
     best = torch.full((len(pictures), len(pictures)), -1.0, device=pictures.device)
     for row in range(2 * reach + 1):
         for column in range(2 * reach + 1):
-            moved = around[:, :, row : row + height, column : column + width].flatten(1)
-            best = torch.maximum(best, unit @ nn.functional.normalize(moved, dim=1).T)
+            aside = around[:, :, row : row + height, column : column + width].flatten(1)
+            best = torch.maximum(best, unit @ nn.functional.normalize(aside, dim=1).T)
     return torch.maximum(best, best.T)
 
 
@@ -359,7 +371,7 @@ def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list
     common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
     similar = similarities(pictures - common, model.scale // 2)
     most = MUCH * use[use >= RARE].mean()  # NaN if there are none, and then there are no pairs
-    retired = {}
+    retired: dict[int, int] = {}
     pairs = [(one, other) for one in range(len(use)) for other in range(one)]
     for one, other in sorted(pairs, key=lambda pair: -similar[pair].item()):
         if similar[one, other] < alike:
