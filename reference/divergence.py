@@ -118,7 +118,10 @@ def identity_information(p):
 
 
 def identity_information_gradients(d_information, p):
-    """∂I/∂p = log((p / P) / q), since the derivatives of P and q cancel. d_information: a number."""
+    """∂I/∂p = log((p / P) / q), since the derivatives of P and q cancel.
+
+    d_information: a number. p and the result: (B, N, L).
+    """
     return d_information * _log_identity_ratio(p)
 
 
