@@ -21,6 +21,8 @@ from .divergence import (
     category_log_probabilities,
     gaussian_divergence,
     gaussian_divergence_gradients,
+    identity_information,
+    identity_information_gradients,
 )
 from .noise import Noise, appearance_noise, dropout_noise, occurrence_noise
 from .objective import Elbo, elbo, elbo_gradients
@@ -49,6 +51,8 @@ __all__ = [
     "gaussian_divergence",
     "gaussian_divergence_gradients",
     "gradient_energy_weights",
+    "identity_information",
+    "identity_information_gradients",
     "occurrence_noise",
     "patch_bottleneck",
     "patch_bottleneck_gradients",

@@ -100,6 +100,39 @@ def categorical_divergence_gradients(d_divergence, logits, prior):
     return d_divergence[:, None] * (p * (ratio - (p * ratio).sum(1, keepdims=True)))[:, :-1]
 
 
+def identity_information(p):
+    """I = Σ_{b,n,l} p log((p / P) / q), the information of occurrences about which part occurs, a number in nats.
+
+    p: probabilities of categorical parts (B, N, L). P_bl = Σ_n p is the probability that any part occurs, and
+    q_n = Σ_{b,l} p / Σ_{b,l} P the average, over the batch, of which part it is. By the chain rule,
+
+        Σ_{b,l} KL_occ = Σ KL(Bern(P) ‖ Bern(N π)) + Σ P KL(p / P ‖ 1/N)
+        Σ P KL(p / P ‖ 1/N) = I + Σ P · KL(q ‖ 1/N)
+
+    The last term is least if all parts are used equally often, and I if the image does not decide which part occurs.
+    With a weight β, telling apart N parts that are used equally often costs β log N nats per occurrence, and is worth
+    it only if it lowers the reconstruction error by more. A weight of its own for I (`elbo`), as β-TCVAE has for the
+    information of a code (Chen et al. 2018), lets similar parts be told apart.
+    """
+    return (p * _log_identity_ratio(p)).sum()
+
+
+def identity_information_gradients(d_information, p):
+    """∂I/∂p = log((p / P) / q), since the derivatives of P and q cancel.
+
+    d_information: a number. p and the result: (B, N, L).
+    """
+    return d_information * _log_identity_ratio(p)
+
+
+def _log_identity_ratio(p):
+    """log((p / P) / q), (B, N, L); probabilities below the smallest float32 count as that."""
+    anyone, often = p.sum(1, keepdims=True), p.sum((0, 2), keepdims=True)
+    tiny = np.finfo(np.float32).tiny
+    log_p, log_any, log_often = (np.log(np.maximum(value, tiny)) for value in (p, anyone, often))
+    return log_p - log_any - log_often + np.log(max(often.sum(), tiny))
+
+
 def _log_category_prior(logits, prior):
     """(1, N + 1, 1)."""
     parts = logits.shape[1]

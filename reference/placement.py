@@ -12,11 +12,14 @@ logits and is unchanged; places add:
     ẑ[n, l, o] = ẑ[n, l] · s[n, l, o]
     KL_place = Σ_{n,l} p[n, l] KL(q(· | n, l) ‖ 1/K)
 
+A logit may be infinite, as in occurrence.py; several that are infinite and have the same sign are taken as equal.
+
 KL_occ + KL_place is the divergence of the joint distribution of part and place from the prior π/K.
 """
 
 import numpy as np
 
+from .divergence import bounded
 from .noise import place_noise
 
 
@@ -36,15 +39,17 @@ def map_of_places(cells, k, grid):
 
 def split_places(logits):
     """(A, log q): A = log Σ_o exp(a_o), (B, N, L), and log q_o = a_o − A, (B, N, L, K)."""
+    logits = bounded(logits)
     peak = logits.max(-1, keepdims=True)
-    total = peak + np.log(np.exp(logits - peak).sum(-1, keepdims=True))
-    return total[..., 0], logits - total
+    relative = logits - peak
+    total = np.log(np.exp(relative).sum(-1, keepdims=True))
+    return (peak + total)[..., 0], relative - total
 
 
 def split_places_gradients(d_total, d_log_q, logits):
-    """d_a_o = d_log q_o + q_o (d_A − Σ_j d_log q_j)."""
+    """d_a_o = d_log q_o + q_o (d_A − Σ_j d_log q_j); 0 for an infinite logit."""
     q = np.exp(split_places(logits)[1])
-    return d_log_q + q * (d_total - d_log_q.sum(-1))[..., None]
+    return np.isfinite(logits) * (d_log_q + q * (d_total - d_log_q.sum(-1))[..., None])
 
 
 def sample_place(log_q, temperature=1.0, noise=None, straight_through=False):

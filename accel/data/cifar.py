@@ -91,7 +91,7 @@ def read_cifar(archive: Archive, data_dir: Path, image_size: int | None = None) 
         train, test = (_batches([members[name] for name in part], archive) for part in (archive.train, archive.test))
         train, test = (ImageSet(fit_array(part.images, image_size), part.labels) for part in (train, test))
         return Dataset(archive.name, train, test, names)
-    except (MemoryError, ImportError):  # of Pillow
+    except (MemoryError, ImportError, PermissionError, FileNotFoundError):  # of Pillow, or not of the content
         raise
     except Exception as error:  # another content fails in too many ways to list
         raise ValueError(f"{path} does not have the content of {archive.name}: {in_one_line(error)}") from error

@@ -36,6 +36,7 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
         "kl_appearance": "appearance divergence",
         "kl_occurrence": "occurrence divergence",
         "kl_ground": "background divergence",
+        "identity": "identity of parts",
         "error": "error rate, %",
     }
     for term in (name.removeprefix("train_") for name in last if name.startswith("train_")):

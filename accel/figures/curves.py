@@ -13,6 +13,7 @@ NAMES = {
     "kl_appearance": "appearance divergence, nats per image",
     "kl_occurrence": "occurrence divergence, nats per image",
     "kl_ground": "background divergence, nats per image",
+    "identity": "information about which part occurs, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images per second",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from accel.common.describing import ShowsShapes
 from accel.ops import weighted_squared_error
 from accel.ops.backend import accumulation_dtype
+from accel.ops.occurrence import identity_information
 
 from .autoencoder import scaled_pixels
 from .betavae import BetaVAEOutput
@@ -19,7 +21,8 @@ from .patchvae import PatchVAEOutput
 class Elbo(ShowsShapes):
     """The loss and its terms as 0-d tensors: means over images, in nats per image. The terms do not include β.
 
-    kl_ground: None for a model without a background model.
+    kl_ground: None for a model without a background model. identity: the information about which part occurs, which is
+    included in kl_occurrence; None unless it has a weight of its own.
     """
 
     total: Tensor
@@ -27,6 +30,7 @@ class Elbo(ShowsShapes):
     kl_appearance: Tensor
     kl_occurrence: Tensor
     kl_ground: Tensor | None = None
+    identity: Tensor | None = None
 
 
 def elbo(
@@ -35,6 +39,7 @@ def elbo(
     beta_app: float | Tensor = 1.0,
     beta_occ: float | Tensor = 1.0,
     weighted: bool = True,
+    beta_identity: float = 1.0,
 ) -> Elbo:
     """The loss to minimise: the mean over images of R + β_app · KL_app + β_occ · KL_occ (+ KL_ground if present).
 
@@ -42,9 +47,15 @@ def elbo(
     channels and pixels, ω the gradient-energy weights (paper, section 3.4), or 1 unless `weighted`. Sums are
     computed in float32 for any dtype of the reconstruction (float64 for float64).
 
-    Raises ValueError for a β that is not finite, for different shapes, or for integer images other than uint8.
+    beta_identity: weight, relative to β_occ, of the information about which part occurs, from 0 to 1; for categorical
+    occurrences only, which is not checked here. With 0, parts that are similar are told apart at no cost, but unequal
+    use of parts in the batch still has one. reference/divergence.py has the equations; the information is estimated
+    from the batch (of this process, if there are several).
+
+    Raises ValueError for a β that is not finite, for different shapes, for integer images other than uint8, or for
+    beta_identity and an output without parts.
     """
-    for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ)):
+    for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ), ("beta_identity", beta_identity)):
         # A GPU would have to be waited for, and in compiled code there is no number to look at.
         if type(beta) is Tensor and beta.device.type == "cpu" and not torch.compiler.is_compiling():
             beta = beta.item()
@@ -53,6 +64,8 @@ def elbo(
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")
+    if beta_identity != 1 and not hasattr(out, "occurrence"):
+        raise ValueError(f"elbo: beta_identity {beta_identity:g} needs a model with parts, got {type(out).__name__}")
     images = scaled_pixels(images, accumulation_dtype(out.reconstruction))
     if weighted:
         error = weighted_squared_error(out.reconstruction, images)
@@ -64,4 +77,8 @@ def elbo(
     if kl_ground is not None:
         kl_ground = kl_ground.mean()
         total = total + kl_ground
-    return Elbo(total, reconstruction, kl_appearance, kl_occurrence, kl_ground)
+    identity = None
+    if beta_identity != 1:
+        identity = identity_information(cast(PatchVAEOutput, out).occurrence) / len(images)
+        total = total - beta_occ * (1 - beta_identity) * identity
+    return Elbo(total, reconstruction, kl_appearance, kl_occurrence, kl_ground, identity)

@@ -17,6 +17,19 @@ from .noise import Noise, occurrence_noise
 LARGEST = 1e38  # what an infinite logit counts as: a float32, as are differences of two
 
 
+def identity_information(probability: Tensor) -> Tensor:
+    """I of reference/divergence.py, 0-d in nats; p: probabilities (B, N, …) of categorical parts."""
+    p = probability.flatten(2)
+    with torch.no_grad():  # as the derivatives of the ratio cancel
+        anyone, often = p.sum(1, keepdim=True), p.sum((0, 2), keepdim=True)
+        log_p, log_any, log_often, log_all = (
+            value.clamp_min(torch.finfo(torch.float32).tiny).log()
+            for value in (p, anyone, often, often.sum(1, keepdim=True))
+        )
+        ratio = log_p - log_any - log_often + log_all
+    return (p * ratio).sum()
+
+
 class Bernoulli:
     """Independent parts: p = σ(a)."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .noise import Noise, place_noise
+from .occurrence import LARGEST
 
 
 def places_of_cells(maps: Tensor, k: int) -> Tensor:
@@ -21,8 +22,11 @@ def map_of_places(cells: Tensor, k: int, grid: tuple[int, int]) -> Tensor:
 
 def split_places(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, N, L, K) of places → logits of parts, A (B, N, L), and log q (B, N, L, K) of their places."""
-    total = logits.logsumexp(3)
-    return total, logits - total[..., None]
+    logits = logits.clamp(-LARGEST, LARGEST)
+    peak = logits.detach().amax(3, keepdim=True)
+    relative = logits - peak
+    total = relative.logsumexp(3, keepdim=True)
+    return (peak + total).squeeze(3), relative - total
 
 
 def sample_place(log_q: Tensor, temperature: float | Tensor, noise: Noise | None, straight_through: bool) -> Tensor:

@@ -14,6 +14,7 @@ PATCHVAE_ONLY = frozenset(
         "decoder",
         "ground",
         "beta_occ",
+        "beta_identity",
         "warm_up",
         "renew",
         "temperature",

@@ -28,6 +28,7 @@ PARTS_RECIPE = {
     "occurrence_prior": 0.02,
     "beta_app": 3.0,
     "beta_occ": 1.5,
+    "beta_identity": 0.0,
     "warm_up": 700,
     "renew": 0.8,
     "appearance_prior_mean": 2.0,
@@ -147,6 +148,13 @@ class TrainingConfig(BottleneckOptions):
 
     beta_app: float = option(1.0, "objective", "weight of the appearance divergence", check=at_least(0))
     beta_occ: float = option(1.0, "objective", "weight of the occurrence divergence", check=at_least(0))
+    beta_identity: float = option(
+        1.0,
+        "objective",
+        "weight, relative to β_occ, of the information about which part occurs, a part of the occurrence divergence; "
+        "less than 1 lets similar parts be told apart; for categorical occurrences",
+        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+    )
     warm_up: int = option(
         0,
         "objective",
@@ -159,8 +167,9 @@ class TrainingConfig(BottleneckOptions):
     renew: float = option(
         0.0,
         "objective",
-        "in the first half of a run, split overused parts into unused ones; in the second, retire one of two parts "
-        "whose pictures, minus the mean picture, have at least this cosine similarity; 0 turns off both",
+        "in the first half of a run, centre parts on what they draw, and split overused parts into unused ones; in the "
+        "second, retire one of two parts whose pictures, minus the mean picture, have at least this cosine similarity; "
+        "0 turns off all of this",
         check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
     )
     adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))
@@ -223,6 +232,11 @@ class TrainingConfig(BottleneckOptions):
             return None
         row = SYSTEMS.get(self.system)
         return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
+
+    def __post_init__(self) -> None:
+        if self.beta_identity is None and self.occurrence not in (None, "categorical"):
+            object.__setattr__(self, "beta_identity", 1.0)  # as the recipe's value is for categorical occurrences
+        super().__post_init__()
 
     @property
     def folder(self) -> Path:

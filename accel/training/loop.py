@@ -32,7 +32,7 @@ from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
-from accel.training.renewal import retire_duplicates, split_parts
+from accel.training.renewal import centre_and_split_parts, retire_duplicates
 from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
@@ -414,12 +414,13 @@ class Run:
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 
     def renew_parts(self) -> None:
-        """With --renew, splits overused parts in the first half of the run, and retires duplicates in the second."""
+        """With --renew, centres and splits parts in the first half of the run, and retires duplicates in the second."""
         if not self.config.renew or self.epoch >= self.config.epochs:
             return
         model, images = cast(PatchVAE, self.model), self.train_set.images
         if 2 * self.epoch <= self.config.epochs:
-            split_parts(model, images, self.config.seed + self.epoch)
+            centre_and_split_parts(model, self.system.optimisers["model"], images, self.config.seed + self.epoch)
         else:
             retire_duplicates(model, images, self.config.renew)
-        processes.copy_from_first(model)  # whose sums may be rounded in another way there
+        # Sums may be rounded in another way there, and other parts chosen.
+        processes.copy_from_first(model, self.system.optimisers["model"])

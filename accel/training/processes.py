@@ -1,8 +1,9 @@
 """Communication of several processes that train one model, each on its share of every batch.
 
 `torchrun … -m accel train` starts them. All have the same weights. Statistics of batch norm, gradients and sums of the
-loss are summed over processes, so that the result is that of a single process. The first process writes the files. In a
-single process, all functions here do nothing.
+loss are summed over processes, so that the result is that of a single process; but with `--beta-identity` below 1, each
+process estimates the information about parts from its own share. The first process writes the files. In a single
+process, all functions here do nothing.
 """
 
 import contextlib
@@ -150,11 +151,12 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
                 module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
 
 
-def copy_from_first(networks: nn.Module) -> None:
-    """Gives every process the parameters and buffers of the first."""
+def copy_from_first(networks: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
+    """Gives every process the parameters and buffers of the first, and the state of its optimiser."""
     if count() == 1:
         return
-    for tensor in (*networks.parameters(), *networks.buffers()):
+    states = optimiser.state.values() if optimiser else ()
+    for tensor in (*networks.parameters(), *networks.buffers(), *(t for state in states for t in state.values())):
         message = tensor.detach().contiguous()
         distributed.broadcast(message, 0)
         tensor.detach().copy_(message)

@@ -1,4 +1,4 @@
-"""Renewal of parts during a run: unused parts take over shares of overused ones, and duplicates are retired.
+"""Renewal of parts during a run: parts are centred, overused ones split, and duplicates retired.
 
 A pattern that one part explains gives no gradient to other parts, so the first part that reconstructs all types roughly
 may keep all of them. Likewise, two parts may share a type forever, each in the places where the other does not occur.
@@ -9,10 +9,14 @@ half, of two parts with similar pictures, the less frequent one is retired.
 Copies that differ by noise alone merge again, or come to differ in where the object lies between two places. A split
 therefore clusters what the part shows: the pieces of images where it occurs, aligned to the pixel. Each cluster gets a
 part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
+
+A part may draw objects at its left, half a cell away, and then occurs in another cell than the object. So in the first
+half of a run, parts are also moved to the centre of their pictures.
 """
 
 import itertools
 import math
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,17 +26,18 @@ from torch.nn import functional
 
 from accel.models import PatchVAE
 from accel.models.autoencoder import in_evaluation, scaled_pixels
+from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
 from accel.ops.placement import places_of_cells
 from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
 
 FEW = 512  # number of images for measuring how often parts occur, and for splitting them
-CONSIDERED = 0.1  # occurrences of lower probability do not count: early in a run every part has them everywhere
-RARE = 0.02  # occurrences per image below which a part is unused
-MUCH = 2.5  # parts that occur more often than this multiple of the mean may be split
-SURE = 0.5  # probability of the occurrences whose pieces are clustered
+SURE = 0.5  # probability above which an occurrence counts; that of an unused part may be lower, but not 0, everywhere
+RARE = 0.02  # such occurrences per image below which a part is unused
+MUCH = 2.5  # parts with more occurrences than this multiple of the mean may be split, and are not formed by retirement
 FEWEST = 10  # such occurrences per share of a part
+MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
 BELL = 0.3  # standard deviation of the weights of a piece's pixels, in sides of a piece
 ALIGNMENTS = 3  # number of times that pieces are aligned with their mean
@@ -47,56 +52,77 @@ Places = tuple[Tensor, Tensor, Tensor]  # image, row and column on the encoder's
 
 
 class Split(NamedTuple):
-    """How a part is split: its m occurrences, the cluster of each (m,), and the part of each cluster."""
+    """How a part is moved and split: m occurrences as they are and as they shall be, and the cluster of each (m,).
 
+    occupied: where the part shall occur, including occurrences beyond MOST.
+    """
+
+    occupied: Places
+    found: Places
     at: Places
     cluster: Tensor
-    parts: Tensor  # the first is the part itself
+    parts: Tensor  # of each cluster; the first is the part itself
+    step: tuple[int, int]  # places from `found` to `at`, downwards and to the right
 
 
 def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
-    """The first FEW of uint8 images (n, H, W, C) as a batch on the model's device, and their posterior."""
+    """FEW of uint8 images (n, H, W, C), evenly spaced, as a batch on the model's device, and their posterior."""
+    few = np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)  # the first may be of one class
     with evaluating(model) as device:
-        (batch,) = in_order(images[:FEW], FEW, device)
+        (batch,) = in_order(images[few], FEW, device)
         return batch, model.encode(batch)
 
 
 def use_of_parts(posterior: PatchPosterior) -> Tensor:
-    """Expected occurrences per image of each part, (N,)."""
-    p = posterior.occurrence
-    return torch.where(p > CONSIDERED, p, 0).sum((2, 3)).mean(0)
+    """Sure occurrences per image of each part, (N,)."""
+    return (posterior.occurrence > SURE).float().sum((2, 3)).mean(0)
 
 
 @torch.no_grad()
-def split_parts(model: PatchVAE, images: np.ndarray, seed: int) -> list[tuple[int, int]]:
-    """Splits overused parts between themselves and unused parts, see `shares_of_parts`, on uint8 images (n, H, W, C).
+def centre_and_split_parts(
+    model: PatchVAE, optimiser: torch.optim.Optimizer, images: np.ndarray, seed: int
+) -> list[tuple[int, int]]:
+    """Moves used parts to the centres of their pictures, and splits overused ones, on uint8 images (n, H, W, C).
 
-    A part with fewer than FEWEST sure occurrences per share stays as it is. Returns pairs (new, original).
+    `steps_to_centres` says where to, and `shares_of_parts` between which. A part with fewer than FEWEST sure
+    occurrences per share stays as it is. optimiser: the model's Adam, see `restart_moments`. Returns a pair
+    (new, original) for each part that was unused.
     """
     batch, posterior = encode_few(model, images)
-    shares = shares_of_parts(use_of_parts(posterior))
-    if not shares:
+    use = use_of_parts(posterior)
+    shares, steps = shares_of_parts(use), steps_to_centres(model)
+    changed = [part for part in (use >= RARE).nonzero().flatten().tolist() if part in shares or any(steps[part])]
+    if not changed:
         return []
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model) as device:
         features = model.features(batch)
     pixels = scaled_pixels(batch, torch.float32)
     splits = []
-    for original, new in shares.items():
-        at = sure_occurrences(model, posterior, original)
+    for original in changed:
+        new, step = shares.get(original, []), steps[original]
+        found, at = moved(sure_occurrences(model, posterior, original), step, features.shape[2:])
+        occupied = at
+        if len(at[0]) > MOST:
+            some = torch.randperm(len(at[0]), generator=generator)[:MOST].to(device)
+            found, at = (tuple(index[some] for index in places) for places in (found, at))
         if len(at[0]) < FEWEST * (1 + len(new)):
             continue
         # On the CPU, where the random generator is.
         pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2).cpu()
         cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
-        split = Split(at, cluster, torch.tensor([original, *new], device=device))
+        split = Split(occupied, found, at, cluster, torch.tensor([original, *new], device=device), step)
         splits.append(split)
-        weight, bias = fitted_logits(model.occurrence_head, features, split, generator)
-        for weights in _weights_of_parts(model):
+        weight, bias = fitted_logits(model, features, split, generator)
+        if any(step):
+            pictures = model.decoder.of_channels(model.decoder.reading()).unflatten(0, (model.num_parts, -1))
+            pictures[original] = shifted(pictures[original], *(-places * model.encoder.scale for places in step))
+        for weights in _by_part(model, nn.Parameter.detach):
             spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
             noise = torch.randn(weights[new].shape, generator=generator).to(weights)
             weights[new] = weights[original] + SPREAD * spread * noise
         model.occurrence_head.weight[split.parts], model.occurrence_head.bias[split.parts] = weight, bias
+        restart_moments(model, optimiser, split.parts)
     if splits:
         fit_pictures(model, pixels, posterior, splits)
     return [(new, original) for original, *others in (split.parts.tolist() for split in splits) for new in others]
@@ -128,6 +154,40 @@ def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> P
     return image, row * k + place // k, column * k + place % k
 
 
+def steps_to_centres(model: PatchVAE) -> list[tuple[int, int]]:
+    """For each part, how many places its picture's centre lies below and to the right of the place that draws it.
+
+    The centre is the centroid of squared contributions. (0, 0) with a decoder that has no templates, whose pictures
+    cannot be shifted.
+    """
+    if not isinstance(model.decoder, Templates):
+        return [(0, 0)] * model.num_parts
+    energy = part_pictures(model).square().sum(1)
+    share = energy / energy.sum((1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+    steps = []
+    for axis, cells in ((2, model.grid[0]), (1, model.grid[1])):
+        pixels = torch.arange(share.shape[3 - axis], device=share.device) + 0.5
+        drawn = (cells // 2 * model.places + model.places // 2 + 0.5) * model.encoder.scale
+        steps.append((share.sum(axis) * (pixels - drawn)).sum(1).div(model.encoder.scale).round().int().tolist())
+    return list(zip(*steps, strict=True))
+
+
+def moved(places: Places, step: tuple[int, int], grid: Sequence[int]) -> tuple[Places, Places]:
+    """Places and the same places moved by a step, without those that would leave a grid (h, w)."""
+    image, row, column = places
+    inside = (row + step[0] >= 0) & (row + step[0] < grid[0]) & (column + step[1] >= 0) & (column + step[1] < grid[1])
+    image, row, column = image[inside], row[inside], column[inside]
+    return (image, row, column), (image, row + step[0], column + step[1])
+
+
+def shifted(weights: Tensor, down: int, right: int) -> Tensor:
+    """Kernels or templates (…, h, w) shifted by pixels, with zeros where there were none."""
+    height, width = weights.shape[-2:]
+    padded = functional.pad(weights, (abs(right), abs(right), abs(down), abs(down)))
+    row, column = abs(down) - down, abs(right) - right
+    return padded[..., row : row + height, column : column + width]
+
+
 def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor:
     """Squares of 2 · reach pixels around m places of a grid with `scale` pixels a place: (m, 4 · reach² · C).
 
@@ -154,29 +214,34 @@ def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor
     for _ in range(ALIGNMENTS):
         mean, best = aligned.mean(0), aligned.new_full((len(aligned),), -math.inf)
         for down, right in itertools.product(shifts, shifts):  # one shift at a time: all at once can exceed memory
-            shifted = cut(down, right)
-            score = shifted @ mean
+            squares = cut(down, right)
+            score = squares @ mean
             better = score > best
-            aligned, best = torch.where(better[:, None], shifted, aligned), torch.where(better, score, best)
+            aligned, best = torch.where(better[:, None], squares, aligned), torch.where(better, score, best)
     return aligned
 
 
-def fitted_logits(head: nn.Conv2d, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Weight (K, C, k, k) and bias (K,) of the occurrence logits of a part's K shares, by logistic regression.
 
     Features (n, C, h, w) at each occurrence of the part predict its cluster, and at OTHERS random places that no share
-    occurs there. The penalty is on the difference from the part's own weights.
+    occurs there: one regression of K + 1 classes for categorical occurrences, K of two classes for independent ones.
+    The penalty is on the difference from the part's own weights.
     """
+    head, categorical = model.occurrence_head, model.bottleneck.occurrence == "categorical"
     count, size = len(split.parts), head.kernel_size[0]
     windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
     occupied = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
-    occupied[tuple(index.cpu() for index in split.at)] = True
+    occupied[tuple(index.cpu() for index in split.occupied)] = True
     free = (~occupied).nonzero()
     free = free[torch.randperm(len(free), generator=generator)[:OTHERS]].to(features.device)
     image, row, column = (torch.cat(pair) for pair in zip(split.at, free.T, strict=True))
     read = windows[image, :, row, column].float().flatten(1)
     target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
     own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
+    own_weight = shifted(
+        own_weight, *(-places for places in split.step)
+    )  # reads the same places, where it reaches them
     own = read @ own_weight.flatten() + own_bias
     occurring = read[: len(split.cluster)]
     mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
@@ -188,8 +253,13 @@ def fitted_logits(head: nn.Conv2d, features: Tensor, split: Split, generator: to
     @torch.enable_grad()
     def loss() -> Tensor:
         optimiser.zero_grad()
-        logits = functional.pad(own[:, None] + functional.linear(read, weight, bias), (0, 1))  # 0 for none of them
-        value = functional.cross_entropy(logits, target) + PENALTY * weight.square().sum()
+        logits = own[:, None] + functional.linear(read, weight, bias)
+        if categorical:
+            value = functional.cross_entropy(functional.pad(logits, (0, 1)), target)  # 0 for none of them
+        else:
+            each = functional.one_hot(target, count + 1)[:, :count].to(logits)
+            value = functional.binary_cross_entropy_with_logits(logits, each) * count
+        value = value + PENALTY * weight.square().sum()
         value.backward()
         return value
 
@@ -203,18 +273,20 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
 
     posterior: of the same images, before the split. Minimises the squared error.
     """
+    k = model.places
     code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
-    setting = {name: value[:FITTED].clone() for name, value in model.setting(posterior).items()}
+    setting = {name: value.clone() for name, value in model.setting(posterior).items()}
     fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
-    for (image, row, column), cluster, parts in splits:
-        row, column = row // model.places, column // model.places
-        drawn = code[image, parts[0], :, row, column]
+    for _, (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
+        drawn = code[image, parts[0], :, row // k, column // k]
         code[:, parts] = 0
-        code[image, parts[cluster], :, row, column] = drawn
+        code[image, parts[cluster], :, to_row // k, to_column // k] = drawn
         if "places" in setting:
-            setting["places"][:, parts] = setting["places"][:, parts[:1]]
+            setting["places"][:, parts] = 0
+            setting["places"][image, parts[cluster], to_row, to_column] = 1
         fitted[parts] = True
     code, pixels = code[:FITTED].flatten(1, 2), pixels[:FITTED]
+    setting = {name: value[:FITTED] for name, value in setting.items()}
     weight = model.decoder.reading()
     optimiser = torch.optim.Adam([weight], lr=FITTING_RATE)
     for _ in range(FITTING_STEPS):
@@ -226,12 +298,29 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
     weight.grad = None
 
 
-def _weights_of_parts(model: PatchVAE) -> list[Tensor]:
-    """All weights that belong to single parts, as views (N, …)."""
+def restart_moments(model: PatchVAE, optimiser: torch.optim.Optimizer, parts: Tensor) -> None:
+    """Sets Adam's moments of a part's shares: the first to 0, the second to that of the part, which is the first share.
+
+    Gradients of unused parts are about 0, so with their own second moments, Adam's first steps would be far too long.
+    """
+    kept = {parameter: state for parameter, state in optimiser.state.items() if state}
+    for first in _by_part(model, lambda parameter: kept[parameter]["exp_avg"], kept):
+        first[parts] = 0
+    for second in _by_part(model, lambda parameter: kept[parameter]["exp_avg_sq"], kept):
+        second[parts] = second[parts[0]].clone()
+
+
+def _by_part(
+    model: PatchVAE, of: Callable[[nn.Parameter], Tensor], among: Container[nn.Parameter] | None = None
+) -> list[Tensor]:
+    """For all parameters (`among` some) that consist of weights of single parts: of(parameter) as a view (N, …)."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
-    weights = [tensor for head in heads for tensor in (head.weight, head.bias)]
-    weights.append(model.decoder.of_channels(model.decoder.reading()))
-    return [tensor.detach().unflatten(0, (model.num_parts, -1)) for tensor in weights]
+    parameters = [parameter for head in heads for parameter in head.parameters()]
+    tensors = [of(parameter) for parameter in parameters if among is None or parameter in among]
+    reading = model.decoder.reading()
+    if among is None or reading in among:
+        tensors.append(model.decoder.of_channels(of(reading)))
+    return [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors]
 
 
 @torch.no_grad()
@@ -264,8 +353,8 @@ def similarities(pictures: Tensor, reach: int) -> Tensor:
     best = torch.full((len(pictures), len(pictures)), -1.0, device=pictures.device)
     for row in range(2 * reach + 1):
         for column in range(2 * reach + 1):
-            moved = around[:, :, row : row + height, column : column + width].flatten(1)
-            best = torch.maximum(best, unit @ nn.functional.normalize(moved, dim=1).T)
+            aside = around[:, :, row : row + height, column : column + width].flatten(1)
+            best = torch.maximum(best, unit @ nn.functional.normalize(aside, dim=1).T)
     return torch.maximum(best, best.T)
 
 
@@ -274,20 +363,23 @@ def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list
     """For every two used parts whose pictures have a similarity of at least `alike`, retires the less frequent one.
 
     The mean picture, weighted by use, is subtracted first: what all parts have in common, such as one palette, does not
-    make any two of them duplicates. A retired part occurs nowhere, so that the other part takes over. Returns pairs
-    (retired part, remaining part), the most similar first.
+    make any two of them duplicates. Nor are two parts that together occur more than MUCH times as often as the mean of
+    used parts: they would show several patterns. A retired part occurs nowhere, so that the other part takes over.
+    Returns pairs (retired part, remaining part), the most similar first.
     """
     use, pictures = use_of_parts(encode_few(model, images)[1]), part_pictures(model)
     common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
     similar = similarities(pictures - common, model.scale // 2)
-    retired = {}
+    most = MUCH * use[use >= RARE].mean()  # NaN if there are none, and then there are no pairs
+    retired: dict[int, int] = {}
     pairs = [(one, other) for one in range(len(use)) for other in range(one)]
     for one, other in sorted(pairs, key=lambda pair: -similar[pair].item()):
         if similar[one, other] < alike:
             break
-        if {one, other} & retired.keys() or min(use[one], use[other]) < RARE:
+        if {one, other} & retired.keys() or min(use[one], use[other]) < RARE or use[one] + use[other] > most:
             continue
         less, more = (one, other) if use[one] < use[other] else (other, one)
+        use[more] += use[less]
         model.occurrence_head.weight[less] = 0
         model.occurrence_head.bias[less] = NEVER
         retired[less] = more

@@ -88,11 +88,14 @@ class AutoencoderSystem(System):
         super().__init__(networks, config, device)
         if config.ground:
             self.terms = (*self.terms, "kl_ground")
+        if config.beta_identity != 1:
+            self.terms = (*self.terms, "identity")
 
     def losses(self, images, labels, step, noise):
         """As `System.losses`: the negative evidence lower bound and its terms, in nats."""
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
-        loss = elbo(out, images, self.config.beta_app, beta_occ_at(step, self.config), self.config.weighted)
+        betas = self.config.beta_app, beta_occ_at(step, self.config)
+        loss = elbo(out, images, *betas, self.config.weighted, self.config.beta_identity)
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
         return out, {name: value for name, value in terms.items() if value is not None}
 
@@ -224,6 +227,11 @@ def build_model(
             "ground": config.ground,
             **{name: getattr(config, name) for name in BOTTLENECK},
         }
+        if config.beta_identity != 1 and config.occurrence != "categorical":
+            raise ValueError(
+                f"beta_identity {config.beta_identity:g} needs categorical occurrences, got {config.occurrence}: "
+                "choose --occurrence categorical or --beta-identity 1"
+            )
     elif kind is Classifier:
         arguments["num_classes"] = num_classes
     else:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +49,29 @@ def test_values_and_gradients_are_the_specification_s(weighted, betas, batch, ch
         assert_close(f"d_{name}", gradient, want, relative=1e-12)
 
 
+@given(
+    seed=st.integers(0, 999),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
+    beta_occ=st.floats(0, 10),
+    beta_identity=st.floats(0, 1, exclude_max=True),
+    rare=st.booleans(),
+)
+def test_information_about_the_part_is_the_specification_s(seed, shape, beta_occ, beta_identity, rare):
+    rng = np.random.default_rng(seed)
+    out = output(shape[0], 1, 8, 8)
+    logits = rng.normal(size=(shape[0], shape[1] + 1, *shape[2:])) * (30 if rare else 1)
+    p = torch.from_numpy(logits).softmax(1)[:, :-1].requires_grad_()
+    out.occurrence = p
+    images = torch.rand_like(out.reconstruction)
+    got = elbo(out, images, 2.0, beta_occ, True, beta_identity)
+    expected = reference.elbo(as_arrays(out), to_numpy(images), 2.0, beta_occ, True, beta_identity)
+    for name in (*TERMS, "identity"):
+        assert_close(name, getattr(got, name), getattr(expected, name), relative=1e-12, absolute=1e-13)
+    (gradient,) = torch.autograd.grad(got.total, p)
+    *_, wanted = reference.elbo_gradients(1.0, as_arrays(out), to_numpy(images), 2.0, beta_occ, True, beta_identity)
+    assert_close("d_occurrence", gradient, wanted, relative=1e-12, absolute=1e-13)
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_are_float32_however_the_reconstruction_is_stored(weighted, dtype):
@@ -83,3 +107,9 @@ def test_images_of_another_shape_are_refused_instead_of_broadcast():
 def test_images_of_integers_other_than_bytes_are_refused():
     with pytest.raises(ValueError, match="images must be uint8, or floating point"):
         elbo(output(), torch.zeros(3, 3, 16, 8, dtype=torch.int64))
+
+
+def test_information_about_the_part_needs_parts():
+    out = output()
+    with pytest.raises(ValueError, match="beta_identity 0 needs a model with parts, got SimpleNamespace"):
+        elbo(out, torch.zeros_like(out.reconstruction), beta_identity=0.0)

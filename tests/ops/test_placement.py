@@ -24,11 +24,12 @@ def tensor(array):
     return torch.from_numpy(array).requires_grad_()
 
 
-@given(case=cases, spread=st.sampled_from([1.0, 30.0, 1e3]))
-def test_splitting_and_divergence_are_the_references(case, spread):
+@given(case=cases, spread=st.sampled_from([1.0, 30.0, 1e3]), infinite=st.sampled_from([0.0, 0.3, 1.0]))
+def test_splitting_and_divergence_are_the_references(case, spread, infinite):
     seed, batch, parts, cells, k = case
     rng = np.random.default_rng(seed)
     logits, p = spread * rng.normal(size=(batch, parts, cells, k * k)), rng.uniform(size=(batch, parts, cells))
+    logits = np.where(rng.uniform(size=logits.shape) < infinite, np.copysign(np.inf, logits), logits)
     total, log_q = placement.split_places(a := tensor(logits))
     expected = reference_placement.split_places(logits)
     assert_close("A", total, expected[0], **CLOSE)

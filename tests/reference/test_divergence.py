@@ -111,3 +111,55 @@ def test_categorical_divergence_is_zero_at_the_prior_and_finite_anywhere():
         for logits in (np.full((1, 3, 1), -size), np.array([[[size], [-size], [size]]])):
             assert np.isfinite(reference.categorical_divergence(logits, 0.2)).all()
             assert np.isfinite(reference.categorical_divergence_gradients(np.ones((1, 1)), logits, 0.2)).all()
+
+
+identities = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+
+
+def draw_parts(seed, shape, size=1.0):
+    """Probabilities of categorical parts (B, N, L), and their logits."""
+    logits = size * np.random.default_rng(seed).normal(size=shape)
+    return np.exp(reference.category_log_probabilities(logits))[:, :-1], logits
+
+
+@given(seed=st.integers(0, 999), shape=identities)
+def test_information_is_what_the_chain_rule_leaves(seed, shape):
+    p, logits = draw_parts(seed, shape)
+    parts, prior = shape[1], 0.5 / shape[1]
+    anyone, average = p.sum(1), p.sum((0, 2)) / p.sum()
+    whether = reference.bernoulli_divergence(np.log(anyone) - np.log1p(-anyone), parts * prior).sum()
+    unequal = anyone.sum() * (average * np.log(average * parts)).sum()
+    expected = reference.categorical_divergence(logits, prior).sum() - whether - unequal
+    assert reference.identity_information(p) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+@given(seed=st.integers(0, 999), shape=identities)
+def test_information_is_zero_if_every_occurrence_is_like_the_average(seed, shape):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(shape[1]))[None, :, None] * rng.uniform(size=(shape[0], 1, shape[2]))
+    assert reference.identity_information(p) == pytest.approx(0, abs=1e-13)  # sums of at most 60 terms of order 1
+
+
+@given(parts=st.integers(1, 6), occurrences=st.integers(1, 4))
+def test_information_of_certain_parts_that_are_used_alike_is_log_n_an_occurrence(parts, occurrences):
+    p = np.zeros((1, parts, parts * occurrences))
+    p[0, np.arange(parts * occurrences) % parts, np.arange(parts * occurrences)] = 1.0
+    assert reference.identity_information(p) == pytest.approx(parts * occurrences * np.log(parts), abs=1e-12)
+
+
+@given(seed=st.integers(0, 999), shape=identities)
+def test_gradient_of_information_equals_differences(seed, shape):
+    p, _ = draw_parts(seed, shape)
+    direction = p * np.random.default_rng(seed).normal(size=shape)
+    above, below = (reference.identity_information(p + s * 1e-5 * direction) for s in (1, -1))
+    gradient = reference.identity_information_gradients(2.0, p)
+    # Third derivatives of p log p along p are of order p, so the error is about 1e-10; rounding adds 1e-16 / 1e-5.
+    assert (gradient * direction).sum() == pytest.approx((above - below) / 1e-5, abs=1e-8)
+
+
+def test_information_is_finite_where_parts_are_impossible():
+    p = np.zeros((2, 3, 4))
+    assert reference.identity_information(p) == 0
+    p[0, 1, 2] = 1.0
+    assert reference.identity_information(p) == 0  # one part alone says nothing
+    assert np.isfinite(reference.identity_information_gradients(1.0, p)).all()

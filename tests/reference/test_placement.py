@@ -50,6 +50,30 @@ def test_part_and_place_are_one_categorical_distribution(seed, shape):
     np.testing.assert_allclose(p[..., None] * np.exp(log_q), q, rtol=1e-12)
 
 
+@given(seed=st.integers(0, 999), shape=shapes, largest=st.sampled_from([np.inf, -np.inf]), count=st.integers(1, 9))
+def test_infinite_logits_of_places_are_taken_as_equal(seed, shape, largest, count):
+    rng = np.random.default_rng(seed)
+    logits, count = rng.normal(size=shape), min(count, shape[3])
+    logits[..., :count] = largest
+    total, log_q = split_places(logits)
+    certain = largest > 0 or count == shape[3]
+    rounded = {"rtol": 1e-13, "atol": 1e-13}  # sums of up to nine terms of order 1, in another order
+    np.testing.assert_allclose(np.exp(log_q[..., :count]), 1 / count if certain else 0.0, **rounded)
+    if certain:
+        p = np.exp(Categorical.log_probability(total))
+        np.testing.assert_allclose(p, 1 / shape[1] if largest > 0 else 0.0, **rounded)
+        expected = p.sum((1, 2)) * np.log(shape[3] / count)
+    else:
+        finite_total, finite_q = split_places(logits[..., count:])
+        np.testing.assert_allclose(total, finite_total, **rounded)
+        np.testing.assert_allclose(log_q[..., count:], finite_q, **rounded)
+        p = np.exp(Categorical.log_probability(total))
+        expected = place_divergence(p, finite_q) + p.sum((1, 2)) * np.log(shape[3] / (shape[3] - count))
+    np.testing.assert_allclose(place_divergence(p, log_q), expected, rtol=1e-12, atol=1e-12)
+    gradient = split_places_gradients(rng.normal(size=shape[:3]), rng.normal(size=shape), logits)
+    assert (gradient[..., :count] == 0).all()
+
+
 @given(seed=st.integers(0, 999), shape=shapes)
 def test_every_gradient_equals_central_differences(seed, shape):
     rng = np.random.default_rng(seed)

@@ -117,6 +117,13 @@ def test_nearest_choice_and_key_are_named(tmp_path):
             TrainingConfig.from_json_file(path)
 
 
+def test_a_recipe_for_categorical_occurrences_admits_others():
+    assert TrainingConfig(data="parts").beta_identity == 0
+    assert TrainingConfig(data="parts", occurrence="bernoulli").beta_identity == 1
+    assert TrainingConfig(data="parts", occurrence="bernoulli", beta_identity=0.5).beta_identity == 0.5
+    assert TrainingConfig(data="a.npz", occurrence="categorical").beta_identity == 1
+
+
 def test_an_option_that_a_file_does_not_know_has_its_own_default_not_the_recipes():
     saved = json.loads(TrainingConfig(data="parts").to_json())
     del saved["appearance_prior_mean"]

@@ -417,6 +417,24 @@ def test_observer_adds_to_the_log(tmp_path):
     assert second["held_out_height"] == 20.0
 
 
+def test_information_about_the_part_is_a_term_with_its_own_weight(tmp_path):
+    options = {"occurrence": "categorical", "beta_app": 3.0, "beta_occ": 2.0, "beta_identity": 0.25, "epochs": 2}
+    for line in metrics(train(tiny_config(tmp_path / "run", **options), tiny_dataset())):
+        for images in ("train", "held_out"):
+            total, error, appearance, occurrence, identity = (
+                line[f"{images}_{term}"]
+                for term in ("total", "reconstruction", "kl_appearance", "kl_occurrence", "identity")
+            )
+            assert 0 < identity < occurrence
+            expected = error + 3 * appearance + 2 * (occurrence - 0.75 * identity)
+            assert math.isclose(total, expected, rel_tol=1e-5)  # sums of float32
+
+
+def test_weight_of_the_information_needs_one_part_per_cell(tmp_path):
+    with pytest.raises(ValueError, match=r"beta_identity 0\.5 needs categorical occurrences, got bernoulli: choose"):
+        train(tiny_config(tmp_path / "run", beta_identity=0.5), tiny_dataset())
+
+
 def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatch):
     options = {"renew": 0.01, "decay": 0.5, "appearance_prior_mean": 2.0, "occurrence": "categorical", "epochs": 4}
     options |= {"encoder": "fine", "decoder": "templates", "ground": 2, "occurrence_prior": 0.3}
@@ -426,7 +444,7 @@ def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatc
 
     starting_from(monkeypatch, change)  # with one part, which occurs everywhere, so that it is split
     done = []
-    for name in ("split_parts", "retire_duplicates"):
+    for name in ("centre_and_split_parts", "retire_duplicates"):
         original = getattr(loop, name)
 
         def recorded(*given, name=name, original=original):
@@ -436,8 +454,12 @@ def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatc
 
         monkeypatch.setattr(loop, name, recorded)
     whole = train(tiny_config(tmp_path / "whole", **options), tiny_dataset())
-    assert [name for name, _ in done] == ["split_parts", "split_parts", "retire_duplicates"]  # not after the last epoch
-    assert done[0] == ("split_parts", True)
+    assert [name for name, _ in done] == [
+        "centre_and_split_parts",
+        "centre_and_split_parts",
+        "retire_duplicates",
+    ]  # not after the last epoch
+    assert done[0] == ("centre_and_split_parts", True)
     rate = checkpoint.read(whole)["training"]["optimisers"]["model"]["param_groups"][0]["lr"]
     assert rate.item() == pytest.approx(1e-3 / 3)
     config = tiny_config(tmp_path / "run", **options)

@@ -23,12 +23,12 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 
 
-def occur_only(model, *parts):
+def occur_only(model, *parts, logit=0.0):
     """Makes the given parts occur in every cell, and the others nowhere."""
     with torch.no_grad():
         model.occurrence_head.weight.zero_()
         model.occurrence_head.bias.fill_(renewal.NEVER)
-        model.occurrence_head.bias[list(parts)] = 0.0
+        model.occurrence_head.bias[list(parts)] = logit
 
 
 @given(use=arrays(np.float32, st.integers(2, 12), elements=st.floats(0, 8, width=32)))
@@ -56,24 +56,155 @@ def two_looks(count=64):
     return (100 + pixels).repeat(3, 3).astype(np.uint8), torch.from_numpy(kind)
 
 
+def adam(model):
+    """The model's optimiser after a step."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    optimiser.step()
+    return optimiser
+
+
+def split(model, images):
+    return renewal.centre_and_split_parts(model, adam(model), images, seed=0)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("occurrence", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("decoder", ["templates", "pyramid"])
-def test_a_part_that_finds_two_looks_is_split_between_them(decoder):
+def test_a_part_that_finds_two_looks_is_split_between_them(decoder, occurrence, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     images, kind = two_looks()
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    model = model_of(4, encoder="small", places=1, decoder=decoder)
-    occur_only(model, 2)
-    with torch.no_grad():
-        model.occurrence_head.bias[2] = 3.0
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+    model = model_of(4, encoder="small", places=1, decoder=decoder, occurrence=occurrence).to(device)
+    occur_only(model, 2, logit=3.0)
     before = (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum()
-    assert renewal.split_parts(model, images, seed=0) == [(0, 2)]  # half is less than MUCH times a quarter
+    assert split(model, images) == [(0, 2)]  # half is less than MUCH times a quarter
     assert model.training
     with torch.no_grad():
-        occurrence = model.eval().encode(batch).occurrence
+        occurrence = model.eval().encode(batch).occurrence.cpu()
     surest = occurrence.argmax(1)
     held = torch.stack([torch.bincount(kind[surest == part], minlength=2) for part in range(4)])
     assert held.max(1).values.sum() > 0.95 * kind.numel()  # each part's cells show one look
     assert held.argmax(1)[0] != held.argmax(1)[2]
+    assert (occurrence > 0.5).sum() < 1.05 * kind.numel()  # no two parts share a cell
     assert (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum() < before
+
+
+def test_a_part_with_places_is_split_into_several():
+    images, _ = two_looks()
+    model = model_of(12)
+    assert model.places > 1
+    occur_only(model, 5, logit=3.0)
+    pairs = split(model, images)
+    assert len(pairs) == 4  # a fifth of all is less than MUCH twelfths, a quarter is not
+    assert {original for _, original in pairs} == {5}
+    posterior = renewal.encode_few(model, images)[1]
+    assert ((posterior.occurrence > 0.5).sum((0, 2, 3)) > 0).sum() >= 4
+    assert (posterior.occurrence.sum(1) > 0.5).float().mean() > 0.9
+
+
+@given(
+    weights=arrays(np.float32, (2, 5, 4), elements=st.floats(-1, 1, width=32)),
+    down=st.integers(-6, 6),
+    right=st.integers(-6, 6),
+)
+def test_weights_are_shifted_and_filled_with_zeros(weights, down, right):
+    got = renewal.shifted(torch.from_numpy(weights), down, right)
+    for row in range(5):
+        for column in range(4):
+            inside = 0 <= row - down < 5 and 0 <= column - right < 4
+            expected = weights[:, row - down, column - right] if inside else 0
+            np.testing.assert_array_equal(got[:, row, column], expected)
+
+
+def drawing_at(model, part, down, right):
+    """Makes a part draw a square whose middle lies some places below and to the right of the part's place."""
+    with torch.no_grad():
+        template = model.decoder.output.weight.unflatten(0, (model.num_parts, -1))[part].zero_()
+        row, column = (template.shape[-1] // 2 + model.encoder.scale * step for step in (down, right))
+        template[..., row - 2 : row + 2, column - 2 : column + 2] = 1.0
+
+
+@given(down=st.integers(-2, 2), right=st.integers(-2, 2), part=st.integers(0, 3))
+def test_steps_lead_to_the_centre_of_what_a_part_draws(down, right, part):
+    model = model_of()
+    drawing_at(model, part, down, right)
+    assert renewal.steps_to_centres(model)[part] == (down, right)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("down", "right"), [(2, -1), (0, 1)])
+def test_parts_move_to_the_centre_of_what_they_draw(monkeypatch, down, right, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setattr(renewal, "MUCH", 100)  # no part is split
+    images = np.random.default_rng(1).integers(90, 110, (128, 32, 32, 3), dtype=np.uint8)
+    for row, column in np.ndindex(4, 4):  # squares that the part draws from the first place of every cell
+        top, left = 8 * row + 2 * down - 1, 8 * column + 2 * right - 1
+        images[:, max(top, 0) : top + 4, max(left, 0) : left + 4] = 200
+    model = model_of().to(device)
+    occur_only(model, 2, logit=3.0)
+    drawing_at(model, 2, down, right)
+    with torch.no_grad():
+        before = renewal.encode_few(model, images)[1]
+        found = renewal.sure_occurrences(model, before, 2)
+        assert split(model, images) == []
+        assert renewal.steps_to_centres(model)[2] == (0, 0)
+        after = renewal.encode_few(model, images)[1]
+    _, wanted = renewal.moved(found, (down, right), (16, 16))
+    at = renewal.sure_occurrences(model, after, 2)
+    got = set(zip(*(index.tolist() for index in at), strict=True))
+    share = sum(place in got for place in zip(*(index.tolist() for index in wanted), strict=True)) / len(wanted[0])
+    assert share > 0.9
+
+
+def test_shares_begin_with_the_moments_of_the_part_that_was_split():
+    images, _ = two_looks()
+    model = model_of(4, encoder="small", places=1)
+    occur_only(model, 2, logit=3.0)
+    optimiser = adam(model)
+    first, second = (
+        renewal._by_part(model, lambda parameter, name=name: optimiser.state[parameter][name])
+        for name in ("exp_avg", "exp_avg_sq")
+    )
+    before = [tensor.clone() for tensor in second]
+    assert renewal.centre_and_split_parts(model, optimiser, images, seed=0) == [(0, 2)]
+    for tensor in first:
+        assert (tensor[[0, 2]] == 0).all()
+        assert (tensor[[1, 3]] != 0).all()
+    for tensor, old in zip(second, before, strict=True):
+        assert torch.equal(tensor, old[[2, 1, 2, 3]])
+
+
+def test_images_are_taken_from_all_of_a_set(monkeypatch):
+    monkeypatch.setattr(renewal, "FEW", 5)
+    images = np.arange(17, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 32, 32, 3), np.uint8)
+    batch, _ = renewal.encode_few(model_of(), images)
+    assert batch[:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("most", [40, 10_000])
+def test_pieces_that_are_clustered_are_bounded(monkeypatch, most):
+    images, kind = two_looks()
+    model = model_of(4, encoder="small", places=1)
+    occur_only(model, 2, logit=3.0)
+    counts, original = [], renewal.aligned_pieces
+
+    def counted(images, at, *rest):
+        counts.append(len(at[0]))
+        return original(images, at, *rest)
+
+    monkeypatch.setattr(renewal, "aligned_pieces", counted)
+    monkeypatch.setattr(renewal, "MOST", most)
+    assert split(model, images) == [(0, 2)]
+    assert counts == [min(most, kind.numel())]
+    use = renewal.use_of_parts(renewal.encode_few(model, images)[1])
+    assert use.sum() > 0.9 * kind[0].numel()  # occurrences that were not clustered remain
 
 
 def test_pieces_of_one_look_are_alike_wherever_in_a_place_they_lie():
@@ -91,18 +222,24 @@ def test_pieces_of_one_look_are_alike_wherever_in_a_place_they_lie():
 
 
 def test_parts_that_occur_alike_are_not_split(images):
-    model = model_of()
-    occur_only(model, 0, 1, 2)
+    model = model_of(occurrence="bernoulli")
+    occur_only(model, 0, 1, 2, logit=3.0)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    assert renewal.split_parts(model, images, seed=0) == []
+    assert split(model, images) == []
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_of_two_that_draw_the_same_the_rarer_retires(images):
+def expected_use(posterior):
+    """Differs between parts that occur in all cells with different probabilities."""
+    return posterior.occurrence.sum((2, 3)).mean(0)
+
+
+def test_of_two_that_draw_the_same_the_rarer_retires(images, monkeypatch):
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
-        model.occurrence_head.bias[3] = 1.0
+        model.occurrence_head.bias[3] = 0.3
         weight = model.decoder.output.weight
         weight[:, :3].mul_(20)
         weight[6:8] = 0
@@ -114,7 +251,24 @@ def test_of_two_that_draw_the_same_the_rarer_retires(images):
     assert renewal.retire_duplicates(model, images, 0.7) == []
 
 
-def test_what_all_parts_have_in_common_makes_no_duplicates(images):
+def test_two_that_would_be_overused_together_remain(images, monkeypatch):
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
+    model = model_of(8)
+    occur_only(model, *range(8))
+    with torch.no_grad():
+        model.occurrence_head.bias[:2] = 2.0  # of ten occurrences, three and three
+        weight = model.decoder.output.weight
+        weight[:, :3].mul_(20)
+        weight[2:4] = weight[0:2]  # part 1 draws what part 0 does
+        assert renewal.similarities(renewal.part_pictures(model), 0)[0, 1] > 0.99
+    assert not {(0, 1), (1, 0)} & set(renewal.retire_duplicates(model, images, 0.7))
+    with torch.no_grad():
+        model.occurrence_head.bias[:2] = 0.0
+    assert renewal.retire_duplicates(model, images, 0.7) in ([(0, 1)], [(1, 0)])
+
+
+def test_what_all_parts_have_in_common_makes_no_duplicates(images, monkeypatch):
+    monkeypatch.setattr(renewal, "use_of_parts", expected_use)
     model = model_of(8)
     occur_only(model, *range(8))
     with torch.no_grad():
