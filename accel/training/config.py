@@ -16,7 +16,7 @@ DECODERS = ("pyramid", "templates")
 HEADS = ("pooled", "separate", "fused")
 LARGEST = 1 << 16  # upper bound of options that multiply a network's size
 
-# The default run: finds the parts of the generated data set within three minutes on two CPU cores.
+# The default run: finds the parts of the generated data set within four minutes on two CPU cores.
 PARTS_RECIPE = {
     "train_images": 8000,
     "encoder": "fine",
