@@ -201,7 +201,7 @@ def plot(rows: list[dict], path: Path) -> None:
     for number, method in enumerate([*METHODS, CHANCE]):
         at = [(place, found[rung, method]) for place, rung in enumerate(rungs) if (rung, method) in found]
         if at:
-            line = [np.mean(found.get((rung, method), np.nan)) for rung in rungs]  # with gaps where nothing was measured
+            line = [np.mean(found.get((rung, method), np.nan)) for rung in rungs]  # gaps where none was measured
             axes.plot(line, color=f"C{number}", label=method)
             points = [(p, value) for p, values in at for value in values]
             axes.plot(*zip(*points, strict=True), ".", color=f"C{number}")
