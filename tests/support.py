@@ -1,11 +1,14 @@
 """Shared code of tests: comparison, Hypothesis strategies, and views with unusual strides."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
 import reference
 from accel import ops
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 FIELDS = ("code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence")
 

@@ -17,6 +17,11 @@ from .noise import Noise, occurrence_noise
 LARGEST = 1e38  # what an infinite logit counts as: a float32, as are differences of two
 
 
+def bounded(logits: Tensor) -> Tensor:
+    """The logits with ±1e38 in place of infinite ones, whose gradient is 0."""
+    return logits.clamp(-LARGEST, LARGEST)
+
+
 def identity_information(probability: Tensor) -> Tensor:
     """I of reference/divergence.py, 0-d in nats; p: probabilities (B, N, …) of categorical parts."""
     p = probability.flatten(2)
@@ -41,7 +46,7 @@ class Bernoulli:
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
         """The logits (B, N, …) themselves, with ±1e38 in place of infinite ones."""
-        return logits.clamp(-LARGEST, LARGEST)
+        return bounded(logits)
 
     @staticmethod
     def log_odds(normalised: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ class Categorical:
     @staticmethod
     def normalise(logits: Tensor) -> Tensor:
         """Logits (B, N, …) → log p of the N parts and, last, of none, (B, N + 1, …)."""
-        logits = logits.clamp(-LARGEST, LARGEST)
+        logits = bounded(logits)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).log_softmax(1)
 
     @staticmethod

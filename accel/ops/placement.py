@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .noise import Noise, place_noise
-from .occurrence import LARGEST
+from .occurrence import bounded
 
 
 def places_of_cells(maps: Tensor, k: int) -> Tensor:
@@ -22,7 +22,7 @@ def map_of_places(cells: Tensor, k: int, grid: tuple[int, int]) -> Tensor:
 
 def split_places(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, N, L, K) of places → logits of parts, A (B, N, L), and log q (B, N, L, K) of their places."""
-    logits = logits.clamp(-LARGEST, LARGEST)
+    logits = bounded(logits)
     peak = logits.detach().amax(3, keepdim=True)
     relative = logits - peak
     total = relative.logsumexp(3, keepdim=True)

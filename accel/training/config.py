@@ -153,7 +153,7 @@ class TrainingConfig(BottleneckOptions):
         "objective",
         "weight, relative to β_occ, of the information about which part occurs, a part of the occurrence divergence; "
         "less than 1 lets similar parts be told apart; for categorical occurrences",
-        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+        check=within(0, 1),
     )
     warm_up: int = option(
         0,
@@ -170,7 +170,7 @@ class TrainingConfig(BottleneckOptions):
         "in the first half of a run, centre parts on what they draw, and split overused parts into unused ones; in the "
         "second, retire one of two parts whose pictures, minus the mean picture, have at least this cosine similarity; "
         "0 turns off all of this",
-        check=Check("from 0 to 1", lambda cosine: 0 <= cosine <= 1),
+        check=within(0, 1),
     )
     adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))
     feature_weight: float = option(
@@ -185,7 +185,7 @@ class TrainingConfig(BottleneckOptions):
         0.0,
         "optimisation",
         "fraction of the epochs, at the end, over which the learning rate decreases towards 0",
-        check=Check("from 0 to 1", lambda share: 0 <= share <= 1),
+        check=within(0, 1),
     )
     batch_size: int = option(128, "optimisation", "number of images per step", check=at_least(1))
     epochs: int = option(

@@ -16,7 +16,7 @@ half of a run, parts are also moved to the centre of their pictures.
 
 import itertools
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +115,7 @@ def centre_and_split_parts(
         splits.append(split)
         weight, bias = fitted_logits(model, features, split, generator)
         if any(step):
-            pictures = model.decoder.of_channels(model.decoder.reading()).unflatten(0, (model.num_parts, -1))
+            pictures = _pictures(model, model.decoder.reading())
             pictures[original] = shifted(pictures[original], *(-places * model.encoder.scale for places in step))
         for weights in _by_part(model, nn.Parameter.detach):
             spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
@@ -293,7 +293,7 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
         with torch.enable_grad(), in_evaluation(model):
             error = (model.decode(code, **setting) - pixels).square().sum() / len(pixels)
             (weight.grad,) = torch.autograd.grad(error, weight)
-        model.decoder.of_channels(weight.grad).unflatten(0, (model.num_parts, -1))[~fitted] = 0
+        _pictures(model, weight.grad)[~fitted] = 0
         optimiser.step()
     weight.grad = None
 
@@ -303,24 +303,28 @@ def restart_moments(model: PatchVAE, optimiser: torch.optim.Optimizer, parts: Te
 
     Gradients of unused parts are about 0, so with their own second moments, Adam's first steps would be far too long.
     """
-    kept = {parameter: state for parameter, state in optimiser.state.items() if state}
-    for first in _by_part(model, lambda parameter: kept[parameter]["exp_avg"], kept):
+
+    def moments(name: str) -> list[Tensor]:
+        return _by_part(model, lambda parameter: optimiser.state.get(parameter, {}).get(name))
+
+    for first in moments("exp_avg"):
         first[parts] = 0
-    for second in _by_part(model, lambda parameter: kept[parameter]["exp_avg_sq"], kept):
+    for second in moments("exp_avg_sq"):
         second[parts] = second[parts[0]].clone()
 
 
-def _by_part(
-    model: PatchVAE, of: Callable[[nn.Parameter], Tensor], among: Container[nn.Parameter] | None = None
-) -> list[Tensor]:
-    """For all parameters (`among` some) that consist of weights of single parts: of(parameter) as a view (N, …)."""
+def _by_part(model: PatchVAE, of: Callable[[nn.Parameter], Tensor | None]) -> list[Tensor]:
+    """of(parameter) for all parameters that consist of weights of single parts, as views (N, …); without any None."""
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
-    parameters = [parameter for head in heads for parameter in head.parameters()]
-    tensors = [of(parameter) for parameter in parameters if among is None or parameter in among]
-    reading = model.decoder.reading()
-    if among is None or reading in among:
-        tensors.append(model.decoder.of_channels(of(reading)))
-    return [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors]
+    tensors = [of(parameter) for head in heads for parameter in head.parameters()]
+    views = [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors if tensor is not None]
+    pictures = of(model.decoder.reading())
+    return views if pictures is None else [*views, _pictures(model, pictures)]
+
+
+def _pictures(model: PatchVAE, weights: Tensor) -> Tensor:
+    """The decoder's weights, their gradient or a moment of it, by the part that they draw: a view (N, …)."""
+    return model.decoder.of_channels(weights).unflatten(0, (model.num_parts, -1))
 
 
 @torch.no_grad()

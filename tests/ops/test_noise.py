@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import reference
 from accel.ops import Noise, appearance_noise, dropout_noise, noise, occurrence_noise
+from tests.support import needs_gpu
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 # In float32 the angle, up to 2π, is off by 2π·2⁻²⁴ and the radius, up to 5.8, multiplies that.
 NORMAL_ROUNDING = 4 * 2 * np.pi * 2**-24 * 5.8
 

@@ -16,10 +16,9 @@ from accel.training import step as step_module
 from accel.training.held_out import HeldOut
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
-from tests.support import assert_close
+from tests.support import assert_close, needs_gpu
 from tests.training.tiny import tiny_config, tiny_dataset
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SYSTEMS = ["patchvae+w", "beta-vae"]
 
 

@@ -56,13 +56,17 @@ def norm_by_itself():
 
 
 def copied_from_first():
-    """The state of a network that differs between processes until it is copied from the first."""
+    """The states of a network and its Adam that differ between processes until they are copied from the first."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(3))
+    optimiser = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 2, 4, 4)).sum().backward()
+    optimiser.step()
+    moments = [moment for state in optimiser.state.values() for moment in state.values()]
     with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
+        for tensor in (*network.parameters(), *network.buffers(), *moments):
             tensor.fill_(1 + processes.rank())
-    processes.copy_from_first(network)
-    return network.state_dict()
+    processes.copy_from_first(network, optimiser)
+    return network.state_dict() | {f"moment {number}": moment for number, moment in enumerate(moments)}
 
 
 def worker(rank, folder):
@@ -118,8 +122,9 @@ def test_batch_norm_is_that_of_all_images(together):
             assert_close(name, results[name], alone[name], relative=1e-12)
 
 
-def test_networks_are_copied_from_the_first_process(together):
+def test_networks_and_moments_are_copied_from_the_first_process(together):
     for state in together[2]:
+        assert len(state) == 2 + 5 + 4 * 3
         assert all((tensor == 1).all() for tensor in state.values())
 
 

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from accel import PatchVAE
 from accel.training import renewal
+from tests.support import needs_gpu
 
 
 def model_of(parts=4, decoder="templates", **options):
@@ -69,15 +70,13 @@ def split(model, images):
     return renewal.centre_and_split_parts(model, adam(model), images, seed=0)
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("occurrence", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("decoder", ["templates", "pyramid"])
 def test_a_part_that_finds_two_looks_is_split_between_them(decoder, occurrence, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     images, kind = two_looks()
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
     model = model_of(4, encoder="small", places=1, decoder=decoder, occurrence=occurrence).to(device)
@@ -140,8 +139,6 @@ def test_steps_lead_to_the_centre_of_what_a_part_draws(down, right, part):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("down", "right"), [(2, -1), (0, 1)])
 def test_parts_move_to_the_centre_of_what_they_draw(monkeypatch, down, right, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     monkeypatch.setattr(renewal, "MUCH", 100)  # no part is split
     images = np.random.default_rng(1).integers(90, 110, (128, 32, 32, 3), dtype=np.uint8)
     for row, column in np.ndindex(4, 4):  # squares that the part draws from the first place of every cell
