@@ -112,7 +112,8 @@ def test_help_and_mistakes_do_not_wait_for_pytorch():
         (["train", "--system", "bigan", "--weights", "a.pth"], "--weights has no effect on bigan"),
     ],
 )
-def test_mistake_is_one_sentence(capsys, arguments, sentence):
+def test_mistake_is_one_sentence(capsys, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)  # where no earlier run is refused first
     assert fails(capsys, *arguments) == sentence
 
 
