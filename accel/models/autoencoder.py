@@ -41,6 +41,11 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def is_captured(tensor: Tensor) -> bool:
+    """Whether work on a tensor is now recorded in a CUDA graph, so that no value can be read."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def check_positive(**arguments: object) -> None:
     """Raises ValueError unless every argument is an integer of at least 1."""
     for name, value in arguments.items():
@@ -83,7 +88,8 @@ class Backbone(Pretrained):
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/s, W/s), s the encoder's scale.
 
         Raises ValueError for a wrong rank, number of channels or dtype, a size that scale does not divide, or floats
-        far outside of [−1, 1]. The last check is left out in training on a GPU, where it would stall the GPU.
+        far outside of [−1, 1]. The last check is left out in training on a GPU, where it would stall the GPU, and while
+        a CUDA graph is captured, which it would make impossible.
         """
         stem = self.encoder.conv1.weight
         if not isinstance(images, Tensor):
@@ -95,10 +101,10 @@ class Backbone(Pretrained):
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
-        looked_at = not torch.compiler.is_compiling() and not (images.is_cuda and self.training)
+        unseen = torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training)
         if (
             images.is_floating_point()
-            and looked_at
+            and not unseen
             and images.numel()
             and not images.detach().abs().amax() <= FAR_OUTSIDE
         ):

@@ -61,7 +61,8 @@ class Captured:
         except RuntimeError as error:
             self.failed = True
             torch.cuda.set_stream(current)  # a failed capture leaves its own stream active
-            reason = str(error).partition("\n")[0]
+            # The end of a capture that a call has made invalid fails, too, and says less.
+            reason = str(error.__context__ or error).partition("\n")[0]
             print(f"patchvae: warning: training continues without a CUDA graph: {reason}", file=sys.stderr, flush=True)
         else:
             self.graph = graph

@@ -27,11 +27,11 @@ class StandIn:
         self.capturing = True
         try:
             yield
+        finally:
+            self.capturing = False
             if self.failure:
                 self.current = stream  # as torch.cuda.graph leaves it when a capture cannot end
                 raise self.failure
-        finally:
-            self.capturing = False
 
     def set_stream(self, stream):
         self.current = stream
@@ -81,6 +81,21 @@ def test_failed_capture_is_said_once_and_loses_no_step(monkeypatch, capsys):
     assert cuda.current is cuda.outside
     err = capsys.readouterr().err
     assert err == "patchvae: warning: training continues without a CUDA graph: CUDA error: not permitted\n"
+
+
+def test_a_failed_capture_tells_what_broke_it_rather_than_that_it_could_not_end(monkeypatch, capsys):
+    run, cuda = captured(monkeypatch, RuntimeError("the capture has become invalid"))
+    images = torch.ones(2)
+    for _ in range(capture.WARM_UP):
+        run(images, None)
+
+    def read_a_value(*_):
+        if cuda.capturing:
+            raise RuntimeError("not permitted while a stream is captured")
+
+    run.function = read_a_value
+    run(images, None)
+    assert "CUDA graph: not permitted while" in capsys.readouterr().err
 
 
 def test_replaced_tensors_are_captured_anew(monkeypatch):

@@ -8,12 +8,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from accel.models import autoencoder
+from accel.ops import Noise
 from accel.ops import backend as backend_module
+from accel.ops import bottleneck
 from accel.training import TrainingConfig
 from accel.training import held_out as held_out_module
 from accel.training import step as step_module
-from accel.training.held_out import HeldOut
+from accel.training.held_out import HeldOut, evaluating
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
 from tests.support import assert_close, needs_gpu
@@ -151,6 +155,32 @@ def library_settings():
     yield
     cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, torch.utils.deterministic.fill_uninitialized_memory = before
     torch.use_deterministic_algorithms(False)
+
+
+class NothingRead(TorchDispatchMode):
+    """Raises where a value on the device would be read by the host, which a CUDA graph cannot capture."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.partition("::")[2]
+        assert name not in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nothing_is_read_while_a_graph_is_captured(system, monkeypatch):
+    images = batches(1)[0]
+    step = make_step(tiny_config("unused", system=system), images)
+    _, held_out = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
+    number, first = torch.tensor(7), torch.tensor(0)
+    monkeypatch.setattr(autoencoder, "is_captured", lambda tensor: True)
+    monkeypatch.setattr(bottleneck, "check_draw", lambda *_: None)  # looks at a temperature on the host alone
+    with NothingRead():
+        target = autoencoder.scaled_pixels(images, torch.float32)
+        _, losses = step.system.losses(target, None, number, Noise(number, number, first))
+        step.ledger.add(losses, len(images), number)
+        step.system.backward(step.system.descended_loss(losses))
+        with evaluating(held_out.system.networks):
+            held_out._see(images, None, number, first)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
