@@ -2,11 +2,12 @@
 
     python bench/all.py [--quick] [--only STAGE …] [--output FOLDER]
 
-First it compiles all timed kernels, on all cores. Then follow the tests that need a GPU, training compared with other
-implementations, the operators, a trace, other sizes of training, more tests, a whole run, and checks of bit-identical
-results. Each stage has a time limit and writes its results as it goes: if a stage fails or times out, its results so
-far are kept, and the other stages still run. --quick takes at most eight minutes, with short timings and few shapes.
-Without it, there are also wider sweeps, times of the parts of a step, other tiles, some tests under compute-sanitizer's
+First it compiles all timed kernels and steps, on all cores. Then follow training compared with other implementations,
+the kernels pass by pass, the tests of CUDA graphs, other sizes of training, the other tests that need a GPU, the
+operators compared with other implementations, a trace, more tests, a whole run, and checks of bit-identical results.
+Each stage has a time limit and writes its results as it goes: if a stage fails or times out, its results so far are
+kept, and the other stages still run. --quick takes at most eight minutes, with short timings and few shapes. Without
+it, there are also wider sweeps, times of the parts of a step, other tiles, some tests under compute-sanitizer's
 memcheck and racecheck (with each tensor in its own allocation, since in PyTorch's cache another tensor follows it), and
 finally, if CIFAR-10 is in data/, the paper's first table. Stages without their requirements (a GPU, pytest,
 compute-sanitizer) are skipped with a message.
@@ -57,19 +58,20 @@ def plan(folder, quick):
         extra += [] if lacking("matplotlib") else ["--plot", folder / f"{name}.png"]
         return stage(name.replace("_", " "), name, extra, 0.75)
 
-    yield stage("compile", "compile", [], 1, ("triton",))
-    yield tests("graphs", 1, FAST, "-m", "gpu", "-k", "not compiled")
-    others = ["tests/kernels", "tests/ops", "tests/training", "-m", "gpu", "--ignore", FAST]
-    yield tests("gpu tests", 0.75, *others)
+    yield stage("compile", "compile", [], 2.5, ("triton",))
     main, *more = steps.configurations()
-    yield training(main, 2)
+    yield training(main, 3)
+    yield stage("passes", "blocks", [], 0.75, (GPU, "triton"))
+    yield tests("graphs", 1, FAST, "-m", "gpu", "-k", "not compiled")
+    for configuration in reversed(more):
+        yield training(configuration, 2)
+    others = ["tests/kernels", "tests/ops", "tests/training", "-m", "gpu", "--ignore", FAST]
+    yield tests("gpu tests", 1, *others)
     yield kernels("bottleneck")
     yield kernels("weighted_loss")
     traced = ["--only", main.short] if quick else []
     yield stage("trace", "tracing", [*traced, "--folder", folder / "traces"], 0.75, hurry=False)
-    for configuration in reversed(more):
-        yield training(configuration, 1.25)
-    yield tests("compiled graphs", 1.5, FAST, "-m", "gpu", "-k", "compiled")
+    yield tests("compiled graphs", 2, FAST, "-m", "gpu", "-k", "compiled")
     few = ["--examples", 4] if quick else []  # each of other shapes, and so compiled anew
     yield tests("kernel tests", 1, *few, "tests/kernels", "-m", "not gpu", "--ignore", "tests/kernels/test_compile.py")
     if not quick:
@@ -78,8 +80,7 @@ def plan(folder, quick):
     yield stage("determinism", "determinism", [], 0.75)
     yield stage("parts", "parts", [], 1)
     if not quick:
-        for name in ("overhead", "blocks"):
-            yield Stage(name, script(name), 10 * MINUTE, folder / f"{name}.txt", (GPU, "triton"))
+        yield Stage("overhead", script("overhead"), 10 * MINUTE, folder / "overhead.txt", (GPU, "triton"))
         words = [sys.executable, "-m", "accel", "reproduce", "table1", "--data", "cifar10"]
         runs = folder / "table1"
         yield Stage(

@@ -1,13 +1,17 @@
-"""Times the bottleneck with tiles that differ from its table, to check whether the table fits this GPU.
+"""Times the operators' kernels pass by pass, and the bottleneck with other tiles than its table's.
 
-    python bench/blocks.py
+    python bench/blocks.py [--quick] [--output FILE.json]
 
-For each shape of the table, each dtype and memory format, it prints the table's tile, then the fastest of its
-neighbours (double and half the parts, the cells and the warps), for forward and backward pass together.
+Forward pass, backward pass and both are each in a CUDA graph, as shares of the bandwidth of a large copy, counting only
+the bytes that must move. For 28 × 28 and 7 × 7 maps, other tiles follow (with --quick none): double and half the parts,
+the cells and the warps. All kernels are compiled first, in parallel. bench/tables.py prints the rows of the tiles that
+the table has now.
 """
 
+import argparse
 import functools
 import itertools
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -16,48 +20,131 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.kernels import bottleneck as kernels
-from bench import bottleneck, harness
-from bench.timing import CUDA, time_in_graph
+from bench import bottleneck, compile, harness, weighted_loss
+from bench.records import machine, write
+from bench.timing import CUDA, copy_bandwidth, first_line, time_in_graph
 
-REPEATS = 8  # of both passes in a graph
+DTYPES, FORMATS = (torch.float32, torch.bfloat16), (torch.contiguous_format, torch.channels_last)
+SWEPT = [(128, 64, 16, 28), (256, 64, 16, 7)]
+SMALL = [(128, 16, 6, 4), (128, 16, 6, 8), (128, 16, 6, 14), (128, 64, 1, 14)]
+PASSES = "forward", "backward", "both"
+
+
+def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0]):
+    """((parts, numbers, cells), warps) of the table for both passes; weights are detached."""
+    _, parts, part_dim, side = shape
+    last = memory_format == torch.channels_last
+    return kernels.blocks(parts, part_dim, side * side, last, dtype.itemsize, kind[0] == "arithmetic")
 
 
 def neighbours(tile, warps):
-    """The tile itself first."""
+    """Other tiles, with at most 128 numbers per thread and at least 8."""
     parts, numbers, cells = tile
-    for p, c, w in itertools.product((1, 2, 0.5), (1, 2, 0.5), (1, 2, 0.5)):
+    for p, c, w in itertools.product((1, 2, 0.5), repeat=3):
         candidate = (int(parts * p), numbers, int(cells * c)), int(warps * w)
-        if candidate[0][0] and candidate[0][2] and 1 <= candidate[1] <= 16:
+        (n, _, m), count = candidate
+        if n and m and 1 <= count <= 16 and 8 <= n * numbers * m / (32 * count) <= 128 and (p, c, w) != (1, 1, 1):
             yield candidate
 
 
-def milliseconds(case, provider):
-    """Of both passes, in a graph."""
-    leaves = case.inputs(0)
-    incoming = [case.incoming(provider.run(leaves))] * REPEATS
-    calls = functools.partial(harness.both_passes, provider, [harness.fresh(leaves)] * REPEATS, incoming)
-    quantiles, reason = time_in_graph(calls, 0.1)
-    if reason:
-        sys.exit(f"bench/blocks.py times graphs, and one could not be captured: {reason}")
-    return quantiles[0]
+def measurements(quick):
+    """(function that makes the case, its arguments, tile or None for the table's) of every row."""
+    kinds = bottleneck.KINDS[:1] if quick else bottleneck.KINDS
+    shapes = SWEPT if quick else SWEPT + SMALL
+    for shape, dtype, memory_format in itertools.product(shapes, DTYPES, FORMATS):
+        for kind in kinds if shape in SWEPT else kinds[:1]:
+            yield bottleneck, (shape, dtype, memory_format, kind), None
+    for arguments in weighted_loss.grid(True, False, False):
+        yield weighted_loss, arguments, None
+    if not quick:
+        for arguments in itertools.product(SWEPT, DTYPES, FORMATS):
+            for tile in neighbours(*table_tile(*arguments)):
+                yield bottleneck, (*arguments, bottleneck.KINDS[0]), tile
+
+
+def with_tile(tile):
+    """A context in which the bottleneck's kernels take this tile."""
+    return mock.patch.object(kernels, "blocks", kernels.blocks if tile is None else lambda *_: tile)
+
+
+def launch(benchmark, arguments, tile):
+    """Compiles the kernels of a row, in a process that compile.prepare has prepared."""
+    of = compile.launch_bottleneck if benchmark is bottleneck else compile.launch_weighted_loss
+    with with_tile(tile):
+        return compile.perform(functools.partial(of, *arguments))
+
+
+def calls_of(case, provider, sets, incoming, name):
+    """A call of a pass for each set of leaves, on fresh leaves."""
+    leaves = [harness.fresh(x) for x in sets]
+    if name == "both":
+        return harness.both_passes(provider, leaves, incoming)
+    if name == "forward":
+        return [functools.partial(provider.run, [x.detach() for x in xs]) for xs in leaves]
+    return [
+        functools.partial(harness.backward, provider.run(x), x, g, retain_graph=True)
+        for x, g in zip(leaves, incoming, strict=True)
+    ]
+
+
+def measure(benchmark, arguments, tile, bandwidth):
+    """A row: milliseconds of each pass and their shares of the copy's bandwidth, or a failure."""
+    case = benchmark.make_case(*arguments)
+    row = {"case": case.label, **case.facts}
+    providers = benchmark.make_providers
+    provider = next(providers(case, False, False) if benchmark is bottleneck else providers(False, False))
+    if benchmark is bottleneck:
+        (parts, _, cells), warps = tile or table_tile(*arguments)
+        row |= {"dtype": str(case.dtype)[6:], "channels_last": case.memory_format == torch.channels_last}
+        row["tile"] = [parts, cells, warps]
+    try:
+        with with_tile(tile):
+            harness.check(case, provider)
+            first = case.inputs(0)
+            count = max(2, min(12, 1 + 2 * harness.CACHE_BYTES // sum(x.nbytes for x in first)))
+            sets = [first, *(case.inputs(seed) for seed in range(1, count))]
+            incoming = [case.incoming(provider.run(leaves)) for leaves in sets]
+            for name in PASSES:
+                make = functools.partial(calls_of, case, provider, sets, incoming, name)
+                quantiles, reason = time_in_graph(make, 0.06)
+                if reason:
+                    return row | {"failure": reason}
+                row[name] = quantiles[0]
+    except Exception as error:  # stays in the table, and the exit status is 1
+        return row | {"failure": first_line(error)}
+    bytes_moved = case.forward_bytes, case.backward_bytes, case.forward_bytes + case.backward_bytes
+    return row | {f"of_{name}": 1e3 * b / bandwidth / row[name] for name, b in zip(PASSES, bytes_moved, strict=True)}
+
+
+def describe(row):
+    head = f"{row['case']:64} {row.get('tile', '')!s:16}"
+    if "failure" in row:
+        return f"{head} FAIL {row['failure']}"
+    return head + "".join(f"  {row[name]:8.4f} ({100 * row[f'of_{name}']:3.0f} %)" for name in PASSES)
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only large shapes with the table's tiles")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
+    options = parser.parse_args()
     if not CUDA:
         sys.exit("bench/blocks.py times kernels and needs a CUDA device")
-    formats = torch.contiguous_format, torch.channels_last
-    for shape, dtype, memory_format in itertools.product(bottleneck.SHAPES, (torch.float32, torch.bfloat16), formats):
-        case = bottleneck.make_case(shape, dtype, memory_format, bottleneck.KINDS[0])
-        provider = next(bottleneck.make_providers(case, False, False))
-        _, parts, part_dim, side = shape
-        chosen = kernels.blocks(parts, part_dim, side * side, memory_format == torch.channels_last, dtype.itemsize)
-        times = {}
-        for candidate in neighbours(*chosen):
-            with mock.patch.object(kernels, "blocks", lambda *_, candidate=candidate: candidate):
-                harness.check(case, provider)
-                times[candidate] = milliseconds(case, provider)
-        best = min(times, key=times.get)
-        print(f"{case.label:50} table {chosen} {times[chosen]:.4f} ms, best {best} {times[best]:.4f} ms", flush=True)
+    wanted = list(measurements(options.quick))
+    with compile.pool_of(os.cpu_count(), torch.cuda.get_device_capability()) as pool, compile.hidden_gpu():
+        list(pool.map(launch, *zip(*wanted, strict=True)))
+    bandwidth = copy_bandwidth()
+    print(f"{machine()['device']}: a copy moves {1e-9 * bandwidth:.1f} GB/s, bytes read and written")
+    print(f"{'':64} {'tile':16}  {'  '.join(f'{name:16}' for name in PASSES)}")
+    rows = []
+    for arguments in wanted:
+        rows.append(measure(*arguments, bandwidth))
+        print(describe(rows[-1]), flush=True)
+        if options.output:
+            description = "Bottleneck and weighted loss, each pass in a CUDA graph"
+            write(options.output, description, rows, copy_bytes_a_second=bandwidth)
+    if failures := sum("failure" in row for row in rows):
+        sys.exit(f"{failures} of {len(rows)} measurements failed")
 
 
 if __name__ == "__main__":

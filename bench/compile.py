@@ -1,4 +1,4 @@
-"""Compiles the kernels that the benchmarks launch in parallel, so that no kernel is compiled between timings.
+"""Compiles what the benchmarks launch in parallel, so that nothing large is compiled between timings.
 
     python bench/compile.py [--quick] [--output FILE.json]
 
@@ -6,6 +6,9 @@ Processes that cannot see the GPU launch the same kernels on CPU tensors of two 
 kernels are in Triton's disk cache, where the benchmarks find them. The key of a kernel consists of its source, the
 types and alignment of its arguments, the constants, and the GPU's compute capability, but not of the device of a tensor
 or the number of images. Without a GPU, it compiles small shapes for compute capability 9.0.
+
+On a GPU, meanwhile, each training step that is compiled and will be timed is taken a few times in its own process. So
+the compiler's cache has the step's graphs.
 """
 
 import argparse
@@ -13,9 +16,10 @@ import functools
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -24,11 +28,13 @@ from accel.common.workers import end_with_parent
 from bench import bottleneck, steps, weighted_loss
 from bench.compilations import counting
 from bench.harness import both
+from bench.isolated import isolated
 from bench.records import write
 from bench.timing import CUDA, first_line
 
 IMAGES = 2
 PRETENDED = 9, 0  # the capability of a GPU that is not there
+STEPS_AT_ONCE, STEPS_SECONDS = 8, 240.0  # processes that compile training steps, and the time limit of each
 
 
 def stand_in_for_a_gpu(capability=PRETENDED):
@@ -64,6 +70,16 @@ def prepare(capability):
     """A process of the pool."""
     end_with_parent()
     prepare_here(capability)
+
+
+def pool_of(workers, capability):
+    """A pool of processes that only compile kernels; to be given its jobs under hidden_gpu."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), prepare, (capability,))
+
+
+def hidden_gpu():
+    """A context in which processes start that cannot see the GPU."""
+    return mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="")
 
 
 def launch_bottleneck(shape, *arguments, images=IMAGES):
@@ -113,21 +129,47 @@ def perform(launch):
     return row | {"compiled": kernels.compiled, "found": kernels.found, "seconds": seconds}
 
 
+def take_steps(configuration, name):
+    """Compiles a contender of bench/training.py; its seconds."""
+    began = time.perf_counter()
+    step = steps.CONTENDERS[name].make(configuration)
+    images = configuration.images(configuration.batch)
+    labels = torch.arange(configuration.batch, device=images.device) % steps.CLASSES
+    for _ in range(2):
+        step(images, labels)
+    return time.perf_counter() - began
+
+
+def compile_step(configuration, name):
+    """A row like those of `perform`."""
+    row = {"launch": f"take_steps {configuration.name} {name}", "compiled": 0, "found": 0}
+    began = time.perf_counter()
+    try:
+        isolated(take_steps, configuration, name, seconds=STEPS_SECONDS)
+    except (RuntimeError, TimeoutError) as error:
+        row["failure"] = str(error)
+    return row | {"seconds": time.perf_counter() - began}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only kernels that the benchmarks launch with --quick")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the compiled kernels, with versions")
     options = parser.parse_args()
     capability = torch.cuda.get_device_capability() if CUDA else PRETENDED
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the processes that compile
     workers = os.cpu_count()
+    compiled_steps = steps.compiled_contenders(options.quick) if CUDA else []
+    # Of Inductor in each process.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, workers // STEPS_AT_ONCE))
     began, rows = time.perf_counter(), []
-    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (capability,)) as pool:
-        jobs = [pool.submit(perform, launch) for launch in launches(CUDA, options.quick)]
+    with pool_of(workers, capability) as pool, ThreadPoolExecutor(STEPS_AT_ONCE) as threads:
+        with hidden_gpu():
+            jobs = [pool.submit(perform, launch) for launch in launches(CUDA, options.quick)]
+        jobs += [threads.submit(compile_step, *which) for which in compiled_steps]
         for job in as_completed(jobs):
             rows.append(job.result())
             if options.output:
-                write(options.output, "Kernels compiled in advance", rows, capability=capability, processes=workers)
+                write(options.output, "Compiled in advance", rows, capability=capability, processes=workers)
     failures = [row for row in rows if "failure" in row]
     for row in failures:
         print(f"{row['launch']}: FAIL {row['failure']}")

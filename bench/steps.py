@@ -223,3 +223,11 @@ def contenders(first, quick):
     if not CUDA:
         return [name for name in names if "tuned" not in name and "uncompiled" not in name]
     return names[: 3 if first else 2] if quick else names
+
+
+def compiled_contenders(quick):
+    """(configuration, name) of all contenders whose steps are compiled, on a GPU."""
+    for configuration in configurations():
+        for name in contenders(configuration == configurations()[0], quick):
+            if name not in ("release", "plain", "ours, float32, uncompiled"):
+                yield configuration, name

@@ -1,17 +1,27 @@
-"""Prints the operators' results as a Markdown table, with the relative times of other implementations.
+"""Prints the operators' results as a Markdown table.
 
     python bench/tables.py FILE.json …
 
-Times are those in a CUDA graph; implementations that cannot be captured are left out.
+Files of bench/bottleneck.py and bench/weighted_loss.py: with the relative times of other implementations, except those
+that cannot be captured in a CUDA graph. Files of bench/blocks.py: pass by pass, with the tiles of the present table.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 HEAD = """\
 | both passes | ms | share of copy bandwidth | relative time of plain PyTorch | relative time of the release's code |
 |---|---|---|---|---|"""
+
+PASSES_HEAD = """\
+| milliseconds, and share of copy bandwidth | forward | backward | both |
+|---|---|---|---|"""
 
 
 def lines(document):
@@ -29,12 +39,34 @@ def lines(document):
         yield f"| {kind}, {case} | {milliseconds:.4f} | {share:.0f} % | {' | '.join(ratios)} |"
 
 
+def is_of_the_table(row):
+    """Whether the row of a file of bench/blocks.py has the tile that is now in the bottleneck's table."""
+    from bench.blocks import table_tile
+
+    if "tile" not in row:
+        return True
+    shape = (row[name] for name in ("batch", "parts", "part_dim", "side"))
+    format = torch.channels_last if row["channels_last"] else torch.contiguous_format
+    (parts, _, cells), warps = table_tile(shape, getattr(torch, row["dtype"]), format, (row["variance"], None))
+    return row["tile"] == [parts, cells, warps]
+
+
+def lines_of_passes(document):
+    """A line for each case of a file of bench/blocks.py."""
+    for row in filter(is_of_the_table, document["results"]):
+        kind = "Bottleneck" if "tile" in row else "Weighted squared error"
+        cells = [f"{row[name]:.4f}, {100 * row[f'of_{name}']:.0f} %" for name in ("forward", "backward", "both")]
+        yield f"| {kind}, {row['case']} | {' | '.join(cells)} |"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    print(HEAD)
     for file in parser.parse_args().files:
-        print(*lines(json.loads(file.read_text())), sep="\n")
+        document = json.loads(file.read_text())
+        by_pass = "of_forward" in document["results"][0]
+        print(PASSES_HEAD if by_pass else HEAD)
+        print(*(lines_of_passes if by_pass else lines)(document), sep="\n")
 
 
 if __name__ == "__main__":

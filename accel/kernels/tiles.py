@@ -183,12 +183,13 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     sums over cells then stay inside a warp, without barriers.
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
-    - Channels-last: 128 adjacent channels and 16 cells (64 and 32 for a large grid, and for half precision), 64 bytes
-      of numbers per thread; up to 64 cells are one tile, in one warp.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so one warp takes 128 bytes per thread.
+    - Channels-last: 128 adjacent channels and 16 cells, or 64 and 64 for a large grid in float32; up to 64 cells are
+      one tile, in one warp.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so a part is one warp.
     - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
-      for a cell are done once per warp, and memory is read in rows of 512 bytes or more: on an H200, 28 × 28 in
-      float32, 64, 128 and 256 cells reach 81, 84 and 87 % of a copy's bandwidth (bench/results/h200-tiles.json).
+      for a cell are done once per warp, and memory is read in rows of 512 bytes or more.
+
+    These were the fastest on an H200 (bench/results/h200-passes.json).
 
     A thread takes at most 8 parts, since each needs registers for its noise and occurrence. A part has at most 2048
     sums at a time, or they would not fit into registers. A heavy pass has three tiles at once (the arithmetic rule
@@ -228,11 +229,12 @@ def _light(block_d, cells, channels_last, item_size):
         return 2048, min(64, longest), 64
     if channels_last and block_d == 1 and item_size == 4:
         return 512, min(8, longest), 16  # with 16 cells, the backward pass spills a word on sm_100
+    if channels_last and item_size == 4 and block_d >= 8 and cells >= 512:
+        return 4096, min(64, longest), 32
     if channels_last:
-        few = (cells < 1024 and item_size == 4) or block_d == 1
-        return min(2048, 1024 * block_d), min(16 if few else 32, longest), 64 // item_size
+        return min(2048, 1024 * block_d), min(16, longest), 64 // item_size
     if cells <= 64:
-        return 32 * 128 // item_size, min(64, longest), 128 // item_size
+        return 1024, min(64, longest), 32 if block_d <= 16 else 128 // item_size
     return 256 * max(block_d, 8), 256, 256 // item_size
 
 

@@ -6,6 +6,7 @@ import torch
 from bench import bottleneck, harness, weighted_loss
 
 FORMATS = torch.contiguous_format, torch.channels_last
+CASE = torch.float32, torch.contiguous_format, bottleneck.KINDS[0]
 DTYPES = torch.float32, torch.bfloat16
 
 
@@ -53,3 +54,33 @@ def test_needed_memory_is_the_inputs_the_outputs_and_the_gradients_of_both():
     expected = 2 * logits + 6 * maps + 2 * numbers
     needed = 1e6 * harness.memory(case, provider, case.inputs(0))["needed_megabytes"]
     assert expected <= needed < expected + 200
+
+
+def test_each_pass_of_a_kernel_is_timed_alone(monkeypatch):
+    blocks = pytest.importorskip("bench.blocks")
+    done = []
+
+    def time_once(make_calls, budget):
+        done.append([call() for call in make_calls()])
+        return [1.0, 1.0, 1.0], None
+
+    monkeypatch.setattr(blocks, "time_in_graph", time_once)
+    row = blocks.measure(bottleneck, ((2, 4, 3, 4), *CASE), ((4, 4, 8), 1), bandwidth=1e6)
+    forward, backward, both = (calls[0] for calls in done)
+    assert [x.shape for x in forward] == [x.shape for x in both[0]]
+    assert [x.shape for x in backward] == [x.shape for x in both[1]]
+    assert not any(x.requires_grad for x in forward)
+    assert row["tile"] == [4, 8, 1]
+    assert row["of_both"] == pytest.approx(row["of_forward"] + row["of_backward"])
+    monkeypatch.setattr(blocks, "time_in_graph", lambda *_: (None, "no graph"))
+    assert "no graph" in blocks.describe(blocks.measure(weighted_loss, ((2, 16), *CASE[:2]), None, 1e6))
+
+
+def test_other_tiles_differ_from_the_tables_and_are_no_larger_than_registers():
+    blocks = pytest.importorskip("bench.blocks")
+    tile = blocks.table_tile((128, 64, 16, 28), torch.bfloat16, torch.contiguous_format)
+    others = list(blocks.neighbours(*tile))
+    assert len(set(others)) == len(others) > 3
+    assert tile not in others
+    for (parts, numbers, cells), warps in others:
+        assert 8 <= parts * numbers * cells / (32 * warps) <= 128

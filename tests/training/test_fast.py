@@ -11,9 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from accel.models import autoencoder
-from accel.ops import Noise
+from accel.ops import Noise, bottleneck
 from accel.ops import backend as backend_module
-from accel.ops import bottleneck
 from accel.training import TrainingConfig
 from accel.training import held_out as held_out_module
 from accel.training import step as step_module
