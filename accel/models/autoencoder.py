@@ -125,23 +125,10 @@ class Coded(Protocol):
 
 
 class Autoencoder(Backbone):
-    """An encoder φ and a decoder G around a bottleneck, which a subclass adds as `encode`, `decode` and `sample`."""
+    """An encoder φ and a decoder G around a bottleneck; a subclass adds `decoder`, `encode`, `decode` and `sample`."""
 
     has_decoder = True
-
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        channels: int,
-        encoder: str,
-        code_channels: int,
-        layers: int | None = None,
-        places: int = 1,
-    ):
-        super().__init__(image_size, channels, encoder, places)
-        self.decoder: Decoder | Templates = Decoder(
-            code_channels, layers or channels, self.encoder.scale, PRESETS[encoder].width
-        )
+    decoder: Decoder | Templates
 
     def encode(self, images: Tensor) -> Coded:
         """The posterior of images (B, channels, H, W), which includes its `code`, without sampling."""
@@ -176,7 +163,8 @@ class VectorAutoencoder(Autoencoder):
 
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, latent_dim: int):
         check_positive(latent_dim=latent_dim)
-        super().__init__(image_size, channels, encoder, latent_dim)
+        super().__init__(image_size, channels, encoder)
+        self.decoder = Decoder(latent_dim, channels, self.encoder.scale, PRESETS[encoder].width)
         self.config = {
             "image_size": self.image_size,
             "channels": channels,

@@ -28,7 +28,7 @@ from accel.ops.placement import (
 )
 
 from .autoencoder import Autoencoder, check_positive, in_evaluation
-from .decoder import Templates
+from .decoder import Decoder, Templates
 from .encoder import coarse_grid, coarse_vector, layout_of
 from .release import read_release
 
@@ -125,8 +125,10 @@ class PatchVAE(Autoencoder):
         if head_kernel_size % 2 == 0:
             raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
         layers = channels + 1 if ground else channels
-        super().__init__(image_size, channels, encoder, num_parts * part_dim, layers, places)
-        if decoder == "templates":
+        super().__init__(image_size, channels, encoder, places)
+        if decoder == "pyramid":
+            self.decoder = Decoder(num_parts * part_dim, layers, self.encoder.scale, layout_of(encoder).width)
+        else:
             # As wide as `TEMPLATE_REACH` says, and an even number wider than the encoder's cell.
             margin = round((TEMPLATE_REACH * self.scale - self.encoder.scale) / 2)
             side = self.encoder.scale + 2 * margin

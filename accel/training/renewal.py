@@ -65,11 +65,15 @@ class Split(NamedTuple):
     step: tuple[int, int]  # places from `found` to `at`, downwards and to the right
 
 
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` images; the first ones may all be of one class."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
 def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
     """FEW of uint8 images (n, H, W, C), evenly spaced, as a batch on the model's device, and their posterior."""
-    few = np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)  # the first may be of one class
     with evaluating(model) as device:
-        (batch,) = in_order(images[few], FEW, device)
+        (batch,) = in_order(images[evenly_spaced(len(images), FEW)], FEW, device)
         return batch, model.encode(batch)
 
 
@@ -268,6 +272,12 @@ def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: to
     return own_weight + weight.unflatten(1, head.weight.shape[1:]), own_bias + bias.detach() - weight @ mean
 
 
+def first_of_each(keys: Tensor) -> Tensor:
+    """The index of the first of each group of equal keys (m,)."""
+    values, group = keys.unique(return_inverse=True)
+    return torch.full_like(values, len(keys)).scatter_reduce(0, group, torch.arange(len(keys)).to(keys), "amin")
+
+
 def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, splits: list[Split]) -> None:
     """Fits the decoder's weights of the split parts to pixels (n, C, H, W), with each cluster drawn by its own part.
 
@@ -278,15 +288,20 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
     setting = {name: value.clone() for name, value in model.setting(posterior).items()}
     fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
     for _, (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
-        drawn = code[image, parts[0], :, row // k, column // k]
+        # A cell has one occurrence of a part: of two that are moved into it, the first one.
+        cell = to_row // k * model.grid[1] + to_column // k
+        first = first_of_each((image * model.num_parts + parts[cluster]) * model.grid[0] * model.grid[1] + cell)
+        drawn = code[image, parts[0], :, row // k, column // k][first]
+        image, part, to_row, to_column = (x[first] for x in (image, parts[cluster], to_row, to_column))
         code[:, parts] = 0
-        code[image, parts[cluster], :, to_row // k, to_column // k] = drawn
+        code[image, part, :, to_row // k, to_column // k] = drawn
         if "places" in setting:
             setting["places"][:, parts] = 0
-            setting["places"][image, parts[cluster], to_row, to_column] = 1
+            setting["places"][image, part, to_row, to_column] = 1
         fitted[parts] = True
-    code, pixels = code[:FITTED].flatten(1, 2), pixels[:FITTED]
-    setting = {name: value[:FITTED] for name, value in setting.items()}
+    few = evenly_spaced(len(pixels), FITTED)
+    code, pixels = code[few].flatten(1, 2), pixels[few]
+    setting = {name: value[few] for name, value in setting.items()}
     weight = model.decoder.reading()
     optimiser = torch.optim.Adam([weight], lr=FITTING_RATE)
     for _ in range(FITTING_STEPS):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from accel.models import PatchVAE, patchvae
 from accel.models.decoder import Decoder
 from tests.support import assert_close
 
@@ -48,3 +49,9 @@ def test_each_normalisation_is_followed_by_a_leaky_slope():
     code = torch.linspace(-1, 1, 11, dtype=torch.float64).reshape(1, 1, 1, 11)
     response = decoder.input(code)[0, 0, 0]
     assert_close("leaky", response, torch.where(code > 0, code, 0.2 * code).flatten(), relative=1e-5)
+
+
+@pytest.mark.parametrize(("decoder", "other"), [("pyramid", "Templates"), ("templates", "Decoder")])
+def test_a_model_draws_the_weights_of_its_own_decoder_alone(monkeypatch, decoder, other):
+    monkeypatch.setattr(patchvae, other, None)
+    assert PatchVAE(image_size=16, num_parts=2, part_dim=1, encoder="small", decoder=decoder).decoder is not None

@@ -94,6 +94,47 @@ def test_a_part_that_finds_two_looks_is_split_between_them(decoder, occurrence, 
     assert (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum() < before
 
 
+def test_pictures_are_fitted_to_all_of_a_set(monkeypatch):
+    monkeypatch.setattr(renewal, "FITTED", 32)
+    images, _ = two_looks(128)
+    images[:64] = images[:64].min((1, 2), keepdims=True)  # of another class: nothing to see
+    batch = torch.from_numpy(images[64:]).permute(0, 3, 1, 2)
+    model = model_of(4, encoder="small", places=1)
+    occur_only(model, 2, logit=3.0)
+    before = (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum()
+    assert split(model, images) == [(0, 2)]
+    assert (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum() < 0.5 * before
+
+
+@given(keys=arrays(np.int64, st.integers(0, 20), elements=st.integers(0, 5)))
+def test_the_first_of_equal_keys_is_found(keys):
+    first = renewal.first_of_each(torch.from_numpy(keys))
+    assert {keys[i]: i for i in range(len(keys) - 1, -1, -1)} == {keys[i]: i for i in first.tolist()}
+    assert len(first) == len(set(keys.tolist()))
+
+
+def test_of_two_that_move_into_a_cell_the_first_is_drawn():
+    model = model_of()
+    pixels = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        posterior = model.eval().encode(pixels)
+        code = posterior.code.unflatten(1, (model.num_parts, -1))
+        code.copy_(torch.arange(code[:, 0, 0].numel(), dtype=torch.float32).view(1, 1, 1, 4, 4))  # cells
+    image = torch.zeros(2, dtype=torch.int64)
+    places = (image, torch.tensor([3, 4]), torch.tensor([5, 5]))  # in cells 1 and 5
+    target = (image, torch.tensor([4, 5]), torch.tensor([6, 6]))  # both in cell 5
+    drawn = []
+    model.decode = lambda code, **setting: drawn.append((code, setting)) or model.decoder.reading().square().sum() + pixels
+    renewal.fit_pictures(
+        model, pixels, posterior, [renewal.Split(target, places, target, image, torch.tensor([2]), (1, 1))]
+    )
+    code, setting = drawn[0]
+    at = code.unflatten(1, (model.num_parts, -1))[0, 2, 0]
+    assert at.nonzero().tolist() == [[1, 1]]
+    assert at[1, 1] == 1  # from cell 1
+    assert setting["places"][0, 2].nonzero().tolist() == [[4, 6]]
+
+
 def test_a_part_with_places_is_split_into_several():
     images, _ = two_looks()
     model = model_of(12)
