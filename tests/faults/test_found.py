@@ -297,6 +297,16 @@ def test_flipped_bytes_of_a_packed_array(tmp_path, capsys, seen):
     accepted("pack", tmp_path / "images", path, "--image-size", 8)
 
 
+@pytest.mark.parametrize("members", [{}, {"images.npy": b"\x93NUMPY"}])
+def test_a_zip_in_place_of_a_packed_array(tmp_path, capsys, members, seen):
+    path = packed(tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "set.npy is not a complete .npy file" in refused(capsys, *train_on(path, tmp_path / "run"))
+    seen("a zip in place of a packed array", "one sentence")
+
+
 def train_on(data, out):
     return ("train", "--data", data, *SMALL, "--epochs", 1, "--out", out)
 
