@@ -37,7 +37,7 @@ PARTS_RECIPE = {
     "learning_rate": 2e-3,
     "decay": 0.4,
     "batch_size": 32,
-    "epochs": 8,
+    "epochs": 6,
 }
 
 # The same for systems without parts, which do not use a finer grid.

@@ -18,7 +18,7 @@ def measured(monkeypatch, tmp_path):
     def method(data, seed):
         calls.append((data.name, seed))
         truth = data.test.truth.astype(float)
-        return ladder.compare(data.train.truth.astype(float), data.train, truth, data.test)
+        return ladder.compare(data.train.truth.astype(float), data.train, truth, data.test), 1.5
 
     whole = ladder.dataset
     monkeypatch.setattr(ladder, "METHODS", {"one": method, "other": method})
@@ -42,10 +42,28 @@ def test_what_is_there_is_not_measured_again(measured):
     assert run(*rungs, "--seeds", "0", "1", "--methods", "one", "other") == []
     rows = json.loads(path.read_text())["results"]
     assert len({(row["rung"], row["method"], row["seed"]) for row in rows}) == len(rows) == 8
+    assert all(row["loss"] == 1.5 for row in rows)
     assert all(row["mean"] == row["worst"] == 1 for row in rows)  # the truth itself was the map
     text = path.with_suffix(".md").read_text()
     assert "| shape alone | 1.00 (1.00 to 1.00, 2) | 1.00 (1.00 to 1.00, 2) | 0.03 |" in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_truth_is_given_in_the_first_half_alone(monkeypatch):
+    data, given = ladder.dataset("today's set", 0, images=64, tests=32), []
+    monkeypatch.setattr(ladder, "NEW_RECIPE", ladder.NEW_RECIPE | {"epochs": 2, "warm_up": 1})
+    cross_entropy = ladder.functional.binary_cross_entropy
+
+    def counted(probability, truth, **options):
+        given.append(truth)
+        return cross_entropy(probability, truth, **options)
+
+    monkeypatch.setattr(ladder.functional, "binary_cross_entropy", counted)
+    found, loss = ladder.begun_at_the_truth(data, 0)
+    assert loss > 0
+    assert len(found.average_precision) == 8
+    seen = np.concatenate([truth.numpy() for truth in given])  # one epoch: every image once
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, data.train.truth.astype(np.float32)))
 
 
 def test_every_rung_can_be_measured():

@@ -124,7 +124,9 @@ def test_of_two_that_move_into_a_cell_the_first_is_drawn():
     places = (image, torch.tensor([3, 4]), torch.tensor([5, 5]))  # in cells 1 and 5
     target = (image, torch.tensor([4, 5]), torch.tensor([6, 6]))  # both in cell 5
     drawn = []
-    model.decode = lambda code, **setting: drawn.append((code, setting)) or model.decoder.reading().square().sum() + pixels
+    model.decode = lambda code, **setting: (
+        drawn.append((code, setting)) or model.decoder.reading().square().sum() + pixels
+    )
     renewal.fit_pictures(
         model, pixels, posterior, [renewal.Split(target, places, target, image, torch.tensor([2]), (1, 1))]
     )
