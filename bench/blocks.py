@@ -30,11 +30,11 @@ SMALL = [(128, 16, 6, 4), (128, 16, 6, 8), (128, 16, 6, 14), (128, 64, 1, 14)]
 PASSES = "forward", "backward", "both"
 
 
-def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0]):
-    """((parts, numbers, cells), warps) of the table for both passes; weights are detached."""
+def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0], backward=False):
+    """((parts, numbers, cells), warps) of the table; weights are detached, so only a forward pass can be heavy."""
     _, parts, part_dim, side = shape
-    last = memory_format == torch.channels_last
-    return kernels.blocks(parts, part_dim, side * side, last, dtype.itemsize, kind[0] == "arithmetic")
+    last, heavy = memory_format == torch.channels_last, kind[0] == "arithmetic" and not backward
+    return kernels.blocks(parts, part_dim, side * side, last, dtype.itemsize, heavy, backward)
 
 
 def neighbours(tile, warps):
@@ -58,7 +58,8 @@ def measurements(quick):
         yield weighted_loss, arguments, None
     if not quick:
         for arguments in itertools.product(SWEPT, DTYPES, FORMATS):
-            for tile in neighbours(*table_tile(*arguments)):
+            tiles = {table_tile(*arguments, backward=backward) for backward in (False, True)}
+            for tile in sorted(tiles.union(*(neighbours(*tile) for tile in tiles))):
                 yield bottleneck, (*arguments, bottleneck.KINDS[0]), tile
 
 
@@ -94,9 +95,9 @@ def measure(benchmark, arguments, tile, bandwidth):
     providers = benchmark.make_providers
     provider = next(providers(case, False, False) if benchmark is bottleneck else providers(False, False))
     if benchmark is bottleneck:
-        (parts, _, cells), warps = tile or table_tile(*arguments)
         row |= {"dtype": str(case.dtype)[6:], "channels_last": case.memory_format == torch.channels_last}
-        row["tile"] = [parts, cells, warps]
+        tiles = [tile or table_tile(*arguments, backward=backward) for backward in (False, True)]
+        row["tiles"] = [[parts, cells, warps] for (parts, _, cells), warps in tiles]
     try:
         with with_tile(tile):
             harness.check(case, provider)
@@ -117,7 +118,7 @@ def measure(benchmark, arguments, tile, bandwidth):
 
 
 def describe(row):
-    head = f"{row['case']:64} {row.get('tile', '')!s:16}"
+    head = f"{row['case']:64} {row.get('tiles', '')!s:28}"
     if "failure" in row:
         return f"{head} FAIL {row['failure']}"
     return head + "".join(f"  {row[name]:8.4f} ({100 * row[f'of_{name}']:3.0f} %)" for name in PASSES)
@@ -135,7 +136,7 @@ def main():
         list(pool.map(launch, *zip(*wanted, strict=True)))
     bandwidth = copy_bandwidth()
     print(f"{machine()['device']}: a copy moves {1e-9 * bandwidth:.1f} GB/s, bytes read and written")
-    print(f"{'':64} {'tile':16}  {'  '.join(f'{name:16}' for name in PASSES)}")
+    print(f"{'':64} {'tiles of both passes':28}  {'  '.join(f'{name:16}' for name in PASSES)}")
     rows = []
     for arguments in wanted:
         rows.append(measure(*arguments, bandwidth))

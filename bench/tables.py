@@ -39,24 +39,32 @@ def lines(document):
         yield f"| {kind}, {case} | {milliseconds:.4f} | {share:.0f} % | {' | '.join(ratios)} |"
 
 
-def is_of_the_table(row):
-    """Whether the row of a file of bench/blocks.py has the tile that is now in the bottleneck's table."""
+def has_tile_of_table(row, backward):
+    """Whether a pass of a row of bench/blocks.py had the tile that is now in the bottleneck's table."""
     from bench.blocks import table_tile
 
-    if "tile" not in row:
+    if "tiles" not in row:
         return True
     shape = (row[name] for name in ("batch", "parts", "part_dim", "side"))
     format = torch.channels_last if row["channels_last"] else torch.contiguous_format
-    (parts, _, cells), warps = table_tile(shape, getattr(torch, row["dtype"]), format, (row["variance"], None))
-    return row["tile"] == [parts, cells, warps]
+    kind = row["variance"], row["occurrence"]
+    (parts, _, cells), warps = table_tile(shape, getattr(torch, row["dtype"]), format, kind, backward)
+    return row["tiles"][backward] == [parts, cells, warps]
 
 
 def lines_of_passes(document):
-    """A line for each case of a file of bench/blocks.py."""
-    for row in filter(is_of_the_table, document["results"]):
-        kind = "Bottleneck" if "tile" in row else "Weighted squared error"
-        cells = [f"{row[name]:.4f}, {100 * row[f'of_{name}']:.0f} %" for name in ("forward", "backward", "both")]
-        yield f"| {kind}, {row['case']} | {' | '.join(cells)} |"
+    """A line for each case of a file of bench/blocks.py; `both` is the sum of the passes."""
+    cases = {}
+    for row in document["results"]:
+        cases.setdefault(row["case"], []).append(row)
+    for case, rows in cases.items():
+        forward, backward = (next((r for r in rows if has_tile_of_table(r, which)), None) for which in (False, True))
+        if forward and backward:
+            kind = "Bottleneck" if "tiles" in forward else "Weighted squared error"
+            times = forward["forward"], backward["backward"]
+            limits = forward["of_forward"] * times[0], backward["of_backward"] * times[1]
+            passes = zip((*times, sum(times)), (*limits, sum(limits)), strict=True)
+            yield f"| {kind}, {case} | {' | '.join(f'{t:.4f}, {100 * limit / t:.0f} %' for t, limit in passes)} |"
 
 
 def main():

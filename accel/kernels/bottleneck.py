@@ -138,7 +138,7 @@ def backward(
     map_layouts = layouts(*maps)
     code_like = d_code if pooled else outputs[1]
     detached = mean is None
-    tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size(), not detached)
+    tile, warps = blocks(*shape, code_like.stride(1) == 1, code_like.element_size(), not detached, True)
     what, how = kernel_options(options, pooled, parts), kernel_draw(draw, logits.device)
     coupled = None, None
     if what["CATEGORICAL"]:

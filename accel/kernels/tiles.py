@@ -175,8 +175,16 @@ def index_type(channels: int, height: int, layouts: tuple):
 
 
 @cache
-def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size: int, heavy: bool = False):
-    """The (parts, numbers, cells) of a program's tile and its warps.
+def blocks(
+    parts: int,
+    part_dim: int,
+    cells: int,
+    channels_last: bool,
+    item_size: int,
+    heavy: bool = False,
+    backward: bool = False,
+):
+    """The (parts, numbers, cells) of a pass's tile in a program, and its warps.
 
     A pass is bound by memory if every thread has several independent 16-byte loads in flight, every multiprocessor runs
     several programs, and there are few instructions per number. Fewer warps per program need fewer instructions, since
@@ -199,7 +207,8 @@ def blocks(parts: int, part_dim: int, cells: int, channels_last: bool, item_size
     block_d = triton.next_power_of_2(part_dim)
     per_thread = 16
     if block_n * block_d * block_l > (4096 if heavy else 8192):
-        size, longest, per_thread = (_heavy if heavy else _light)(block_d, cells, channels_last, item_size)
+        shape = block_d, cells, channels_last, item_size
+        size, longest, per_thread = _heavy(*shape) if heavy else _light(*shape, backward)
         block_l = min(block_l, longest)
         block_n = min(block_n, max(1, size // (block_d * block_l)))
         per_thread = min(per_thread, 8 * block_d)
@@ -220,13 +229,13 @@ def side_by_side(tile: tuple[int, int, int], code: Tensor, heavy: bool = False) 
     return math.gcd(adjacent, cells) if cells <= tile[2] and not heavy else min(adjacent, tile[2]), False
 
 
-def _light(block_d, cells, channels_last, item_size):
+def _light(block_d, cells, channels_last, item_size, backward):
     """Numbers per tile, maximal cells, and numbers per thread, for a pass with two tiles."""
     longest = max(1, 2048 // block_d)
     if block_d > 64:
         return 2048, longest, 32
     if channels_last and cells <= 64:
-        return 2048, min(64, longest), 64
+        return 4096 if backward and item_size == 2 else 2048, min(64, longest), 64
     if channels_last and block_d == 1 and item_size == 4:
         return 512, min(8, longest), 16  # with 16 cells, the backward pass spills a word on sm_100
     if channels_last and item_size == 4 and block_d >= 8 and cells >= 512:
@@ -235,7 +244,7 @@ def _light(block_d, cells, channels_last, item_size):
         return min(2048, 1024 * block_d), min(16, longest), 64 // item_size
     if cells <= 64:
         return 1024, min(64, longest), 32 if block_d <= 16 else 128 // item_size
-    return 256 * max(block_d, 8), 256, 256 // item_size
+    return 256 * max(block_d, 8), 256, 128 if backward and item_size == 2 else 64
 
 
 def _heavy(block_d, cells, channels_last, item_size):

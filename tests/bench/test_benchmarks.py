@@ -70,7 +70,7 @@ def test_each_pass_of_a_kernel_is_timed_alone(monkeypatch):
     assert [x.shape for x in forward] == [x.shape for x in both[0]]
     assert [x.shape for x in backward] == [x.shape for x in both[1]]
     assert not any(x.requires_grad for x in forward)
-    assert row["tile"] == [4, 8, 1]
+    assert row["tiles"] == [[4, 8, 1], [4, 8, 1]]
     assert row["of_both"] == pytest.approx(row["of_forward"] + row["of_backward"])
     monkeypatch.setattr(blocks, "time_in_graph", lambda *_: (None, "no graph"))
     assert "no graph" in blocks.describe(blocks.measure(weighted_loss, ((2, 16), *CASE[:2]), None, 1e6))

@@ -60,7 +60,8 @@ def test_functions_of_a_logit_are_exact_far_out_and_keep_nan():
     assert functions([float("nan"), float("nan")])[:4].isnan().all()
 
 
-# parts, numbers, cells, channels-last, bytes a number, whether the pass is heavy: the tile and numbers a thread.
+# parts, numbers, cells, channels-last, bytes a number, whether the pass is heavy, and whether it is the backward one:
+# the tile and numbers a thread.
 BLOCKS = {
     "an image of 8192 numbers": ((8, 16, 64, False, 4, False), (8, 16, 64), 32),
     "an image of more": ((8, 16, 65, False, 4, False), (2, 16, 128), 64),
@@ -70,16 +71,20 @@ BLOCKS = {
     "channels-last, 64 cells, heavy": ((64, 16, 64, True, 4, True), (8, 16, 8), 8),
     "channels-last, 65 cells": ((64, 16, 65, True, 4, False), (8, 16, 16), 16),
     "channels-last, 1023 cells, heavy": ((64, 16, 1023, True, 2, True), (8, 16, 8), 8),
-    "channels-last, 1024 cells": ((64, 16, 1024, True, 2, False), (4, 16, 32), 32),
+    "channels-last, 64 cells, halves, backward": ((64, 16, 64, True, 2, False, True), (4, 16, 64), 64),
+    "channels-last, 512 cells": ((64, 16, 512, True, 4, False), (4, 16, 64), 32),
+    "channels-last, 1024 cells, halves": ((64, 16, 1024, True, 2, False), (8, 16, 16), 32),
     "channels-last, long parts": ((64, 256, 64, True, 2, False), (1, 256, 8), 32),
     "contiguous, 64 cells": ((64, 6, 64, False, 4, False), (2, 8, 64), 32),
-    "contiguous, 64 cells, halves": ((64, 6, 64, False, 2, False), (4, 8, 64), 64),
+    "contiguous, 64 cells, halves": ((64, 6, 64, False, 2, False), (2, 8, 64), 32),
     "contiguous, 64 cells, heavy": ((64, 6, 64, False, 4, True), (2, 8, 64), 16),
     "contiguous, 65 cells": ((64, 6, 65, False, 4, False), (2, 8, 128), 64),
     "contiguous, 65 cells, halves": ((64, 6, 65, False, 2, False), (2, 8, 128), 64),
+    "contiguous, 256 cells, halves": ((64, 16, 256, False, 2, False), (1, 16, 256), 64),
+    "contiguous, 256 cells, halves, backward": ((64, 16, 256, False, 2, False, True), (1, 16, 256), 128),
     "contiguous, 65 cells, halves, heavy": ((64, 6, 65, False, 2, True), (1, 8, 128), 32),
     "parts of two numbers": ((256, 2, 64, False, 4, False), (8, 2, 64), 16),
-    "parts of four numbers": ((64, 4, 64, False, 2, False), (8, 4, 64), 32),
+    "parts of four numbers": ((64, 4, 64, False, 2, False), (4, 4, 64), 32),
     "parts of 64 numbers": ((64, 64, 256, False, 4, False), (1, 64, 256), 64),
     "parts of more": ((64, 128, 256, False, 4, False), (1, 128, 16), 32),
     "parts of more, heavy": ((64, 128, 256, True, 4, True), (2, 128, 8), 16),
@@ -106,9 +111,10 @@ def is_power_of_two(number):
     channels_last=st.booleans(),
     item_size=st.sampled_from([2, 4]),
     heavy=st.booleans(),
+    backward=st.booleans(),
 )
-def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item_size, heavy):
-    tile, warps = tiles.blocks(parts, part_dim, cells, channels_last, item_size, heavy)
+def test_tiles_are_what_triton_takes(parts, part_dim, cells, channels_last, item_size, heavy, backward):
+    tile, warps = tiles.blocks(parts, part_dim, cells, channels_last, item_size, heavy, backward)
     assert all(map(is_power_of_two, (*tile, warps)))
     assert tile[1] >= part_dim
     assert warps <= 8
