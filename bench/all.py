@@ -58,10 +58,10 @@ def plan(folder, quick):
         extra += [] if lacking("matplotlib") else ["--plot", folder / f"{name}.png"]
         return stage(name.replace("_", " "), name, extra, 0.75)
 
-    yield stage("compile", "compile", [], 2.5, ("triton",))
+    yield stage("compile", "compile", [], 3, ("triton",))
     main, *more = steps.configurations()
     yield training(main, 3)
-    yield stage("passes", "blocks", [], 0.75, (GPU, "triton"))
+    yield stage("passes", "blocks", [], 2, (GPU, "triton"))
     yield tests("graphs", 1, FAST, "-m", "gpu", "-k", "not compiled")
     for configuration in reversed(more):
         yield training(configuration, 2)

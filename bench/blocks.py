@@ -2,10 +2,10 @@
 
     python bench/blocks.py [--quick] [--output FILE.json]
 
-Forward pass, backward pass and both are each in a CUDA graph, as shares of the bandwidth of a large copy, counting only
-the bytes that must move. For 28 × 28 and 7 × 7 maps, other tiles follow (with --quick none): double and half the parts,
-the cells and the warps. All kernels are compiled first, in parallel. bench/tables.py prints the rows of the tiles that
-the table has now.
+It times the forward pass, the backward pass and both, each in its own CUDA graph, and prints the share of the bandwidth
+of a large copy, counting only the bytes that must move. For 28 × 28 and 7 × 7 maps, other tiles follow (with --quick
+none): double and half the parts, the cells and the warps. All kernels are compiled first, in parallel. bench/tables.py
+prints the rows of the tiles that the table has now.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.kernels import bottleneck as kernels
@@ -28,6 +29,10 @@ DTYPES, FORMATS = (torch.float32, torch.bfloat16), (torch.contiguous_format, tor
 SWEPT = [(128, 64, 16, 28), (256, 64, 16, 7)]
 SMALL = [(128, 16, 6, 4), (128, 16, 6, 8), (128, 16, 6, 14), (128, 64, 1, 14)]
 PASSES = "forward", "backward", "both"
+BENCHMARKS = {
+    "bottleneck": (bottleneck, compile.launch_bottleneck),
+    "weighted_loss": (weighted_loss, compile.launch_weighted_loss),
+}
 
 
 def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0], backward=False):
@@ -37,30 +42,35 @@ def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0], backward=F
     return kernels.blocks(parts, part_dim, side * side, last, dtype.itemsize, heavy, backward)
 
 
-def neighbours(tile, warps):
-    """Other tiles, with at most 128 numbers per thread and at least 8."""
+def neighbours(tile, warps, most_cells):
+    """Other tiles, with 8 to 128 numbers per thread."""
     parts, numbers, cells = tile
     for p, c, w in itertools.product((1, 2, 0.5), repeat=3):
         candidate = (int(parts * p), numbers, int(cells * c)), int(warps * w)
         (n, _, m), count = candidate
-        if n and m and 1 <= count <= 16 and 8 <= n * numbers * m / (32 * count) <= 128 and (p, c, w) != (1, 1, 1):
+        if n and 0 < m <= most_cells and 1 <= count <= 16 and 8 <= n * numbers * m / (32 * count) <= 128:
             yield candidate
 
 
 def measurements(quick):
-    """(function that makes the case, its arguments, tile or None for the table's) of every row."""
+    """(name in BENCHMARKS, arguments of make_case, tile or None for the table's) of every row."""
     kinds = bottleneck.KINDS[:1] if quick else bottleneck.KINDS
     shapes = SWEPT if quick else SWEPT + SMALL
     for shape, dtype, memory_format in itertools.product(shapes, DTYPES, FORMATS):
         for kind in kinds if shape in SWEPT else kinds[:1]:
-            yield bottleneck, (shape, dtype, memory_format, kind), None
+            yield "bottleneck", (shape, dtype, memory_format, kind), None
     for arguments in weighted_loss.grid(True, False, False):
-        yield weighted_loss, arguments, None
+        yield "weighted_loss", arguments, None
     if not quick:
-        for arguments in itertools.product(SWEPT, DTYPES, FORMATS):
-            tiles = {table_tile(*arguments, backward=backward) for backward in (False, True)}
-            for tile in sorted(tiles.union(*(neighbours(*tile) for tile in tiles))):
-                yield bottleneck, (*arguments, bottleneck.KINDS[0]), tile
+        # With categorical occurrences, every tile of parts reads the cells' statistics again: others may be faster.
+        for arguments in itertools.product(SWEPT, DTYPES, FORMATS, bottleneck.KINDS[::2]):
+            of_table = [table_tile(*arguments, backward=backward) for backward in (False, True)]
+            cells = min(512, triton.next_power_of_2(arguments[0][3] ** 2))
+            tiles = set(of_table).union(*(neighbours(*tile, cells) for tile in of_table))
+            if of_table[0] == of_table[1]:
+                tiles.remove(of_table[0])  # measured above
+            for tile in sorted(tiles):
+                yield "bottleneck", arguments, tile
 
 
 def with_tile(tile):
@@ -70,9 +80,8 @@ def with_tile(tile):
 
 def launch(benchmark, arguments, tile):
     """Compiles the kernels of a row, in a process that compile.prepare has prepared."""
-    of = compile.launch_bottleneck if benchmark is bottleneck else compile.launch_weighted_loss
     with with_tile(tile):
-        return compile.perform(functools.partial(of, *arguments))
+        return compile.perform(functools.partial(BENCHMARKS[benchmark][1], *arguments))
 
 
 def calls_of(case, provider, sets, incoming, name):
@@ -90,20 +99,18 @@ def calls_of(case, provider, sets, incoming, name):
 
 def measure(benchmark, arguments, tile, bandwidth):
     """A row: milliseconds of each pass and their shares of the copy's bandwidth, or a failure."""
-    case = benchmark.make_case(*arguments)
+    module = BENCHMARKS[benchmark][0]
+    case = module.make_case(*arguments)
     row = {"case": case.label, **case.facts}
-    providers = benchmark.make_providers
-    provider = next(providers(case, False, False) if benchmark is bottleneck else providers(False, False))
-    if benchmark is bottleneck:
+    provider = next(module.make_providers(*[case] * (module is bottleneck), False, False))
+    if module is bottleneck:
         row |= {"dtype": str(case.dtype)[6:], "channels_last": case.memory_format == torch.channels_last}
         tiles = [tile or table_tile(*arguments, backward=backward) for backward in (False, True)]
         row["tiles"] = [[parts, cells, warps] for (parts, _, cells), warps in tiles]
     try:
         with with_tile(tile):
             harness.check(case, provider)
-            first = case.inputs(0)
-            count = max(2, min(12, 1 + 2 * harness.CACHE_BYTES // sum(x.nbytes for x in first)))
-            sets = [first, *(case.inputs(seed) for seed in range(1, count))]
+            sets = harness.input_sets(case, case.inputs(0))
             incoming = [case.incoming(provider.run(leaves)) for leaves in sets]
             for name in PASSES:
                 make = functools.partial(calls_of, case, provider, sets, incoming, name)
@@ -126,7 +133,7 @@ def describe(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only large shapes with the table's tiles")
+    parser.add_argument("--quick", action="store_true", help="only the table's tiles, without the smallest maps")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
     options = parser.parse_args()
     if not CUDA:

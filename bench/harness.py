@@ -117,12 +117,16 @@ def measure(case: Case, provider: Provider, bandwidth: float, budget: float):
         check(case, provider)
         first = case.inputs(0)
         row |= memory(case, provider, first, before)
-        size = sum(x.nbytes for x in first)
-        count = min(16, 1 + 2 * CACHE_BYTES // size) if CUDA else 1
-        row |= timings(case, provider, [first, *(case.inputs(seed) for seed in range(1, count))], bandwidth, budget)
+        row |= timings(case, provider, input_sets(case, first), bandwidth, budget)
     except Exception as error:  # a failed implementation stays in the table, and the exit status is 1
         row["failure"] = first_line(error)
     return row
+
+
+def input_sets(case, first):
+    """The first set of leaves and as many others as exceed the cache together, but at most 15."""
+    count = min(16, 1 + 2 * CACHE_BYTES // sum(x.nbytes for x in first)) if CUDA else 1
+    return [first, *(case.inputs(seed) for seed in range(1, count))]
 
 
 def both(provider, leaves, incoming):

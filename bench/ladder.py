@@ -57,7 +57,7 @@ FIRST_RECIPE = {
     "epochs": 8,
 }
 PAPER_RECIPE = {"epochs": 8}
-TRUTH_WEIGHT = 10.0  # of a cell's cross-entropy, where the truth is given at first
+TRUTH_WEIGHT = 10.0  # of the cross-entropy between occurrences and true types, in nats per image
 NEW_RECIPE = {name: value for name, value in PARTS_RECIPE.items() if name != "train_images"}
 
 # What a method finds, and its last held-out loss if it has one.
@@ -80,7 +80,7 @@ def dataset(
     return Dataset(rung, train, test, part_names=tuple(look.name for look in looks), flip=False)
 
 
-def trained(recipe: dict, data: Dataset, seed: int, change: Callable[[Run], None] | None = None) -> Outcome:
+def train_and_discover(recipe: dict, data: Dataset, seed: int, change: Callable[[Run], None] | None = None) -> Outcome:
     """Trains by a recipe, after `change` has changed the run, in a temporary folder; with the last held-out loss."""
     with tempfile.TemporaryDirectory() as folder:
         # The paper's defaults for all that a recipe leaves out: another data set's name asks for none of `parts`.
@@ -93,11 +93,11 @@ def trained(recipe: dict, data: Dataset, seed: int, change: Callable[[Run], None
 
 def by_recipe(recipe: dict):
     """A method that trains by a recipe."""
-    return lambda data, seed: trained(recipe, data, seed)
+    return lambda data, seed: train_and_discover(recipe, data, seed)
 
 
 def begun_at_the_truth(data: Dataset, seed: int) -> Outcome:
-    """The newest recipe, whose loss has a further term in the first half: the cross-entropy of parts with the types.
+    """The newest recipe with a further loss term in the first half: the true types of the first parts' occurrences.
 
     In the second half, the recipe's own loss decides whether the model stays there. Parts are not renewed.
     """
@@ -114,18 +114,20 @@ def begun_at_the_truth(data: Dataset, seed: int) -> Outcome:
             out, terms = objective(images, labels, step, noise)
             if run.model.training and step < half:
                 probability = out.occurrence[:, : truth.shape[1]].clamp(1e-6, 1 - 1e-6)
-                missed = functional.binary_cross_entropy(probability, truth[labels], reduction="sum") / len(labels)
-                terms["total"] = terms["total"] + TRUTH_WEIGHT * missed
+                cross_entropy = functional.binary_cross_entropy(probability, truth[labels], reduction="sum") / len(
+                    labels
+                )
+                terms["total"] = terms["total"] + TRUTH_WEIGHT * cross_entropy
             return out, terms
 
         run.system.losses = losses
 
-    return trained(recipe, data, seed, give_truth)
+    return train_and_discover(recipe, data, seed, give_truth)
 
 
 def without_training(data: Dataset, seed: int) -> Outcome:
     """The model of the newest recipe with its initial weights."""
-    return trained({**NEW_RECIPE, "epochs": 0}, data, seed)
+    return train_and_discover({**NEW_RECIPE, "epochs": 0}, data, seed)
 
 
 class Taught(nn.Module):

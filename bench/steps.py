@@ -196,10 +196,11 @@ class Contender:
     make: object
     check: object
     data: bool = False
+    compiled: bool = True  # on a GPU
 
 
 def _plain(formulation, tuned):
-    return Contender(functools.partial(PlainStep, formulation=formulation, tuned=tuned), check_plain)
+    return Contender(functools.partial(PlainStep, formulation=formulation, tuned=tuned), check_plain, compiled=tuned)
 
 
 CONTENDERS = {
@@ -208,7 +209,9 @@ CONTENDERS = {
     "release": _plain("release", False),
     "plain tuned": _plain("plain", True),
     "plain": _plain("plain", False),
-    "ours, float32, uncompiled": Contender(functools.partial(our_step, precision="float32", compile=False), check_ours),
+    "ours, float32, uncompiled": Contender(
+        functools.partial(our_step, precision="float32", compile=False), check_ours, compiled=False
+    ),
     **{
         f"ours, {system}": Contender(functools.partial(our_step, system=system), lambda *_: None)
         for system in SYSTEMS
@@ -226,8 +229,8 @@ def contenders(first, quick):
 
 
 def compiled_contenders(quick):
-    """(configuration, name) of all contenders whose steps are compiled, on a GPU."""
+    """(configuration, name) of all contenders that bench/training.py times, and that are compiled on a GPU."""
     for configuration in configurations():
         for name in contenders(configuration == configurations()[0], quick):
-            if name not in ("release", "plain", "ours, float32, uncompiled"):
+            if CONTENDERS[name].compiled:
                 yield configuration, name

@@ -41,7 +41,7 @@ def lines(document):
 
 def has_tile_of_table(row, backward):
     """Whether a pass of a row of bench/blocks.py had the tile that is now in the bottleneck's table."""
-    from bench.blocks import table_tile
+    from bench.blocks import table_tile  # needs Triton
 
     if "tiles" not in row:
         return True

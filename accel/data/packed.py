@@ -125,7 +125,7 @@ def read_packed(path: Path, image_size: int | None = None) -> Dataset:
     about = _description(path)
     refuse_unusual(path)
     try:
-        images = np.lib.format.open_memmap(path, mode="r")  # np.load also takes a zip for what it is not
+        images = np.lib.format.open_memmap(path, mode="r")  # np.load would open a zip as an archive
     except Exception as error:  # a damaged header fails in too many ways to list
         reason = first_line(error)
         reason = "it holds Python objects" if "Python object" in reason or "pickle" in reason else reason

@@ -184,7 +184,7 @@ def blocks(
     heavy: bool = False,
     backward: bool = False,
 ):
-    """The (parts, numbers, cells) of a pass's tile in a program, and its warps.
+    """The tile (parts, numbers, cells) of one program of a pass, and its warps.
 
     A pass is bound by memory if every thread has several independent 16-byte loads in flight, every multiprocessor runs
     several programs, and there are few instructions per number. Fewer warps per program need fewer instructions, since
@@ -192,12 +192,15 @@ def blocks(
 
     - An image of up to 8192 numbers, 4096 in a heavy pass, is one program, and its divergences need no second sum.
     - Channels-last: 128 adjacent channels and 16 cells, or 64 and 64 for a large grid in float32; up to 64 cells are
-      one tile, in one warp.
-    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so a part is one warp.
+      one tile, with 64 numbers per thread.
+    - Contiguous, up to 64 cells: rows of cells are short and loads narrow, so 1024 numbers are one warp.
     - Contiguous, more cells: 256 cells, 128 in a heavy pass. Every lane then has its own cells, so that computations
-      for a cell are done once per warp, and memory is read in rows of 512 bytes or more.
+      for a cell are done once per warp, and memory is read in long rows.
 
-    These were the fastest on an H200 (bench/results/h200-passes.json).
+    In half precision, a backward pass has twice as many numbers per thread if these maps are contiguous, and twice as
+    many parts per tile if channels are adjacent in up to 64 cells. Of the tiles that were measured on an H200, with
+    D = 16 and 28 × 28 or 7 × 7 cells, none is more than 2 % faster (bench/results/h200-passes.json); the other entries
+    were not compared.
 
     A thread takes at most 8 parts, since each needs registers for its noise and occurrence. A part has at most 2048
     sums at a time, or they would not fit into registers. A heavy pass has three tiles at once (the arithmetic rule

@@ -11,7 +11,7 @@ from torch.nn import functional
 from accel.ops import Noise, appearance_noise
 
 from .decoder import Decoder, Templates
-from .encoder import PRESETS, Encoder, coarse_grid, coarse_vector
+from .encoder import Encoder, coarse_grid, coarse_vector, layout_of
 from .pretrained import Pretrained
 
 FAR_OUTSIDE = 4.0  # of [−1, 1]; images normalised by ImageNet's statistics reach 2.7
@@ -88,8 +88,8 @@ class Backbone(Pretrained):
         """φ(x): images (B, channels, H, W), uint8 or float in [−1, 1] → (B, C, H/s, W/s), s the encoder's scale.
 
         Raises ValueError for a wrong rank, number of channels or dtype, a size that scale does not divide, or floats
-        far outside of [−1, 1]. The last check is left out in training on a GPU, where it would stall the GPU, and while
-        a CUDA graph is captured, which it would make impossible.
+        far outside of [−1, 1]. The last check is left out in training on a GPU, where it would stall the GPU, and
+        during the capture of a CUDA graph, which it would break.
         """
         stem = self.encoder.conv1.weight
         if not isinstance(images, Tensor):
@@ -101,10 +101,10 @@ class Backbone(Pretrained):
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
-        unseen = torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training)
+        can_look = not (torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training))
         if (
             images.is_floating_point()
-            and not unseen
+            and can_look
             and images.numel()
             and not images.detach().abs().amax() <= FAR_OUTSIDE
         ):
@@ -164,7 +164,7 @@ class VectorAutoencoder(Autoencoder):
     def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, latent_dim: int):
         check_positive(latent_dim=latent_dim)
         super().__init__(image_size, channels, encoder)
-        self.decoder = Decoder(latent_dim, channels, self.encoder.scale, PRESETS[encoder].width)
+        self.decoder = Decoder(latent_dim, channels, self.encoder.scale, layout_of(encoder).width)
         self.config = {
             "image_size": self.image_size,
             "channels": channels,

@@ -54,15 +54,19 @@ class Captured:
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self.device)
+        cause = None
         try:
             # Only calls of this thread are checked: threads that prefetch images may allocate meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.function(*self.inputs)
+                try:
+                    self.function(*self.inputs)
+                except RuntimeError as error:
+                    cause = error  # after it the capture cannot end, which is an error, too, and says less
+                    raise
         except RuntimeError as error:
             self.failed = True
             torch.cuda.set_stream(current)  # a failed capture leaves its own stream active
-            # The end of a capture that a call has made invalid fails, too, and says less.
-            reason = str(error.__context__ or error).partition("\n")[0]
+            reason = str(cause or error).partition("\n")[0]
             print(f"patchvae: warning: training continues without a CUDA graph: {reason}", file=sys.stderr, flush=True)
         else:
             self.graph = graph

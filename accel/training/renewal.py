@@ -275,7 +275,9 @@ def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: to
 def first_of_each(keys: Tensor) -> Tensor:
     """The index of the first of each group of equal keys (m,)."""
     values, group = keys.unique(return_inverse=True)
-    return torch.full_like(values, len(keys)).scatter_reduce(0, group, torch.arange(len(keys)).to(keys), "amin")
+    return torch.full_like(values, len(keys)).scatter_reduce(
+        0, group, torch.arange(len(keys), device=keys.device), "amin"
+    )
 
 
 def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, splits: list[Split]) -> None:
@@ -283,16 +285,16 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
 
     posterior: of the same images, before the split. Minimises the squared error.
     """
-    k = model.places
+    k, (height, width) = model.places, model.grid
     code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
     setting = {name: value.clone() for name, value in model.setting(posterior).items()}
     fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
     for _, (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
         # A cell has one occurrence of a part: of two that are moved into it, the first one.
-        cell = to_row // k * model.grid[1] + to_column // k
-        first = first_of_each((image * model.num_parts + parts[cluster]) * model.grid[0] * model.grid[1] + cell)
+        part = parts[cluster]
+        first = first_of_each(((image * model.num_parts + part) * height + to_row // k) * width + to_column // k)
         drawn = code[image, parts[0], :, row // k, column // k][first]
-        image, part, to_row, to_column = (x[first] for x in (image, parts[cluster], to_row, to_column))
+        image, part, to_row, to_column = (x[first] for x in (image, part, to_row, to_column))
         code[:, parts] = 0
         code[image, part, :, to_row // k, to_column // k] = drawn
         if "places" in setting:

@@ -1,13 +1,15 @@
 """The operator benchmarks compare equal computations, and detect wrong or failing implementations."""
 
+import pickle
+
 import pytest
 import torch
 
 from bench import bottleneck, harness, weighted_loss
 
 FORMATS = torch.contiguous_format, torch.channels_last
-CASE = torch.float32, torch.contiguous_format, bottleneck.KINDS[0]
 DTYPES = torch.float32, torch.bfloat16
+PLAIN = torch.float32, torch.contiguous_format, bottleneck.KINDS[0]
 
 
 def cases():
@@ -65,7 +67,7 @@ def test_each_pass_of_a_kernel_is_timed_alone(monkeypatch):
         return [1.0, 1.0, 1.0], None
 
     monkeypatch.setattr(blocks, "time_in_graph", time_once)
-    row = blocks.measure(bottleneck, ((2, 4, 3, 4), *CASE), ((4, 4, 8), 1), bandwidth=1e6)
+    row = blocks.measure("bottleneck", ((2, 4, 3, 4), *PLAIN), ((4, 4, 8), 1), bandwidth=1e6)
     forward, backward, both = (calls[0] for calls in done)
     assert [x.shape for x in forward] == [x.shape for x in both[0]]
     assert [x.shape for x in backward] == [x.shape for x in both[1]]
@@ -73,14 +75,22 @@ def test_each_pass_of_a_kernel_is_timed_alone(monkeypatch):
     assert row["tiles"] == [[4, 8, 1], [4, 8, 1]]
     assert row["of_both"] == pytest.approx(row["of_forward"] + row["of_backward"])
     monkeypatch.setattr(blocks, "time_in_graph", lambda *_: (None, "no graph"))
-    assert "no graph" in blocks.describe(blocks.measure(weighted_loss, ((2, 16), *CASE[:2]), None, 1e6))
+    assert "no graph" in blocks.describe(blocks.measure("weighted_loss", ((2, 16), *PLAIN[:2]), None, 1e6))
 
 
 def test_other_tiles_differ_from_the_tables_and_are_no_larger_than_registers():
     blocks = pytest.importorskip("bench.blocks")
     tile = blocks.table_tile((128, 64, 16, 28), torch.bfloat16, torch.contiguous_format)
-    others = list(blocks.neighbours(*tile))
+    others = list(blocks.neighbours(*tile, 256))
     assert len(set(others)) == len(others) > 3
-    assert tile not in others
     for (parts, numbers, cells), warps in others:
+        assert cells <= 256
         assert 8 <= parts * numbers * cells / (32 * warps) <= 128
+
+
+def test_rows_of_tiles_reach_other_processes_and_are_no_row_twice():
+    blocks = pytest.importorskip("bench.blocks")
+    for quick in (True, False):
+        rows = list(blocks.measurements(quick))
+        assert pickle.loads(pickle.dumps(rows)) == rows
+        assert len({*rows}) == len(rows)

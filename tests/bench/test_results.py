@@ -25,9 +25,22 @@ def test_tables_of_operators_are_what_was_measured():
     page = RESULTS / "README.md"
     known = [line for name in ("h200-bottleneck", "h200-weighted-loss") for line in lines(measured(name))]
     assert table(page, HEAD) == known
-    by_pass = list(lines_of_passes(measured("h200-passes")))
-    assert len(by_pass) > 10
-    assert table(page, PASSES_HEAD) == by_pass
+
+
+# Cases whose tiles were changed after they were measured, to tiles that were not measured with them.
+OF_OLD_TILES = {
+    "geometric B128 N16 D6 14x14 bfloat16 channels-last",
+    "geometric, categorical B128 N64 D16 28x28 bfloat16 contiguous",
+}
+
+
+def test_times_of_passes_are_what_was_measured():
+    pytest.importorskip("triton")
+    document = measured("h200-passes")
+    by_pass = list(lines_of_passes(document))
+    shown = {row["case"] for row in document["results"] if any(f", {row['case']} |" in line for line in by_pass)}
+    assert {row["case"] for row in document["results"]} - shown == OF_OLD_TILES
+    assert table(RESULTS / "README.md", PASSES_HEAD) == by_pass
     few = table(ROOT / "README.md", PASSES_HEAD)
     assert len(few) > 3
     assert set(few) <= set(by_pass)

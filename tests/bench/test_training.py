@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import parts, steps, tracing, training
+from bench import compile, parts, steps, tracing, training
 from bench.isolated import isolated
 from bench.whole_run import whole_run
 
@@ -121,3 +121,22 @@ def test_a_trace_counts_nodes_and_the_gaps_between_them(tmp_path):
 def test_a_whole_run_that_fails_is_no_figure():
     with pytest.raises(subprocess.CalledProcessError):
         whole_run(32, 16, 1, "--batch-size", "0")
+
+
+def test_a_step_is_compiled_in_advance_in_a_process_of_its_own():
+    row = compile.compile_step(steps.SMALL[0], "ours")
+    assert "failure" not in row
+    assert row["seconds"] > 0
+    row = compile.compile_step(steps.SMALL[0], "no such contender")
+    assert "no such contender" in row["failure"]
+
+
+def test_compiled_contenders_are_those_that_are_timed(monkeypatch):
+    monkeypatch.setattr(steps, "CUDA", True)
+    monkeypatch.setattr(steps, "configurations", lambda: steps.TABLE)
+    for quick in (True, False):
+        compiled = list(steps.compiled_contenders(quick))
+        assert (steps.TABLE[0], "ours") in compiled
+        assert (steps.TABLE[0], "release tuned") in compiled
+        assert all(name in steps.contenders(c == steps.TABLE[0], quick) for c, name in compiled)
+        assert not {"release", "plain", "ours, float32, uncompiled"} & {name for _, name in compiled}

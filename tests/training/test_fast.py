@@ -156,12 +156,16 @@ def library_settings():
     torch.use_deterministic_algorithms(False)
 
 
+READING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "repeat_interleave"}
+
+
 class NothingRead(TorchDispatchMode):
     """Raises where a value on the device would be read by the host, which a CUDA graph cannot capture."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name.partition("::")[2]
-        assert name not in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
+        assert function._schema.name.partition("::")[2] not in READING
+        if function is torch.ops.aten.index.Tensor:
+            assert all(index is None or index.dtype != torch.bool for index in args[1])
         return function(*args, **(kwargs or {}))
 
 
