@@ -209,7 +209,10 @@ class TrainingConfig(BottleneckOptions):
         None, "run", "number of threads on a CPU", check=at_least(1), absent="the fastest number, measured at the start"
     )
     compile: bool | None = option(
-        None, "run", "compile the training step, which takes up to a minute at the start", absent="on a GPU"
+        None,
+        "run",
+        "compile the training step, which takes about a minute at the start",
+        absent="on a GPU, from 20,000 steps on",
     )
     deterministic: bool = option(
         False,

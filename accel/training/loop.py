@@ -115,7 +115,6 @@ class Run:
         refuse_sizes(config, dataset)
         refuse_missing_labels(config, dataset)
         self.system = build_system(config, height, width, channels, dataset.num_classes, device)
-        self.step = TrainingStep(self.system, config, device)
         self.held_out = HeldOut(self.system, dataset.test, config, device)
         flip = dataset.flip if config.flip == "auto" else config.flip == "yes"
         self.batches = Batches(
@@ -127,6 +126,7 @@ class Run:
             rank=processes.rank(),
             world_size=processes.count(),
         )
+        self.step = TrainingStep(self.system, config, device, config.epochs * len(self.batches))
         self.device, self.writes = device, processes.rank() == 0
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
         self.agree_every = self.check_every if processes.count() > 1 else 1

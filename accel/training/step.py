@@ -19,6 +19,9 @@ from accel.training.compilation import Compiled
 from accel.training.config import TrainingConfig
 from accel.training.systems import System
 
+# Of a run that is compiled on a GPU by default: compilation takes about a minute, a small step about a millisecond.
+COMPILED_STEPS = 20_000
+
 
 class LossLedger:
     """Sums of the loss terms over images, and the first step at which each was not finite, on the device.
@@ -80,8 +83,11 @@ class Execution:
         return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False)
 
 
-def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
-    """The execution by config.precision and config.compile; if these are automatic, the fastest on the device."""
+def choose_execution(config: TrainingConfig, device: torch.device, steps: int | None = None) -> Execution:
+    """The execution by config.precision and config.compile; if these are automatic, the fastest on the device.
+
+    steps: number of steps of the run, if known. Short runs are not compiled.
+    """
     on_gpu = device.type == "cuda"
     modern = on_gpu and torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
     precision, compiled = config.precision, config.compile
@@ -96,6 +102,8 @@ def choose_execution(config: TrainingConfig, device: torch.device) -> Execution:
     elif on_gpu:
         compiled = modern and HAS_TRITON
         why_compiled = "fewer, larger kernels" if compiled else "needs Triton and a newer GPU"
+        if compiled and steps is not None and steps < COMPILED_STEPS:
+            compiled, why_compiled = False, f"would take longer than it saves in {steps:,} steps"
     else:
         compiled, why_compiled = False, "hardly faster on a CPU"
     graph = "one CUDA graph per step" if on_gpu else "no CUDA graph"
@@ -149,9 +157,9 @@ class TrainingStep:
     the step updates them: a captured step needs only its batch from the host.
     """
 
-    def __init__(self, system: System, config: TrainingConfig, device: torch.device):
+    def __init__(self, system: System, config: TrainingConfig, device: torch.device, steps: int | None = None):
         self.system, self.config = system, config
-        self.execution = choose_execution(config, device)
+        self.execution = choose_execution(config, device, steps)
         self.autocast = self.execution.autocast(device)
         self.ledger = LossLedger(system.terms, device)
         self.seed = torch.tensor(config.seed, device=device)

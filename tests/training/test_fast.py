@@ -146,6 +146,16 @@ def test_choice_on_a_gpu(monkeypatch, capability, options, expected, kernels):
     assert f"bottleneck and weighted loss in {kernels}" in execution.reasons
 
 
+@pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True), (None, True)])
+def test_short_runs_are_not_compiled_on_a_gpu(monkeypatch, steps, compiled):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(step_module, "HAS_TRITON", True)
+    execution = choose_execution(TrainingConfig(), torch.device("cuda"), steps)
+    assert execution.compile is compiled
+    assert ("19,999 steps" in execution.reasons) is not compiled
+    assert choose_execution(TrainingConfig(compile=True), torch.device("cuda"), 1).compile
+
+
 @pytest.fixture
 def library_settings():
     """Restores the settings that choose_algorithms changes."""
@@ -224,11 +234,12 @@ def gpu_curve(images, **options):
 @needs_gpu
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_graph_compiled_and_bfloat16_follow_float32_eager(system, seed):
+@pytest.mark.parametrize("compiled", [pytest.param(False, id="eager"), pytest.param(True, id="compiled")])
+def test_graph_and_bfloat16_follow_float32_eager(system, seed, compiled):
     images = batches(300, device="cuda")
-    fast, fast_curve = gpu_curve(images, system=system, seed=seed)
+    fast, fast_curve = gpu_curve(images, system=system, seed=seed, compile=compiled)
     assert fast.execution.graph
-    assert fast.execution.compile
+    assert fast.execution.compile is compiled
     assert fast.run.graph is not None
     slow = make_step(
         tiny_config("unused", device="cuda", system=system, seed=seed, precision="float32", compile=False),
