@@ -101,5 +101,6 @@ def _words(kind) -> str:
 
 def _other(value, place: str, expected: str) -> str:
     shown = "null" if value is None else f"{value!r}" if type(value) in WORDS else f"a {type(value).__name__}"
+    shown = " ".join(shown.split())  # what a list holds may have several lines
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
     return f"{place or 'it'} must be {expected}, got {shown}"

@@ -32,10 +32,11 @@ from accel.ops.placement import places_of_cells
 from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
 
-FEW = 512  # number of images for measuring how often parts occur, and for splitting them
+FEW, PIXELS = 512, 2**21  # images for measuring how often parts occur and for splitting them; more, if they are small
 SURE = 0.5  # probability above which an occurrence counts; that of an unused part may be lower, but not 0, everywhere
 RARE = 0.02  # such occurrences per image below which a part is unused
-MUCH = 2.5  # parts with more occurrences than this multiple of the mean may be split, and are not formed by retirement
+OFTEN = 1.5  # parts are split into shares with at most this multiple of the mean occurrences
+MUCH = 2.5  # no part is formed by retirement that has more than this multiple of the mean of used parts
 FEWEST = 10  # such occurrences per share of a part
 MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
@@ -71,9 +72,13 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 
 def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPosterior]:
-    """FEW of uint8 images (n, H, W, C), evenly spaced, as a batch on the model's device, and their posterior."""
+    """FEW of uint8 images (n, H, W, C), evenly spaced, as a batch on the model's device, and their posterior.
+
+    Of small images there are more, up to PIXELS.
+    """
+    chosen = images[evenly_spaced(len(images), max(FEW, PIXELS // (images.shape[1] * images.shape[2])))]
     with evaluating(model) as device:
-        (batch,) = in_order(images[evenly_spaced(len(images), FEW)], FEW, device)
+        (batch,) = in_order(chosen, len(chosen), device)
         return batch, model.encode(batch)
 
 
@@ -133,7 +138,7 @@ def centre_and_split_parts(
 
 
 def shares_of_parts(use: Tensor) -> dict[int, list[int]]:
-    """Which unused parts take an equal share of which part, so that no share exceeds MUCH times the mean of use (N,).
+    """Which unused parts take an equal share of which part, so that no share exceeds OFTEN times the mean of use (N,).
 
     There are fewer if the unused parts do not suffice.
     """
@@ -141,7 +146,7 @@ def shares_of_parts(use: Tensor) -> dict[int, list[int]]:
     share = use.clone()
     for new in (use < RARE).nonzero().flatten().tolist():
         original = int(share.argmax())
-        if share[original] < MUCH * use.mean():
+        if share[original] < OFTEN * use.mean():
             break
         shares.setdefault(original, []).append(new)
         share[original] = use[original] / (1 + len(shares[original]))

@@ -297,6 +297,15 @@ def test_flipped_bytes_of_a_packed_array(tmp_path, capsys, seen):
     accepted("pack", tmp_path / "images", path, "--image-size", 8)
 
 
+def test_a_transfers_checkpoint_that_is_a_list_of_storages(run, capsys, seen):
+    accepted("transfer", run, "--probe", "linear", "--epochs", 1, "--device", "cpu")
+    path = run / "transfer" / "linear" / "checkpoint.pt"
+    torch.save([torch.zeros(3).untyped_storage(), torch.zeros(3).storage()], path)
+    sentence = refused(capsys, "transfer", run, "--probe", "linear", "--epochs", 2, "--device", "cpu")
+    assert "checkpoint.pt" in sentence
+    seen("a list of storages in place of a transfer's checkpoint", "one sentence")
+
+
 @pytest.mark.parametrize("members", [{}, {"images.npy": b"\x93NUMPY"}])
 def test_a_zip_in_place_of_a_packed_array(tmp_path, capsys, members, seen):
     path = packed(tmp_path)

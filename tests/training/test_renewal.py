@@ -12,6 +12,14 @@ from accel.training import renewal
 from tests.support import needs_gpu
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_shares():
+    """Fewer shares than usual, so that a part that takes all occurrences of four is split in two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(renewal, "OFTEN", 2.5)
+        yield
+
+
 def model_of(parts=4, decoder="templates", **options):
     torch.manual_seed(0)
     options = {"occurrence": "categorical", "appearance_prior_mean": 2.0, "part_dim": 2} | options
@@ -35,7 +43,7 @@ def occur_only(model, *parts, logit=0.0):
 @given(use=arrays(np.float32, st.integers(2, 12), elements=st.floats(0, 8, width=32)))
 def test_shares_are_small_or_all_parts_are_in_use(use):
     use = torch.from_numpy(use)
-    much, unused = renewal.MUCH * use.mean(), set((use < renewal.RARE).nonzero().flatten().tolist())
+    much, unused = renewal.OFTEN * use.mean(), set((use < renewal.RARE).nonzero().flatten().tolist())
     shares = renewal.shares_of_parts(use)
     takers = [new for parts in shares.values() for new in parts]
     assert len(takers) == len(set(takers))
@@ -82,7 +90,7 @@ def test_a_part_that_finds_two_looks_is_split_between_them(decoder, occurrence, 
     model = model_of(4, encoder="small", places=1, decoder=decoder, occurrence=occurrence).to(device)
     occur_only(model, 2, logit=3.0)
     before = (model.reconstruct(batch) - (batch / 127.5 - 1)).square().sum()
-    assert split(model, images) == [(0, 2)]  # half is less than MUCH times a quarter
+    assert split(model, images) == [(0, 2)]  # half is less than OFTEN times a quarter
     assert model.training
     with torch.no_grad():
         occurrence = model.eval().encode(batch).occurrence.cpu()
@@ -143,7 +151,7 @@ def test_a_part_with_places_is_split_into_several():
     assert model.places > 1
     occur_only(model, 5, logit=3.0)
     pairs = split(model, images)
-    assert len(pairs) == 4  # a fifth of all is less than MUCH twelfths, a quarter is not
+    assert len(pairs) == 4  # a fifth of all is less than OFTEN twelfths, a quarter is not
     assert {original for _, original in pairs} == {5}
     posterior = renewal.encode_few(model, images)[1]
     assert ((posterior.occurrence > 0.5).sum((0, 2, 3)) > 0).sum() >= 4
@@ -182,7 +190,7 @@ def test_steps_lead_to_the_centre_of_what_a_part_draws(down, right, part):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("down", "right"), [(2, -1), (0, 1)])
 def test_parts_move_to_the_centre_of_what_they_draw(monkeypatch, down, right, device):
-    monkeypatch.setattr(renewal, "MUCH", 100)  # no part is split
+    monkeypatch.setattr(renewal, "OFTEN", 100)  # no part is split
     images = np.random.default_rng(1).integers(90, 110, (128, 32, 32, 3), dtype=np.uint8)
     for row, column in np.ndindex(4, 4):  # squares that the part draws from the first place of every cell
         top, left = 8 * row + 2 * down - 1, 8 * column + 2 * right - 1
@@ -221,8 +229,10 @@ def test_shares_begin_with_the_moments_of_the_part_that_was_split():
         assert torch.equal(tensor, old[[2, 1, 2, 3]])
 
 
-def test_images_are_taken_from_all_of_a_set(monkeypatch):
-    monkeypatch.setattr(renewal, "FEW", 5)
+@pytest.mark.parametrize(("few", "pixels"), [(5, 1), (1, 5 * 32 * 32)])
+def test_images_are_taken_from_all_of_a_set(monkeypatch, few, pixels):
+    monkeypatch.setattr(renewal, "FEW", few)
+    monkeypatch.setattr(renewal, "PIXELS", pixels)
     images = np.arange(17, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 32, 32, 3), np.uint8)
     batch, _ = renewal.encode_few(model_of(), images)
     assert batch[:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
