@@ -385,7 +385,8 @@ def test_one_of_two_processes_killed(tmp_path, rank, seen):
             "train", "--data", data, *SMALL, "--checkpoint-every", 0, "--out", folder, *options, torchrun=words
         )
 
-    broken = launch(tmp_path / "run", "--epochs", 100_000)
+    paper = ["--recipe", "paper"]  # options of the quick one depend on the number of epochs
+    broken = launch(tmp_path / "run", "--epochs", 100_000, *paper)
     wait_until(broken, lambda: step_of(tmp_path / "run") >= STEPS, 180)
     own = sorted(children(broken.pid), key=lambda child: int(environment(child, "RANK")))
     os.kill(own[rank], signal.SIGKILL)
@@ -396,7 +397,7 @@ def test_one_of_two_processes_killed(tmp_path, rank, seen):
     assert not any(pathlib.Path(f"/proc/{child}").exists() for child in own)
     assert f"process {rank} " in err or f"local_rank: {rank}" in err, err
     done = checkpoint.read(tmp_path / "run")["epoch"] + 1
-    for folder, options in ((tmp_path / "run", ["--resume"]), (tmp_path / "whole", [])):
+    for folder, options in ((tmp_path / "run", ["--resume"]), (tmp_path / "whole", paper)):
         again = launch(folder, "--epochs", done, *options)
         assert again.wait(180) == 0, again.communicate()[1]
     assert_same_run(tmp_path / "whole", tmp_path / "run")
