@@ -114,10 +114,8 @@ def begun_at_the_truth(data: Dataset, seed: int) -> Outcome:
             out, terms = objective(images, labels, step, noise)
             if run.model.training and step < half:
                 probability = out.occurrence[:, : truth.shape[1]].clamp(1e-6, 1 - 1e-6)
-                cross_entropy = functional.binary_cross_entropy(probability, truth[labels], reduction="sum") / len(
-                    labels
-                )
-                terms["total"] = terms["total"] + TRUTH_WEIGHT * cross_entropy
+                cross_entropy = functional.binary_cross_entropy(probability, truth[labels], reduction="sum")
+                terms["total"] = terms["total"] + TRUTH_WEIGHT * cross_entropy / len(labels)
             return out, terms
 
         run.system.losses = losses

@@ -151,12 +151,12 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
                 module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
 
 
-def copy_from_first(networks: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
+def copy_from_first(networks: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Gives every process the parameters and buffers of the first, and the state of its optimiser."""
     if count() == 1:
         return
-    states = optimiser.state.values() if optimiser else ()
-    for tensor in (*networks.parameters(), *networks.buffers(), *(t for state in states for t in state.values())):
+    moments = (tensor for state in optimiser.state.values() for tensor in state.values())
+    for tensor in (*networks.parameters(), *networks.buffers(), *moments):
         message = tensor.detach().contiguous()
         distributed.broadcast(message, 0)
         tensor.detach().copy_(message)

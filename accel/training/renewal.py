@@ -248,9 +248,8 @@ def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: to
     read = windows[image, :, row, column].float().flatten(1)
     target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
     own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
-    own_weight = shifted(
-        own_weight, *(-places for places in split.step)
-    )  # reads the same places, where it reaches them
+    down, right = split.step
+    own_weight = shifted(own_weight, -down, -right)  # reads the same places, where it reaches them
     own = read @ own_weight.flatten() + own_bias
     occurring = read[: len(split.cluster)]
     mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
