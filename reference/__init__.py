@@ -1,8 +1,8 @@
 """The specification of PatchVAE in float64 NumPy: each function begins with its equation.
 
-Read in this order: noise, divergence, occurrence, bottleneck, placement, layers, weighted_loss, objective, quality. For
-each function NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. The code is
-written for clarity, not for speed, and does not import the fast implementations, which tests compare with it.
+Read in this order: noise, divergence, occurrence, bottleneck, placement, layers, weighted_loss, objective, patterns,
+quality. For each function NAME, NAME_gradients(d_output, …) is its vector-Jacobian product, derived by hand. The code
+is written for clarity, not for speed, and does not import the fast implementations, which tests compare with it.
 """
 
 from .bottleneck import (
@@ -26,6 +26,7 @@ from .divergence import (
 )
 from .noise import Noise, appearance_noise, dropout_noise, occurrence_noise
 from .objective import Elbo, elbo, elbo_gradients
+from .patterns import evidence, exchangeability, identity_cross_entropy, identity_cross_entropy_gradients
 from .quality import frechet_distance, psnr, ssim
 from .weighted_loss import (
     gradient_energy_weights,
@@ -47,10 +48,14 @@ __all__ = [
     "dropout_noise",
     "elbo",
     "elbo_gradients",
+    "evidence",
+    "exchangeability",
     "frechet_distance",
     "gaussian_divergence",
     "gaussian_divergence_gradients",
     "gradient_energy_weights",
+    "identity_cross_entropy",
+    "identity_cross_entropy_gradients",
     "identity_information",
     "identity_information_gradients",
     "occurrence_noise",

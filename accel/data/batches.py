@@ -28,7 +28,10 @@ def epoch_flips(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """Images uint8 (B, C, H, W), channels last in memory, and labels int64 (B,) or None, on one device."""
+    """Images uint8 (B, C, H, W), channels last in memory, and labels int64 (B,) or None, on one device.
+
+    Labels may also be maps (B, h, w) over the image, which are mirrored with it.
+    """
 
     images: Tensor
     labels: Tensor | None
@@ -113,9 +116,12 @@ class Batches:
 
         gathered = self._streamed(chosen) if self.resident is None else map(self._gathered, indices)
         for number, images in enumerate(gathered):
+            own = None if labels is None else labels[number]
             if mirrored is not None:
                 images = torch.where(mirrored[number, :, None, None, None], images.flip(2), images)
-            yield Batch(images.permute(0, 3, 1, 2), None if labels is None else labels[number])
+                if own is not None and own.ndim == 3:
+                    own = torch.where(mirrored[number, :, None, None], own.flip(2), own)
+            yield Batch(images.permute(0, 3, 1, 2), own)
 
     def _uploaded(self, numbers: np.ndarray) -> Tensor:
         return torch.tensor(numbers, device=self.device)

@@ -4,7 +4,7 @@ from .betavae import BetaVAE, BetaVAEOutput, GaussianPosterior
 from .bigan import Bigan, BiganCode, BiganOutput
 from .classifier import Classifier
 from .discriminator import Discriminator
-from .objective import Elbo, elbo
+from .objective import Elbo, elbo, identity_cross_entropy
 from .patchvae import PatchPosterior, PatchVAE, PatchVAEOutput
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "PatchVAE",
     "PatchVAEOutput",
     "elbo",
+    "identity_cross_entropy",
 ]

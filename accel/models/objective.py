@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from accel.common.describing import ShowsShapes
 from accel.ops import weighted_squared_error
@@ -82,3 +83,13 @@ def elbo(
         identity = identity_information(cast(PatchVAEOutput, out).occurrence) / len(images)
         total = total - beta_occ * (1 - beta_identity) * identity
     return Elbo(total, reconstruction, kl_appearance, kl_occurrence, kl_ground, identity)
+
+
+def identity_cross_entropy(occurrence_logits: Tensor, identities: Tensor) -> Tensor:
+    """−Σ log(pᵢ / Σⱼ pⱼ) over cells whose part i is known, divided by the number of images: 0-d, in nats.
+
+    occurrence_logits: (B, N, h, w), log p − log(1 − p), as in a posterior. identities: i in [0, N), or −1 if none is
+    known, integers (B, h, w). Defined in reference/patterns.py.
+    """
+    share = functional.logsigmoid(occurrence_logits).log_softmax(1)
+    return functional.nll_loss(share, identities.long(), ignore_index=-1, reduction="sum") / len(identities)

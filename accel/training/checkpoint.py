@@ -12,7 +12,7 @@ from accel.common.schema import refuse_other
 from accel.models.storage import load_tensors, tensors_to_bytes
 
 NAME = "checkpoint.pt"
-FORMAT = "patchvae training 5"  # to be increased when an older reader would misunderstand new files
+FORMAT = "patchvae training 6"  # to be increased when an older reader would misunderstand new files
 
 
 class Moments(TypedDict):
@@ -40,6 +40,7 @@ class State(TypedDict):
     seconds: float
     history: list[dict[str, int | float | bool | None]]
     training: Training
+    identities: Tensor | None
 
 
 def exists(folder: Path) -> bool:

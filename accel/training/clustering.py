@@ -1,4 +1,4 @@
-"""k-means clustering: it splits overused parts, and serves as a baseline for discovered parts."""
+"""k-means clustering, a baseline for discovered parts."""
 
 import torch
 from torch import Tensor

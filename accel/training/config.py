@@ -167,9 +167,9 @@ class TrainingConfig(BottleneckOptions):
     renew: float = option(
         0.0,
         "objective",
-        "in the first half of a run, centre parts on what they draw, and split overused parts into unused ones; in the "
-        "second, retire one of two parts whose pictures, minus the mean picture, have at least this cosine similarity; "
-        "0 turns off all of this",
+        "in the first third of a run, cluster what all parts have found, and give each cluster a part, which the "
+        "encoder then learns to tell from others; afterwards, retire one of two parts whose pictures, minus the mean "
+        "picture, have at least this cosine similarity; 0 turns off all of this",
         check=within(0, 1),
     )
     adversarial_weight: float = option(1.0, "adversarial", "weight of the adversarial loss", check=at_least(0))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from accel.common.describing import in_one_line
 from accel.common.files import held
@@ -32,7 +32,7 @@ from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
-from accel.training.renewal import centre_and_split_parts, retire_duplicates
+from accel.training.renewal import UNKNOWN, reassign_parts, retire_duplicates
 from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
@@ -126,6 +126,12 @@ class Run:
             rank=processes.rank(),
             world_size=processes.count(),
         )
+        # Of each cell, the part that is known to occur there; the batches have them in place of labels.
+        self.identities: Tensor | None = None
+        if config.renew:
+            grid = cast(PatchVAE, self.model).grid
+            self.identities = torch.full((len(self.train_set), *grid), UNKNOWN, dtype=torch.int16)
+            self.batches.labels = self.identities.numpy()
         self.step = TrainingStep(self.system, config, device, config.epochs * len(self.batches))
         self.device, self.writes = device, processes.rank() == 0
         self.check_every = CHECK_EVERY if device.type == "cuda" else 1
@@ -163,6 +169,7 @@ class Run:
             "seconds": self.seconds,
             "history": self.history,
             "training": self.step.state_dict(),
+            "identities": self.identities,
         }
 
     def restore(self, state: checkpoint.State) -> None:
@@ -179,6 +186,7 @@ class Run:
             raise ValueError(
                 f"the state in {path} does not fit the model that its own configuration describes: {reason}"
             ) from error
+        self.restore_identities(state["identities"])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.history, self.resumed = state["history"], True
         terms = {f"{images}_{term}" for images in ("train", "held_out") for term in self.system.terms}
@@ -191,6 +199,20 @@ class Run:
                 f"{path} is inconsistent: step {self.step.number} after {self.epoch} epochs of {len(self.batches)} "
                 f"steps and {self.batch} further steps, with {len(self.history)} lines of history"
             )
+
+    def restore_identities(self, saved: Tensor | None) -> None:
+        """Restores the identities of a checkpoint; ValueError unless they fit the images and the parts."""
+        own = self.identities
+        if saved is None and own is None:
+            return
+        if (
+            saved is None
+            or own is None
+            or (saved.shape, saved.dtype) != (own.shape, own.dtype)
+            or not ((saved >= UNKNOWN) & (saved < self.config.num_parts)).all()
+        ):
+            raise ValueError(f"{self.folder / checkpoint.NAME}: its identities of parts do not fit its configuration")
+        own.copy_(saved)
 
     def save(self) -> None:
         """Replaces the checkpoint, unless a weight is not finite."""
@@ -414,13 +436,13 @@ class Run:
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 
     def renew_parts(self) -> None:
-        """With --renew, centres and splits parts in the first half of the run, and retires duplicates in the second."""
-        if not self.config.renew or self.epoch >= self.config.epochs:
+        """With --renew, assigns parts anew in the first third of the run, and retires duplicates after it."""
+        if self.identities is None or self.epoch >= self.config.epochs:
             return
-        model, images = cast(PatchVAE, self.model), self.train_set.images
-        if 2 * self.epoch <= self.config.epochs:
-            centre_and_split_parts(model, self.system.optimisers["model"], images, self.config.seed + self.epoch)
+        model, optimiser, images = cast(PatchVAE, self.model), self.system.optimisers["model"], self.train_set.images
+        if self.epoch <= max(1, self.config.epochs // 3):
+            reassign_parts(model, optimiser, images, self.config.seed + self.epoch, self.identities)
         else:
-            retire_duplicates(model, images, self.config.renew)
+            retire_duplicates(model, images, self.config.renew, self.identities)
         # Sums may be rounded in another way there, and other parts chosen.
-        processes.copy_from_first(model, self.system.optimisers["model"])
+        processes.copy_from_first(model, optimiser, self.identities.view(torch.uint8))

@@ -151,13 +151,14 @@ def synchronise_batch_norm(networks: nn.Module) -> None:
                 module.__class__ = SynchronisedBatchNorm  # a subclass without state of its own
 
 
-def copy_from_first(networks: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Gives every process the parameters and buffers of the first, and the state of its optimiser."""
+def copy_from_first(networks: nn.Module, optimiser: torch.optim.Optimizer, *others: Tensor) -> None:
+    """Gives every process the parameters and buffers of the first, the state of its optimiser, and other tensors."""
     if count() == 1:
         return
     moments = (tensor for state in optimiser.state.values() for tensor in state.values())
-    for tensor in (*networks.parameters(), *networks.buffers(), *moments):
-        message = tensor.detach().contiguous()
+    device = next(networks.parameters()).device
+    for tensor in (*networks.parameters(), *networks.buffers(), *moments, *others):
+        message = tensor.detach().to(device).contiguous()
         distributed.broadcast(message, 0)
         tensor.detach().copy_(message)
 

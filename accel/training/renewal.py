@@ -1,20 +1,21 @@
-"""Renewal of parts during a run: parts are centred, overused ones split, and duplicates retired.
+"""Renewal of parts during a run: parts are given patterns anew, and duplicates retired.
 
 A pattern that one part explains gives no gradient to other parts, so the first part that reconstructs all types roughly
 may keep all of them. Likewise, two parts may share a type forever, each in the places where the other does not occur.
-Both are local optima: the loss of a better assignment is the same or lower. So, as in the training of codebooks (Linde,
-Buzo and Gray 1980), in the first half of a run frequent parts are split while there are unused ones; in the second
-half, of two parts with similar pictures, the less frequent one is retired.
+Both are local optima: the loss of a better assignment is the same or lower. So in the first third of a run, the pieces
+of images where any part occurs are clustered (accel/training/patterns.py), and each cluster gets a part, whose logits
+are fitted to the cluster's occurrences, and whose picture is fitted to the images. Each time is a new assignment of all
+parts, by what they have found until then.
 
-Copies that differ by noise alone merge again, or come to differ in where the object lies between two places. A split
-therefore clusters what the part shows: the pieces of images where it occurs, aligned to the pixel. Each cluster gets a
-part, whose logits are fitted to the cluster's occurrences, and whose picture is fitted to the images.
+Such parts differ little at first, and would come to differ in something else, such as the contrast of objects. So for
+the rest of the run, the loss has one more term, the cross-entropy between a cell's cluster and the part that occurs
+there (reference/patterns.py), as networks learn from clusters of their own features in Caron et al. (ECCV 2018). After
+the first third, of two parts with similar pictures, the less frequent one is retired.
 
-A part may draw objects at its left, half a cell away, and then occurs in another cell than the object. So in the first
-half of a run, parts are also moved to the centre of their pictures.
+A part may draw objects at its left, half a cell away, and then occurs in another cell than the object. So parts that
+are assigned anew are also moved to the centre of their pictures.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,41 +30,37 @@ from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
 from accel.ops.placement import places_of_cells
-from accel.training.clustering import k_means
 from accel.training.held_out import evaluating, in_order
+from accel.training.patterns import Patterns, Pieces, Places, find_patterns
 
-FEW, PIXELS = 512, 2**21  # images for measuring how often parts occur and for splitting them; more, if they are small
+FEW, PIXELS = 512, 2**21  # images for measuring how often parts occur and for fitting them; more, if they are small
 SURE = 0.5  # probability above which an occurrence counts; that of an unused part may be lower, but not 0, everywhere
 RARE = 0.02  # such occurrences per image below which a part is unused
-OFTEN = 1.5  # parts are split into shares with at most this multiple of the mean occurrences
 MUCH = 2.5  # no part is formed by retirement that has more than this multiple of the mean of used parts
-FEWEST = 10  # such occurrences per share of a part
-MOST = 8000  # such occurrences of a part that are clustered, for bounded memory
+FEWEST = 10  # such occurrences per part that is assigned
+MOST = 8000  # such occurrences from which logits and pictures are fitted, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
-BELL = 0.3  # standard deviation of the weights of a piece's pixels, in sides of a piece
-ALIGNMENTS = 3  # number of times that pieces are aligned with their mean
-OTHERS = 6000  # number of other places, where no share of the part is to occur
-PENALTY = 0.01  # on the squared distance between the weights of a share and of the part, for standardised features
+FINEST = 8  # pixels per side of a cell, at most, to which images are reduced for clustering
+OTHERS = 6000  # number of other places, where no part is to occur
+PENALTY = 0.01  # on the squared distance between the weights of a part and of the commonest, for standardised features
 FITTED = 256  # number of images to which pictures are fitted
 FITTING_STEPS, FITTING_RATE = 40, 0.02  # of Adam, for the pictures
 SPREAD = 0.1  # noise added to a copy, in standard deviations of the weights
 NEVER = -1e4  # logit of a retired part, whose probability is 0 in every precision
+UNKNOWN = -1  # in a map of identities: no part is known to occur in the cell
 
-Places = tuple[Tensor, Tensor, Tensor]  # image, row and column on the encoder's grid of m places: int64, (m,) each
 
+class Occurrences(NamedTuple):
+    """Sure occurrences of used parts at m places, which part each is, and where its picture's centre lies."""
 
-class Split(NamedTuple):
-    """How a part is moved and split: m occurrences as they are and as they shall be, and the cluster of each (m,).
-
-    occupied: where the part shall occur, including occurrences beyond MOST.
-    """
-
-    occupied: Places
+    part: Tensor  # (m,) int64
     found: Places
     at: Places
-    cluster: Tensor
-    parts: Tensor  # of each cluster; the first is the part itself
-    step: tuple[int, int]  # places from `found` to `at`, downwards and to the right
+
+    def some(self, index: Tensor) -> "Occurrences":
+        """Those with the given indices."""
+        found, at = (tuple(numbers[index] for numbers in places) for places in (self.found, self.at))
+        return Occurrences(self.part[index], found, at)
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
@@ -76,10 +73,15 @@ def encode_few(model: PatchVAE, images: np.ndarray) -> tuple[Tensor, PatchPoster
 
     Of small images there are more, up to PIXELS.
     """
-    chosen = images[evenly_spaced(len(images), max(FEW, PIXELS // (images.shape[1] * images.shape[2])))]
+    chosen = images[evenly_spaced(len(images), images_at_once(images))]
     with evaluating(model) as device:
         (batch,) = in_order(chosen, len(chosen), device)
         return batch, model.encode(batch)
+
+
+def images_at_once(images: np.ndarray) -> int:
+    """Number of images of the size of these that are processed together."""
+    return max(FEW, PIXELS // (images.shape[1] * images.shape[2]))
 
 
 def use_of_parts(posterior: PatchPosterior) -> Tensor:
@@ -88,69 +90,111 @@ def use_of_parts(posterior: PatchPosterior) -> Tensor:
 
 
 @torch.no_grad()
-def centre_and_split_parts(
-    model: PatchVAE, optimiser: torch.optim.Optimizer, images: np.ndarray, seed: int
-) -> list[tuple[int, int]]:
-    """Moves used parts to the centres of their pictures, and splits overused ones, on uint8 images (n, H, W, C).
+def reassign_parts(
+    model: PatchVAE, optimiser: torch.optim.Optimizer, images: np.ndarray, seed: int, identities: Tensor
+) -> int:
+    """Clusters all that parts have found in uint8 images (n, H, W, C), and gives each cluster a part.
 
-    `steps_to_centres` says where to, and `shares_of_parts` between which. A part with fewer than FEWEST sure
-    occurrences per share stays as it is. optimiser: the model's Adam, see `restart_moments`. Returns a pair
-    (new, original) for each part that was unused.
+    Writes into `identities` (n, h, w) the part of the cluster in each cell where a part occurs, elsewhere UNKNOWN.
+    Parts without a cluster occur nowhere. With fewer than FEWEST sure occurrences for each of two parts, nothing
+    changes. optimiser: the model's Adam, see `restart_moments`. Returns the number of clusters.
     """
     batch, posterior = encode_few(model, images)
-    use = use_of_parts(posterior)
-    shares, steps = shares_of_parts(use), steps_to_centres(model)
-    changed = [part for part in (use >= RARE).nonzero().flatten().tolist() if part in shares or any(steps[part])]
-    if not changed:
-        return []
-    generator = torch.Generator().manual_seed(seed)
+    use, steps = use_of_parts(posterior), steps_to_centres(model)
+    used, commonest = (use >= RARE).nonzero().flatten().tolist(), int(use.argmax())
     with evaluating(model) as device:
         features = model.features(batch)
-    pixels = scaled_pixels(batch, torch.float32)
-    splits = []
-    for original in changed:
-        new, step = shares.get(original, []), steps[original]
-        found, at = moved(sure_occurrences(model, posterior, original), step, features.shape[2:])
-        occupied = at
-        if len(at[0]) > MOST:
-            some = torch.randperm(len(at[0]), generator=generator)[:MOST].to(device)
-            found, at = (tuple(index[some] for index in places) for places in (found, at))
-        if len(at[0]) < FEWEST * (1 + len(new)):
-            continue
-        # On the CPU, where the random generator is.
-        pieces = aligned_pieces(pixels, at, model.encoder.scale, round(PIECE * model.scale) // 2).cpu()
-        cluster = torch.cdist(pieces, k_means(pieces, 1 + len(new), seed)).argmin(1).to(device)
-        split = Split(occupied, found, at, cluster, torch.tensor([original, *new], device=device), step)
-        splits.append(split)
-        weight, bias = fitted_logits(model, features, split, generator)
-        if any(step):
-            pictures = _pictures(model, model.decoder.reading())
-            pictures[original] = shifted(pictures[original], *(-places * model.encoder.scale for places in step))
-        for weights in _by_part(model, nn.Parameter.detach):
-            spread = weights[original].std(correction=0) if weights[original].numel() > model.part_dim else 0.0
-            noise = torch.randn(weights[new].shape, generator=generator).to(weights)
-            weights[new] = weights[original] + SPREAD * spread * noise
-        model.occurrence_head.weight[split.parts], model.occurrence_head.bias[split.parts] = weight, bias
-        restart_moments(model, optimiser, split.parts)
-    if splits:
-        fit_pictures(model, pixels, posterior, splits)
-    return [(new, original) for original, *others in (split.parts.tolist() for split in splits) for new in others]
+    found = occurrences(model, posterior, used, steps)
+    most = min(model.num_parts, len(found.part) // FEWEST)
+    if most < 2:
+        return 0
+    generator = torch.Generator().manual_seed(seed)
+    pieces = pieces_of(model, batch)
+    patterns = find_patterns(pieces, on_cpu(found.at), most, generator)
+    parts = [commonest, *(part for part in range(model.num_parts) if part != commonest)]
+    parts = torch.tensor(parts[: int(patterns.cluster.max()) + 1], device=device)
+    name_occurrences(model, images, patterns, parts, used, steps, identities)
+
+    occupied = found.at
+    if len(found.part) > MOST:
+        found = found.some(torch.randperm(len(found.part), generator=generator)[:MOST].to(device))
+    image, row, column = on_cpu(found.at)
+    chosen, k = torch.from_numpy(evenly_spaced(len(images), len(batch))), model.places
+    part = identities[chosen[image], row // k, column // k].to(device, torch.int64)
+    known = (part != UNKNOWN).nonzero()[:, 0]  # a probability may be rounded to just below SURE in another batch
+    found, part = found.some(known), part[known]
+    step = steps[commonest]
+    weight, bias = fitted_logits(model, features, occupied, found.at, part, parts, step, generator)
+    if any(step):
+        pictures = _pictures(model, model.decoder.reading())
+        pictures[commonest] = shifted(pictures[commonest], *(-places * model.encoder.scale for places in step))
+    for weights in _by_part(model, nn.Parameter.detach):
+        spread = weights[commonest].std(correction=0) if weights[commonest].numel() > model.part_dim else 0.0
+        noise = torch.randn(weights[parts[1:]].shape, generator=generator).to(weights)
+        weights[parts[1:]] = weights[commonest] + SPREAD * spread * noise
+    model.occurrence_head.weight.zero_()
+    model.occurrence_head.bias.fill_(NEVER)
+    model.occurrence_head.weight[parts], model.occurrence_head.bias[parts] = weight, bias
+    restart_moments(model, optimiser, parts)
+    fit_pictures(model, scaled_pixels(batch, torch.float32), posterior, found, part)
+    return len(parts)
 
 
-def shares_of_parts(use: Tensor) -> dict[int, list[int]]:
-    """Which unused parts take an equal share of which part, so that no share exceeds OFTEN times the mean of use (N,).
+def occurrences(
+    model: PatchVAE, posterior: PatchPosterior, used: list[int], steps: list[tuple[int, int]]
+) -> Occurrences:
+    """The sure occurrences of used parts, without those whose centres lie outside of the image.
 
-    There are fewer if the unused parts do not suffice.
+    steps: `steps_to_centres` of the model, since the centre of what a part draws is to be its place.
     """
-    shares: dict[int, list[int]] = {}
-    share = use.clone()
-    for new in (use < RARE).nonzero().flatten().tolist():
-        original = int(share.argmax())
-        if share[original] < OFTEN * use.mean():
-            break
-        shares.setdefault(original, []).append(new)
-        share[original] = use[original] / (1 + len(shares[original]))
-    return shares
+    grid = [side * model.places for side in posterior.occurrence.shape[2:]]
+    part, found, at = [], [], []
+    for one in used:
+        before, after = moved(sure_occurrences(model, posterior, one), steps[one], grid)
+        part.append(torch.full_like(before[0], one))
+        found.append(before)
+        at.append(after)
+    if not part:
+        return Occurrences(none := torch.zeros(0, dtype=torch.int64), (none, none, none), (none, none, none))
+    return Occurrences(torch.cat(part), *(tuple(map(torch.cat, zip(*p, strict=True))) for p in (found, at)))
+
+
+def on_cpu(places: Places) -> Places:
+    """The places on the CPU, where the random generator is, and where pieces are clustered."""
+    image, row, column = (index.cpu() for index in places)
+    return image, row, column
+
+
+def pieces_of(model: PatchVAE, batch: Tensor) -> Pieces:
+    """The pieces of uint8 images (B, C, H, W) around the encoder's places, PIECE cells wide, on the CPU.
+
+    Images whose cells are wider than FINEST pixels are reduced first.
+    """
+    pixels = scaled_pixels(batch.cpu(), torch.float32)
+    factor = max(1, min(model.encoder.scale, model.scale // FINEST))
+    pixels = functional.avg_pool2d(pixels, factor)
+    return Pieces(pixels, model.encoder.scale // factor, round(PIECE * model.scale / factor) // 2)
+
+
+def name_occurrences(
+    model: PatchVAE,
+    images: np.ndarray,
+    patterns: Patterns,
+    parts: Tensor,
+    used: list[int],
+    steps: list[tuple[int, int]],
+    identities: Tensor,
+) -> None:
+    """Writes into `identities` (n, h, w) the part of the cluster in each cell where one of the used parts occurs."""
+    identities.fill_(UNKNOWN)
+    first, k = 0, model.places
+    with evaluating(model) as device:
+        for batch in in_order(images, images_at_once(images), device):
+            at = on_cpu(occurrences(model, model.encode(batch), used, steps).at)
+            part = parts.cpu()[patterns.of(pieces_of(model, batch), at)]
+            image, row, column = at
+            identities[first + image, row // k, column // k] = part.to(identities.dtype)
+            first += len(batch)
 
 
 def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> Places:
@@ -197,61 +241,38 @@ def shifted(weights: Tensor, down: int, right: int) -> Tensor:
     return padded[..., row : row + height, column : column + width]
 
 
-def aligned_pieces(images: Tensor, at: Places, scale: int, reach: int) -> Tensor:
-    """Squares of 2 · reach pixels around m places of a grid with `scale` pixels a place: (m, 4 · reach² · C).
+def fitted_logits(
+    model: PatchVAE,
+    features: Tensor,
+    occupied: Places,
+    at: Places,
+    part: Tensor,
+    parts: Tensor,
+    step: tuple[int, int],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Weight (K, C, k, k) and bias (K,) of the occurrence logits of K parts, by logistic regression.
 
-    Each square is shifted by up to half of `scale`, so that it correlates best with the mean of all squares. The colour
-    and the contrast of an object vary between images, so each square has mean 0 in each channel and norm 1, before its
-    pixels are weighted by a bell.
-    """
-    image, row, column = at
-    side = torch.arange(-reach, reach, device=images.device)
-    bell = torch.exp(-(((side + 0.5) / (BELL * 2 * reach)) ** 2) / 2)
-    border = reach + scale
-    padded = functional.pad(images, (border,) * 4)
-
-    def cut(down: int, right: int) -> Tensor:
-        rows = (row * scale + scale // 2 + down + border)[:, None] + side
-        columns = (column * scale + scale // 2 + right + border)[:, None] + side
-        squares = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (m, 2·reach, 2·reach, C)
-        squares = squares - squares.mean((1, 2), keepdim=True)
-        unit = functional.normalize(squares.flatten(1), dim=1).view_as(squares)
-        return (unit * (bell[:, None] * bell)[..., None]).flatten(1)
-
-    shifts = range(-(scale // 2), scale // 2 + 1)
-    aligned = cut(0, 0)
-    for _ in range(ALIGNMENTS):
-        mean, best = aligned.mean(0), aligned.new_full((len(aligned),), -math.inf)
-        for down, right in itertools.product(shifts, shifts):  # one shift at a time: all at once can exceed memory
-            squares = cut(down, right)
-            score = squares @ mean
-            better = score > best
-            aligned, best = torch.where(better[:, None], squares, aligned), torch.where(better, score, best)
-    return aligned
-
-
-def fitted_logits(model: PatchVAE, features: Tensor, split: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight (K, C, k, k) and bias (K,) of the occurrence logits of a part's K shares, by logistic regression.
-
-    Features (n, C, h, w) at each occurrence of the part predict its cluster, and at OTHERS random places that no share
-    occurs there: one regression of K + 1 classes for categorical occurrences, K of two classes for independent ones.
-    The penalty is on the difference from the part's own weights.
+    Features (n, C, h, w) at m places predict their part (m,), and at OTHERS random places, none of which is
+    occupied, that no part occurs there: one regression of K + 1 classes for categorical occurrences, K of two classes
+    for independent ones. The penalty is on the difference from the weights of the first of the parts (K,), which are
+    shifted by a step.
     """
     head, categorical = model.occurrence_head, model.bottleneck.occurrence == "categorical"
-    count, size = len(split.parts), head.kernel_size[0]
+    count, size = len(parts), head.kernel_size[0]
     windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
-    occupied = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
-    occupied[tuple(index.cpu() for index in split.occupied)] = True
-    free = (~occupied).nonzero()
+    taken = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
+    taken[on_cpu(occupied)] = True
+    free = (~taken).nonzero()
     free = free[torch.randperm(len(free), generator=generator)[:OTHERS]].to(features.device)
-    image, row, column = (torch.cat(pair) for pair in zip(split.at, free.T, strict=True))
+    image, row, column = (torch.cat(pair) for pair in zip(at, free.T, strict=True))
     read = windows[image, :, row, column].float().flatten(1)
-    target = torch.cat([split.cluster, split.cluster.new_full((len(free),), count)])
-    own_weight, own_bias = head.weight[split.parts[0]], head.bias[split.parts[0]]
-    down, right = split.step
+    target = torch.cat([(part[:, None] == parts).int().argmax(1), torch.full((len(free),), count, device=part.device)])
+    own_weight, own_bias = head.weight[parts[0]], head.bias[parts[0]]
+    down, right = step
     own_weight = shifted(own_weight, -down, -right)  # reads the same places, where it reaches them
     own = read @ own_weight.flatten() + own_bias
-    occurring = read[: len(split.cluster)]
+    occurring = read[: len(part)]
     mean, deviation = occurring.mean(0), occurring.std(0, correction=0).clamp_min(1e-3)
     read = (read - mean) / deviation
     weight = read.new_zeros(count, read.shape[1]).requires_grad_()
@@ -284,27 +305,24 @@ def first_of_each(keys: Tensor) -> Tensor:
     )
 
 
-def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, splits: list[Split]) -> None:
-    """Fits the decoder's weights of the split parts to pixels (n, C, H, W), with each cluster drawn by its own part.
+def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, found: Occurrences, part: Tensor) -> None:
+    """Fits the decoder's weights to pixels (n, C, H, W), with m occurrences drawn by new parts (m,) at their centres.
 
-    posterior: of the same images, before the split. Minimises the squared error.
+    posterior: of the same images, before parts were assigned anew. Minimises the squared error.
     """
     k, (height, width) = model.places, model.grid
-    code = posterior.code.unflatten(1, (model.num_parts, -1)).clone()
+    before = posterior.code.unflatten(1, (model.num_parts, -1))
     setting = {name: value.clone() for name, value in model.setting(posterior).items()}
-    fitted = torch.zeros(model.num_parts, dtype=torch.bool, device=code.device)
-    for _, (image, row, column), (_, to_row, to_column), cluster, parts, _ in splits:
-        # A cell has one occurrence of a part: of two that are moved into it, the first one.
-        part = parts[cluster]
-        first = first_of_each(((image * model.num_parts + part) * height + to_row // k) * width + to_column // k)
-        drawn = code[image, parts[0], :, row // k, column // k][first]
-        image, part, to_row, to_column = (x[first] for x in (image, part, to_row, to_column))
-        code[:, parts] = 0
-        code[image, part, :, to_row // k, to_column // k] = drawn
-        if "places" in setting:
-            setting["places"][:, parts] = 0
-            setting["places"][image, part, to_row, to_column] = 1
-        fitted[parts] = True
+    image, (_, row, column), (_, to_row, to_column) = found.found[0], found.found, found.at
+    # A cell has one occurrence of a part: of two that are moved into it, the first one.
+    first = first_of_each(((image * model.num_parts + part) * height + to_row // k) * width + to_column // k)
+    drawn = before[image, found.part, :, row // k, column // k][first]
+    image, part, to_row, to_column = (x[first] for x in (image, part, to_row, to_column))
+    code = torch.zeros_like(before)
+    code[image, part, :, to_row // k, to_column // k] = drawn
+    if "places" in setting:
+        setting["places"].zero_()
+        setting["places"][image, part, to_row, to_column] = 1
     few = evenly_spaced(len(pixels), FITTED)
     code, pixels = code[few].flatten(1, 2), pixels[few]
     setting = {name: value[few] for name, value in setting.items()}
@@ -314,13 +332,12 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, spl
         with torch.enable_grad(), in_evaluation(model):
             error = (model.decode(code, **setting) - pixels).square().sum() / len(pixels)
             (weight.grad,) = torch.autograd.grad(error, weight)
-        _pictures(model, weight.grad)[~fitted] = 0
         optimiser.step()
     weight.grad = None
 
 
 def restart_moments(model: PatchVAE, optimiser: torch.optim.Optimizer, parts: Tensor) -> None:
-    """Sets Adam's moments of a part's shares: the first to 0, the second to that of the part, which is the first share.
+    """Sets Adam's moments of parts that were assigned anew: the first to 0, the second to those of the first part.
 
     Gradients of unused parts are about 0, so with their own second moments, Adam's first steps would be far too long.
     """
@@ -384,13 +401,13 @@ def similarities(pictures: Tensor, reach: int) -> Tensor:
 
 
 @torch.no_grad()
-def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list[tuple[int, int]]:
+def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float, identities: Tensor) -> list[tuple[int, int]]:
     """For every two used parts whose pictures have a similarity of at least `alike`, retires the less frequent one.
 
     The mean picture, weighted by use, is subtracted first: what all parts have in common, such as one palette, does not
     make any two of them duplicates. Nor are two parts that together occur more than MUCH times as often as the mean of
-    used parts: they would show several patterns. A retired part occurs nowhere, so that the other part takes over.
-    Returns pairs (retired part, remaining part), the most similar first.
+    used parts: they would show several patterns. A retired part occurs nowhere, so that the other part takes over,
+    in `identities` (n, h, w), too. Returns pairs (retired part, remaining part), the most similar first.
     """
     use, pictures = use_of_parts(encode_few(model, images)[1]), part_pictures(model)
     common = torch.einsum("n,nchw->chw", use / use.sum().clamp_min(RARE), pictures)
@@ -407,5 +424,6 @@ def retire_duplicates(model: PatchVAE, images: np.ndarray, alike: float) -> list
         use[more] += use[less]
         model.occurrence_head.weight[less] = 0
         model.occurrence_head.bias[less] = NEVER
+        identities[identities == less] = more
         retired[less] = more
     return list(retired.items())

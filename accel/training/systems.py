@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel import models
-from accel.models import Classifier, Discriminator, PatchVAE, elbo
+from accel.models import Classifier, Discriminator, PatchVAE, elbo, identity_cross_entropy
 from accel.models.classifier import load_torchvision
 from accel.models.pretrained import Pretrained
 from accel.ops import Noise
@@ -18,6 +18,7 @@ from accel.training.catalogue import BOTTLENECK, SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
+NAMED = 10.0  # weight of the identities of parts in a loss in nats per image
 GAN_BETAS = (0.5, 0.999)  # betas of Adam in adversarial training (Radford et al. 2016)
 
 
@@ -29,7 +30,8 @@ class System:
     optimisers: one for each network, under the same name.
     descended: terms whose sum is minimised; each has gradients for the parameters of one network only.
 
-    In `losses`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None; step, which determines the
+    In `losses`, images are float32 (B, C, H, W) in [−1, 1]; labels int64 (B,) or None, or for runs that renew parts the
+    parts that are known to occur, int16 (B, h, w), see `identity_cross_entropy`; step, which determines the
     schedules, and the fields of noise are numbers or 0-d tensors on the images' device. It must not synchronise with
     the device.
     """
@@ -90,13 +92,23 @@ class AutoencoderSystem(System):
             self.terms = (*self.terms, "kl_ground")
         if config.beta_identity != 1:
             self.terms = (*self.terms, "identity")
+        if config.renew:
+            self.descended = ("total", "named")
 
     def losses(self, images, labels, step, noise):
-        """As `System.losses`: the negative evidence lower bound and its terms, in nats."""
+        """As `System.losses`: the negative evidence lower bound and its terms, in nats.
+
+        With --renew also `named`, NAMED times the cross-entropy with the identities of parts, which is no part of the
+        bound.
+        """
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         betas = self.config.beta_app, beta_occ_at(step, self.config)
         loss = elbo(out, images, *betas, self.config.weighted, self.config.beta_identity)
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+        if self.config.renew:
+            known = labels is not None and labels.ndim == 3  # not of held-out images
+            named = identity_cross_entropy(out.occurrence_logits, labels) if known else torch.zeros_like(loss.total)
+            terms["named"] = NAMED * named
         return out, {name: value for name, value in terms.items() if value is not None}
 
 

@@ -143,3 +143,18 @@ def test_a_choice_of_images_is_shown_as_a_set_of_those_would_be():
     assert len(some) == 3
     for got, expected in zip(some.epoch(2), alone.epoch(2), strict=True):
         assert torch.equal(got.images, expected.images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_maps_in_place_of_labels_are_mirrored_with_their_image(flip):
+    rng = np.random.default_rng(0)
+    maps = rng.integers(-1, 100, (12, 4, 4)).astype(np.int16)
+    images = maps.repeat(2, 1).repeat(2, 2)[..., None].astype(np.uint8)  # shows the map
+    batches = Batches(ImageSet(images), 5, 0, flip, "cpu")
+    batches.labels = maps
+    seen = 0
+    for images, labels in batches.epoch(0):
+        assert labels.dtype == torch.int16
+        assert torch.equal(images[:, 0, ::2, ::2], labels.to(torch.uint8))
+        seen += len(labels)
+    assert seen == 10

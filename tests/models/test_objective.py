@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import reference
 from accel import elbo
+from accel.models import identity_cross_entropy
 from tests.support import assert_close, to_numpy
 
 TERMS = ("total", "reconstruction", "kl_appearance", "kl_occurrence")
@@ -113,3 +114,30 @@ def test_information_about_the_part_needs_parts():
     out = output()
     with pytest.raises(ValueError, match="beta_identity 0 needs a model with parts, got SimpleNamespace"):
         elbo(out, torch.zeros_like(out.reconstruction), beta_identity=0.0)
+
+
+@given(seed=st.integers(0, 999), extreme=st.booleans())
+def test_cross_entropy_of_identities_is_the_references(seed, extreme):
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(2, 4, 3, 2)) * (20 if extreme else 2)).requires_grad_()
+    identities = rng.integers(-1, 4, (2, 3, 2)).astype(np.int16)
+    got = identity_cross_entropy(logits, torch.from_numpy(identities))
+    p = logits.detach().sigmoid()
+    expected = reference.identity_cross_entropy(p.numpy(), identities)
+    # Sums and logarithms of float64, some ten roundings of at most 100 nats.
+    assert got.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    (gradient,) = torch.autograd.grad(got, logits)
+    wanted = torch.from_numpy(reference.identity_cross_entropy_gradients(1.0, p.numpy(), identities)) * p * (1 - p)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_parts_that_never_occur_leave_the_cross_entropy_of_identities_finite():
+    logits = torch.full((1, 3, 2, 2), -1e4)
+    logits[:, 0] = 0.0
+    logits.requires_grad_()
+    known = torch.zeros(1, 2, 2, dtype=torch.int16)
+    loss = identity_cross_entropy(logits, known)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == 0.0
+    assert gradient.isfinite().all()
+    assert identity_cross_entropy(logits, known - 1).item() == 0.0

@@ -14,6 +14,7 @@ import torch
 
 from accel.data import Dataset, ImageSet
 from accel.models import elbo
+from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
 from accel.training import checkpoint, load_run, loop, step, systems, train
 from accel.training.held_out import HeldOut
@@ -442,25 +443,23 @@ def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatc
     def change(model):
         model.occurrence_head.bias += torch.tensor([8.0, -9.0, -9.0])
 
-    starting_from(monkeypatch, change)  # with one part, which occurs everywhere, so that it is split
+    starting_from(monkeypatch, change)  # with one part, which occurs everywhere, so that there is enough to cluster
     done = []
-    for name in ("centre_and_split_parts", "retire_duplicates"):
+    for name in ("reassign_parts", "retire_duplicates"):
         original = getattr(loop, name)
 
         def recorded(*given, name=name, original=original):
-            pairs = original(*given)
-            done.append((name, bool(pairs)))
-            return pairs
+            found = original(*given)
+            done.append((name, bool(found)))
+            return found
 
         monkeypatch.setattr(loop, name, recorded)
     whole = train(tiny_config(tmp_path / "whole", **options), tiny_dataset())
-    assert [name for name, _ in done] == [
-        "centre_and_split_parts",
-        "centre_and_split_parts",
-        "retire_duplicates",
-    ]  # not after the last epoch
-    assert done[0] == ("centre_and_split_parts", True)
-    rate = checkpoint.read(whole)["training"]["optimisers"]["model"]["param_groups"][0]["lr"]
+    assert [name for name, _ in done] == ["reassign_parts", "retire_duplicates", "retire_duplicates"]  # not at the end
+    assert done[0] == ("reassign_parts", True)
+    state = checkpoint.read(whole)
+    assert (state["identities"] >= 0).any()
+    rate = state["training"]["optimisers"]["model"]["param_groups"][0]["lr"]
     assert rate.item() == pytest.approx(1e-3 / 3)
     config = tiny_config(tmp_path / "run", **options)
     with monkeypatch.context() as patch:
@@ -468,3 +467,40 @@ def test_renewal_and_a_falling_rate_resume_to_the_same_bits(tmp_path, monkeypatc
         with pytest.raises(Stopped):
             train(config, tiny_dataset())
     assert_same_run(whole, train(config, tiny_dataset(), resume=True))
+    assert torch.equal(checkpoint.read(config.folder)["identities"], state["identities"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda identities: None,
+        lambda identities: identities[:-1],
+        lambda identities: identities.int(),
+        lambda identities: identities + 100,
+        lambda identities: identities - 1,
+    ],
+)
+def test_identities_that_do_not_fit_are_refused(tmp_path, change):
+    config = tiny_config(tmp_path / "run", renew=0.8, epochs=1)
+    train(config, tiny_dataset())
+    path = tmp_path / "run" / checkpoint.NAME
+    state = checkpoint.read(config.folder)
+    torch.save(state | {"identities": change(state["identities"])}, path)
+    with pytest.raises(ValueError, match=r"its identities of parts do not fit"):
+        train(dataclasses.replace(config, epochs=2), tiny_dataset(), resume=True)
+
+
+def test_identities_are_learned_in_training_only(tmp_path):
+    run = loop.open_run(tiny_config(tmp_path / "run", renew=0.8), tiny_dataset())
+    batch = next(iter(run.batches.epoch(0)))
+    assert batch.labels.shape == (len(batch.images), *run.model.grid)
+    run.identities[:] = 1
+    batch = next(iter(run.batches.epoch(0)))
+    seen = {}
+    for labels in (batch.labels, None, torch.zeros(len(batch.images), dtype=torch.int64)):
+        _, losses = run.system.losses(scaled_pixels(batch.images, torch.float32), labels, 0, Noise(0, 0))
+        seen[None if labels is None else labels.ndim] = losses
+    assert seen[3]["named"] > 0
+    assert seen[3]["total"] == seen[None]["total"]  # of another name, so that the bound is not changed
+    assert seen[None]["named"] == seen[1]["named"] == 0
+    assert run.system.descended_loss(seen[3]) == seen[3]["total"] + seen[3]["named"]
