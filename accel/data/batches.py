@@ -30,7 +30,7 @@ def epoch_flips(count: int, *, seed: int, epoch: int) -> np.ndarray:
 class Batch(NamedTuple):
     """Images uint8 (B, C, H, W), channels last in memory, and labels int64 (B,) or None, on one device.
 
-    Labels may also be maps (B, h, w) over the image, which are mirrored with it.
+    In runs that renew parts, labels are the parts that are known to occur, int16 (B, h, w), mirrored with the image.
     """
 
     images: Tensor

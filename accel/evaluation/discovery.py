@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.data import Dataset, ImageSet
+from accel.evaluation.clustering import k_means
 from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
 from accel.models.autoencoder import scaled_pixels
-from accel.training.clustering import k_means
 from accel.training.held_out import in_order
 
 CHOOSING_IMAGES = 4000  # training images for choosing the part of each type and for fitting baselines

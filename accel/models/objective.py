@@ -89,7 +89,12 @@ def identity_cross_entropy(occurrence_logits: Tensor, identities: Tensor) -> Ten
     """−Σ log(pᵢ / Σⱼ pⱼ) over cells whose part i is known, divided by the number of images: 0-d, in nats.
 
     occurrence_logits: (B, N, h, w), log p − log(1 − p), as in a posterior. identities: i in [0, N), or −1 if none is
-    known, integers (B, h, w). Defined in reference/patterns.py.
+    known, integers (B, h, w). Defined in reference/patterns.py. Raises ValueError for other shapes.
     """
+    batch, parts, *grid = occurrence_logits.shape
+    if tuple(identities.shape) != (batch, *grid):
+        raise ValueError(f"identities must be {(batch, *grid)}, got {tuple(identities.shape)}")
     share = functional.logsigmoid(occurrence_logits).log_softmax(1)
-    return functional.nll_loss(share, identities.long(), ignore_index=-1, reduction="sum") / len(identities)
+    # A mask and a sum have a deterministic gradient on a GPU, unlike torch's negative log-likelihood of maps.
+    chosen = torch.arange(parts, device=share.device)[:, None, None] == identities[:, None]
+    return -torch.where(chosen, share, 0.0).sum() / batch

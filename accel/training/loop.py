@@ -32,7 +32,7 @@ from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
-from accel.training.renewal import UNKNOWN, reassign_parts, retire_duplicates
+from accel.training.renewal import UNKNOWN, reassign_parts, retire_duplicates, rounds_of_assignment
 from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
@@ -440,9 +440,10 @@ class Run:
         if self.identities is None or self.epoch >= self.config.epochs:
             return
         model, optimiser, images = cast(PatchVAE, self.model), self.system.optimisers["model"], self.train_set.images
-        if self.epoch <= max(1, self.config.epochs // 3):
+        rounds = rounds_of_assignment(self.config.epochs)
+        if self.epoch in rounds:
             reassign_parts(model, optimiser, images, self.config.seed + self.epoch, self.identities)
-        else:
+        elif self.epoch > max(rounds):
             retire_duplicates(model, images, self.config.renew, self.identities)
-        # Sums may be rounded in another way there, and other parts chosen.
+        # Sums may be rounded in another way there, and other parts chosen. Bytes, since not all backends send int16.
         processes.copy_from_first(model, optimiser, self.identities.view(torch.uint8))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FEWEST = 10  # pieces per cluster
 CLUTTER = 8000  # random places whose pieces give mean and covariance
 RIDGE = 0.3  # added to the variance of each pixel, in mean variances
 AT_ONCE = 4096  # places whose pieces are compared at once, for bounded memory
@@ -93,6 +94,7 @@ def find_patterns(pieces: Pieces, at: Places, most: int, generator: torch.Genera
     precision = torch.linalg.inv(covariance + ridge * torch.eye(len(mean)))
     some = torch.randperm(len(at[0]), generator=generator)[: VIEWS // (2 * pieces.margin + 1) ** 2]
     views = pieces.views((at[0][some], at[1][some], at[2][some])) - mean
+    most = max(1, min(most, len(views) // FEWEST))
     templates = spread_templates(views, precision, FIRST * most, generator)
     for _ in range(ROUNDS):
         templates, need = improved(views, templates, precision)
@@ -150,7 +152,7 @@ def turned(templates: Tensor, reach: int, angle: float, zoom: float) -> Tensor:
 
 
 def exchangeability(views: Tensor, templates: Tensor, precision: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """How well templates explain each other's pieces, if they are turned or resized a little: (T, T), from 0 to 1.
+    """How well templates explain each other's pieces, if they are turned or resized a little: (T, T), about 0 to 1.
 
     Defined in reference/patterns.py. Also the number of pieces of views (m, S, M) that each explains best, (T,).
     """
@@ -168,7 +170,7 @@ def exchangeability(views: Tensor, templates: Tensor, precision: Tensor, reach: 
 def merged(alike: Tensor, sizes: Tensor, most: int) -> Tensor:
     """Numbers from 0 of the clusters of templates, (T,), by average linkage: the two most exchangeable merge first.
 
-    Ends when no two clusters are EXCHANGEABLE and there are at most `most`. alike: (T, T), symmetric, from 0 to 1;
+    Ends when no two clusters are EXCHANGEABLE and there are at most `most`. alike: (T, T), symmetric, at least 0;
     sizes: (T,), at least 0.
     """
     alike, sizes, cluster, count = alike.clone(), sizes.clone(), torch.arange(len(sizes)), len(sizes)

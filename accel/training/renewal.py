@@ -9,8 +9,9 @@ parts, by what they have found until then.
 
 Such parts differ little at first, and would come to differ in something else, such as the contrast of objects. So for
 the rest of the run, the loss has one more term, the cross-entropy between a cell's cluster and the part that occurs
-there (reference/patterns.py), as networks learn from clusters of their own features in Caron et al. (ECCV 2018). After
-the first third, of two parts with similar pictures, the less frequent one is retired.
+there (reference/patterns.py), as networks learn from clusters of their own features in Caron et al. (ECCV 2018). A cell
+has at most one cluster, as for categorical occurrences. After the last assignment, of two parts with similar pictures,
+the less frequent one is retired.
 
 A part may draw objects at its left, half a cell away, and then occurs in another cell than the object. So parts that
 are assigned anew are also moved to the centre of their pictures.
@@ -31,13 +32,13 @@ from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
 from accel.ops.placement import places_of_cells
 from accel.training.held_out import evaluating, in_order
-from accel.training.patterns import Patterns, Pieces, Places, find_patterns
+from accel.training.patterns import FEWEST, Patterns, Pieces, Places, find_patterns
 
 FEW, PIXELS = 512, 2**21  # images for measuring how often parts occur and for fitting them; more, if they are small
 SURE = 0.5  # probability above which an occurrence counts; that of an unused part may be lower, but not 0, everywhere
 RARE = 0.02  # such occurrences per image below which a part is unused
 MUCH = 2.5  # no part is formed by retirement that has more than this multiple of the mean of used parts
-FEWEST = 10  # such occurrences per part that is assigned
+ROUNDS = 2  # of assigning all parts anew in a run
 MOST = 8000  # such occurrences from which logits and pictures are fitted, for bounded memory
 PIECE = 1.5  # side of a piece, in cells
 FINEST = 8  # pixels per side of a cell, at most, to which images are reduced for clustering
@@ -61,6 +62,11 @@ class Occurrences(NamedTuple):
         """Those with the given indices."""
         found, at = (tuple(numbers[index] for numbers in places) for places in (self.found, self.at))
         return Occurrences(self.part[index], found, at)
+
+
+def rounds_of_assignment(epochs: int) -> set[int]:
+    """The epochs after which parts are assigned anew: spread over the first third of a run, and at least one."""
+    return {max(1, number * epochs // (3 * ROUNDS)) for number in range(1, ROUNDS + 1)}
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
@@ -96,8 +102,9 @@ def reassign_parts(
     """Clusters all that parts have found in uint8 images (n, H, W, C), and gives each cluster a part.
 
     Writes into `identities` (n, h, w) the part of the cluster in each cell where a part occurs, elsewhere UNKNOWN.
-    Parts without a cluster occur nowhere. With fewer than FEWEST sure occurrences for each of two parts, nothing
-    changes. optimiser: the model's Adam, see `restart_moments`. Returns the number of clusters.
+    Parts without a cluster occur nowhere. With fewer than FEWEST sure occurrences for each of two parts, or only one
+    cluster, nothing changes. optimiser: the model's Adam, see `restart_moments`. Returns the number of clusters, 0 if
+    nothing changes.
     """
     batch, posterior = encode_few(model, images)
     use, steps = use_of_parts(posterior), steps_to_centres(model)
@@ -111,6 +118,8 @@ def reassign_parts(
     generator = torch.Generator().manual_seed(seed)
     pieces = pieces_of(model, batch)
     patterns = find_patterns(pieces, on_cpu(found.at), most, generator)
+    if patterns.cluster.max() == 0:
+        return 0
     parts = [commonest, *(part for part in range(model.num_parts) if part != commonest)]
     parts = torch.tensor(parts[: int(patterns.cluster.max()) + 1], device=device)
     name_occurrences(model, images, patterns, parts, used, steps, identities)
@@ -185,7 +194,10 @@ def name_occurrences(
     steps: list[tuple[int, int]],
     identities: Tensor,
 ) -> None:
-    """Writes into `identities` (n, h, w) the part of the cluster in each cell where one of the used parts occurs."""
+    """Writes into `identities` (n, h, w) the part of the cluster in each cell where one of the used parts occurs.
+
+    Of two occurrences whose centres lie in one cell, that of the part with the larger number counts.
+    """
     identities.fill_(UNKNOWN)
     first, k = 0, model.places
     with evaluating(model) as device:
@@ -193,7 +205,9 @@ def name_occurrences(
             at = on_cpu(occurrences(model, model.encode(batch), used, steps).at)
             part = parts.cpu()[patterns.of(pieces_of(model, batch), at)]
             image, row, column = at
-            identities[first + image, row // k, column // k] = part.to(identities.dtype)
+            cell = (image * identities.shape[1] + row // k) * identities.shape[2] + column // k
+            last = len(cell) - 1 - first_of_each(cell.flip(0))  # an assignment with equal indices has no order
+            identities.view(-1)[first * identities[0].numel() + cell[last]] = part[last].to(identities.dtype)
             first += len(batch)
 
 

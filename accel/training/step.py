@@ -201,7 +201,7 @@ class TrainingStep:
         return isinstance(self.run, Captured) and self.run.graph is not None
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Takes the next step on uint8 images (B, C, H, W) and labels int64 (B,) or None.
+        """Takes the next step on uint8 images (B, C, H, W) and labels as in `System.losses`.
 
         With several processes, rank r takes images r · B to (r + 1) · B of the global batch.
         """

@@ -18,7 +18,7 @@ from accel.training.catalogue import BOTTLENECK, SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.schedule import beta_occ_at, temperature_at
 
-NAMED = 10.0  # weight of the identities of parts in a loss in nats per image
+IDENTITY_WEIGHT = 10.0  # of the cross-entropy with identities of parts, with --renew
 GAN_BETAS = (0.5, 0.999)  # betas of Adam in adversarial training (Radford et al. 2016)
 
 
@@ -93,13 +93,12 @@ class AutoencoderSystem(System):
         if config.beta_identity != 1:
             self.terms = (*self.terms, "identity")
         if config.renew:
-            self.descended = ("total", "named")
+            self.descended = (*self.descended, "identity_cross_entropy")
 
     def losses(self, images, labels, step, noise):
         """As `System.losses`: the negative evidence lower bound and its terms, in nats.
 
-        With --renew also `named`, NAMED times the cross-entropy with the identities of parts, which is no part of the
-        bound.
+        With --renew also the weighted cross-entropy with the identities of parts, which is no part of the bound.
         """
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         betas = self.config.beta_app, beta_occ_at(step, self.config)
@@ -107,8 +106,8 @@ class AutoencoderSystem(System):
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
         if self.config.renew:
             known = labels is not None and labels.ndim == 3  # not of held-out images
-            named = identity_cross_entropy(out.occurrence_logits, labels) if known else torch.zeros_like(loss.total)
-            terms["named"] = NAMED * named
+            error = identity_cross_entropy(out.occurrence_logits, labels) if known else torch.zeros_like(loss.total)
+            terms["identity_cross_entropy"] = IDENTITY_WEIGHT * error
         return out, {name: value for name, value in terms.items() if value is not None}
 
 

@@ -141,3 +141,8 @@ def test_parts_that_never_occur_leave_the_cross_entropy_of_identities_finite():
     assert loss.item() == 0.0
     assert gradient.isfinite().all()
     assert identity_cross_entropy(logits, known - 1).item() == 0.0
+
+
+def test_identities_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"identities must be \(2, 4, 4\), got \(2, 4, 3\)"):
+        identity_cross_entropy(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 3, dtype=torch.int16))

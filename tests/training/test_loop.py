@@ -490,6 +490,16 @@ def test_identities_that_do_not_fit_are_refused(tmp_path, change):
         train(dataclasses.replace(config, epochs=2), tiny_dataset(), resume=True)
 
 
+@pytest.mark.parametrize("system", ["patchvae", "patchvae-gan+w"])
+def test_all_networks_of_a_run_with_renewal_learn(tmp_path, system):
+    run = loop.open_run(tiny_config(tmp_path / "run", renew=0.8, system=system), tiny_dataset())
+    before = {name: value.clone() for name, value in run.system.networks.named_parameters()}
+    run.step(*next(iter(run.batches.epoch(0))))
+    for network in run.system.networks:
+        moved = [name for name, value in run.system.networks.named_parameters() if not torch.equal(value, before[name])]
+        assert any(name.startswith(network) for name in moved)
+
+
 def test_identities_are_learned_in_training_only(tmp_path):
     run = loop.open_run(tiny_config(tmp_path / "run", renew=0.8), tiny_dataset())
     batch = next(iter(run.batches.epoch(0)))
@@ -500,7 +510,7 @@ def test_identities_are_learned_in_training_only(tmp_path):
     for labels in (batch.labels, None, torch.zeros(len(batch.images), dtype=torch.int64)):
         _, losses = run.system.losses(scaled_pixels(batch.images, torch.float32), labels, 0, Noise(0, 0))
         seen[None if labels is None else labels.ndim] = losses
-    assert seen[3]["named"] > 0
+    assert seen[3]["identity_cross_entropy"] > 0
     assert seen[3]["total"] == seen[None]["total"]  # of another name, so that the bound is not changed
-    assert seen[None]["named"] == seen[1]["named"] == 0
-    assert run.system.descended_loss(seen[3]) == seen[3]["total"] + seen[3]["named"]
+    assert seen[None]["identity_cross_entropy"] == seen[1]["identity_cross_entropy"] == 0
+    assert run.system.descended_loss(seen[3]) == seen[3]["total"] + seen[3]["identity_cross_entropy"]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.training.clustering import k_means
+from accel.evaluation.clustering import k_means
 
 
 @given(seed=st.integers(0, 99), count=st.integers(1, 5))
