@@ -179,17 +179,25 @@ class NothingRead(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_nothing_is_read_while_a_graph_is_captured(system, monkeypatch):
+def identities_of(model, images):
+    """A part, or none, in each cell of each image: int16 (B, h, w)."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randint(-1, 3, (len(images), *model.grid), generator=generator, dtype=torch.int16)
+    return known.to(images.device)
+
+
+@pytest.mark.parametrize(("system", "renew"), [*((system, 0.0) for system in SYSTEMS), ("patchvae+w", 0.8)])
+def test_nothing_is_read_while_a_graph_is_captured(system, renew, monkeypatch):
     images = batches(1)[0]
-    step = make_step(tiny_config("unused", system=system), images)
+    step = make_step(tiny_config("unused", system=system, renew=renew), images)
+    known = identities_of(step.system.model, images) if renew else None
     _, held_out = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
     number, first = torch.tensor(7), torch.tensor(0)
     monkeypatch.setattr(autoencoder, "is_captured", lambda tensor: True)
     monkeypatch.setattr(bottleneck, "check_draw", lambda *_: None)  # looks at a temperature on the host alone
     with NothingRead():
         target = autoencoder.scaled_pixels(images, torch.float32)
-        _, losses = step.system.losses(target, None, number, Noise(number, number, first))
+        _, losses = step.system.losses(target, known, number, Noise(number, number, first))
         step.ledger.add(losses, len(images), number)
         step.system.backward(step.system.descended_loss(losses))
         with evaluating(held_out.system.networks):
@@ -279,6 +287,21 @@ def test_a_graph_takes_up_restored_state(exact_convolutions):
     whole.load_state_dict(state)  # into a step that has a graph already
     assert_follows(curve(whole, images[10:]), expected[10:], 1e-2, window=5)
     assert whole.run.graph is not None
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_deterministic_graph_learns_identities_to_the_same_bits(library_settings):
+    images = batches(10, device="cuda")
+    ends = []
+    for _ in range(2):
+        config = tiny_config("unused", device="cuda", deterministic=True, compile=False, renew=0.8)
+        step = make_step(config, images[0], "cuda")
+        for batch in images:
+            step(batch, identities_of(step.system.model, batch))
+        assert step.captured
+        ends.append([parameter.detach().clone() for parameter in step.system.model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 @pytest.mark.gpu
