@@ -64,10 +64,11 @@ class Patterns(NamedTuple):
     def of(self, pieces: Pieces, at: Places) -> Tensor:
         """The cluster of the template with the most evidence at each of m places, (m,)."""
         filters = self.filters.unflatten(1, (-1, 2 * pieces.reach, 2 * pieces.reach))
+        of_mean = (self.filters @ self.mean)[:, None, None]
         best = [torch.zeros(0, dtype=torch.int64)]
         for some in torch.arange(len(at[0])).split(AT_ONCE):
             squares = pieces.squares((at[0][some], at[1][some], at[2][some]))
-            values = functional.conv2d(squares, filters) - (self.filters @ self.mean)[:, None, None]
+            values = functional.conv2d(squares, filters) - of_mean
             best.append(values.amax((2, 3)).argmax(1))  # increases with the evidence
         return self.cluster[torch.cat(best)]
 

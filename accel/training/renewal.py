@@ -109,6 +109,8 @@ def reassign_parts(
     batch, posterior = encode_few(model, images)
     use, steps = use_of_parts(posterior), steps_to_centres(model)
     used, commonest = (use >= RARE).nonzero().flatten().tolist(), int(use.argmax())
+    if not used:
+        return 0
     with evaluating(model) as device:
         features = model.features(batch)
     found = occurrences(model, posterior, used, steps)
@@ -118,10 +120,11 @@ def reassign_parts(
     generator = torch.Generator().manual_seed(seed)
     pieces = pieces_of(model, batch)
     patterns = find_patterns(pieces, on_cpu(found.at), most, generator)
-    if patterns.cluster.max() == 0:
+    clusters = int(patterns.cluster.max()) + 1
+    if clusters == 1:
         return 0
     parts = [commonest, *(part for part in range(model.num_parts) if part != commonest)]
-    parts = torch.tensor(parts[: int(patterns.cluster.max()) + 1], device=device)
+    parts = torch.tensor(parts[:clusters], device=device)
     name_occurrences(model, images, patterns, parts, used, steps, identities)
 
     occupied = found.at
@@ -146,13 +149,13 @@ def reassign_parts(
     model.occurrence_head.weight[parts], model.occurrence_head.bias[parts] = weight, bias
     restart_moments(model, optimiser, parts)
     fit_pictures(model, scaled_pixels(batch, torch.float32), posterior, found, part)
-    return len(parts)
+    return clusters
 
 
 def occurrences(
     model: PatchVAE, posterior: PatchPosterior, used: list[int], steps: list[tuple[int, int]]
 ) -> Occurrences:
-    """The sure occurrences of used parts, without those whose centres lie outside of the image.
+    """The sure occurrences of the used parts, at least one, without those whose centres lie outside of the image.
 
     steps: `steps_to_centres` of the model, since the centre of what a part draws is to be its place.
     """
@@ -163,8 +166,6 @@ def occurrences(
         part.append(torch.full_like(before[0], one))
         found.append(before)
         at.append(after)
-    if not part:
-        return Occurrences(none := torch.zeros(0, dtype=torch.int64), (none, none, none), (none, none, none))
     return Occurrences(torch.cat(part), *(tuple(map(torch.cat, zip(*p, strict=True))) for p in (found, at)))
 
 
