@@ -20,7 +20,7 @@ from accel.common.progress import progress
 from accel.common.schema import refuse_other
 from accel.data import Batches, Dataset, epoch_flips, epoch_order
 from accel.data.digests import digests
-from accel.evaluation.probes import cell_mean, extract, top_accuracies
+from accel.evaluation.probes import extract, top_accuracies
 from accel.evaluation.splits import BATCH, Examples, split
 from accel.models import Classifier
 from accel.models.encoder import coarse_vector
@@ -362,8 +362,16 @@ class FineTuning(Fit):
         return self.learning_rate * 0.1 ** (3 * epoch // self.epochs)
 
 
+def cell_mean(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) averaged over cells, (B, C)."""
+    return features.mean((2, 3))
+
+
 class LinearProbe(Fit):
-    """A linear classifier on the features of the frozen encoder, averaged over cells."""
+    """A linear classifier on the features of the frozen encoder, averaged over cells.
+
+    With the features of 4 × 4 cells it would have 16 times as many weights, too many for a few thousand images.
+    """
 
     schedule, weight_decay = "cosine", 0.0
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.data import Dataset
-from accel.evaluation.splits import BATCH, Chosen, Examples, split
+from accel.evaluation.splits import Chosen, Examples, split
 from accel.models.autoencoder import scaled_pixels
+from accel.models.encoder import coarse_vector
 from accel.training.held_out import evaluating
 from accel.training.protocols import TransferConfig
 
@@ -25,41 +26,43 @@ def top_accuracies(batches: Examples) -> tuple[float, float]:
     return tuple(100 * int(hit) / count for hit in hits)
 
 
+def featured(
+    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
+) -> Examples:
+    """pool(φ(x)), (B, F), and labels of each batch on the device, in evaluation mode; of mirrored images if `mirror`."""
+    encoder.to(device, memory_format=torch.channels_last)
+    for images, labels in chosen.batches(device):
+        images = scaled_pixels(images, torch.float32)
+        with evaluating(encoder):
+            features = pool(encoder(images.flip(3) if mirror else images))
+        yield features, labels
+
+
 def extract(
     encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
 ) -> Tensor:
-    """pool(φ(x)) of every image, (n, F) on the device, in evaluation mode; of mirrored images if `mirror`."""
-    encoder.to(device, memory_format=torch.channels_last)
-    parts = []
-    with evaluating(encoder):
-        for images, _ in chosen.batches(device):
-            images = scaled_pixels(images, torch.float32)
-            parts.append(pool(encoder(images.flip(3) if mirror else images)))
-    return torch.cat(parts)
-
-
-def cell_mean(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) averaged over cells, (B, C): the input of the probes."""
-    return features.mean((2, 3))
+    """pool(φ(x)) of every image, (n, F); see `featured`."""
+    return torch.cat([features for features, _ in featured(encoder, pool, chosen, device, mirror)])
 
 
 def knn(
     encoder: nn.Module, train: Chosen, test: Chosen, num_classes: int, config: TransferConfig
 ) -> tuple[float, float]:
-    """(top-1, top-5) in % of the weighted vote of the k nearest training images by cosine (Wu et al. 2018)."""
+    """(top-1, top-5) in % of the weighted vote of the k nearest training images by cosine (Wu et al. 2018).
+
+    Images are compared cell by cell, on the grid of `coarse_vector`, as the paper's classifier sees them. Only the
+    nearest images so far are kept, so that memory does not grow with the number of training images.
+    """
     device = next(encoder.parameters()).device
-    bank, queries = (functional.normalize(extract(encoder, cell_mean, images, device)) for images in (train, test))
-    labels = torch.as_tensor(train.labels, device=device)
-    answers = torch.as_tensor(test.labels, device=device)
-
-    def votes():
-        for start in range(0, len(queries), BATCH):
-            near = (queries[start : start + BATCH] @ bank.T).topk(min(config.neighbours, len(bank)), dim=1)
-            weights = (near.values / config.knn_temperature).exp()
-            votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[near.indices], weights)
-            yield votes, answers[start : start + BATCH]
-
-    return top_accuracies(votes())
+    queries = functional.normalize(extract(encoder, coarse_vector, test, device))
+    nearest, voters = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64, device=device)
+    for features, labels in featured(encoder, coarse_vector, train, device):
+        cosines = torch.cat([nearest, queries @ functional.normalize(features).T], dim=1)
+        nearest, index = cosines.topk(min(config.neighbours, cosines.shape[1]), dim=1)
+        voters = torch.cat([voters, labels.expand(len(queries), -1)], dim=1).gather(1, index)
+    weights = (nearest / config.knn_temperature).exp()
+    votes = weights.new_zeros(len(queries), num_classes).scatter_add_(1, voters, weights)
+    return top_accuracies(iter([(votes, torch.as_tensor(test.labels, device=device))]))
 
 
 def vote(encoder: nn.Module, config: TransferConfig, dataset: Dataset) -> dict:
@@ -67,7 +70,7 @@ def vote(encoder: nn.Module, config: TransferConfig, dataset: Dataset) -> dict:
     began, sets = time.monotonic(), split(dataset)
     top1, top5 = knn(encoder, sets["both"], sets["test"], dataset.num_classes, config)
     parameters = {"k": config.neighbours, "T": config.knn_temperature}
-    parameters |= {"features": "mean over cells", "train_images": len(sets["both"])}
+    parameters |= {"features": "averaged to at most 4 × 4 cells", "train_images": len(sets["both"])}
     entry = {"protocol": "knn", "data": dataset.name, "seed": config.seed, "epochs": 0, "parameters": parameters}
     entry |= {"last_top1": top1, "selected_top1": top1, "selected_epoch": 0}
     entry |= {"top5": top5} if dataset.num_classes > 5 else {}

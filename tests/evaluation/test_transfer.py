@@ -12,7 +12,7 @@ import torch
 
 from accel import cli
 from accel.data import Dataset, ImageSet
-from accel.evaluation import fine_tuning
+from accel.evaluation import fine_tuning, splits
 from accel.evaluation.fine_tuning import FITS, Fit
 from accel.evaluation.probes import knn
 from accel.evaluation.splits import split
@@ -170,20 +170,21 @@ def test_step_sizes_fall_by_ten_after_each_third(run):
     assert linear[45] == pytest.approx(0.1)
 
 
-def test_nearest_neighbours_vote_as_written_out():
+def test_nearest_neighbours_vote_as_written_out(monkeypatch):
+    monkeypatch.setattr(splits, "BATCH", 7)  # the nearest images are in several batches
     rng = np.random.default_rng(1)
     bank, queries = rng.normal(size=(30, 4)), rng.normal(size=(9, 4))
     labels, answers = rng.integers(0, 7, 30), rng.integers(0, 7, 9)
 
     class Fixed(torch.nn.Module):
-        """Returns an image's first pixels as the features of one cell."""
+        """Returns an image's first pixels as two features of two cells, which count cell by cell."""
 
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, images):
-            return images[:, 0, 0, :4, None, None]
+            return images[:, 0, 0, :4].reshape(-1, 2, 1, 2)
 
     def stored(features):  # bytes whose value in [−1, 1] has the features' direction
         images = np.zeros((len(features), 8, 8, 3), np.uint8)
