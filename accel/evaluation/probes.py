@@ -29,7 +29,7 @@ def top_accuracies(batches: Examples) -> tuple[float, float]:
 def featured(
     encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
 ) -> Examples:
-    """pool(φ(x)), (B, F), and labels of each batch on the device, in evaluation mode; of mirrored images if `mirror`."""
+    """pool(φ(x)), (B, F), and labels of each batch on the device, in evaluation mode; mirrored if `mirror`."""
     encoder.to(device, memory_format=torch.channels_last)
     for images, labels in chosen.batches(device):
         images = scaled_pixels(images, torch.float32)
