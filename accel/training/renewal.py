@@ -135,18 +135,12 @@ def reassign_parts(
     part = identities[chosen[image], row // k, column // k].to(device, torch.int64)
     known = (part != UNKNOWN).nonzero()[:, 0]  # a probability may be rounded to just below SURE in another batch
     found, part = found.some(known), part[known]
-    step = steps[commonest]
-    weight, bias = fitted_logits(model, features, occupied, found.at, part, parts, step, generator)
-    if any(step):
-        pictures = _pictures(model, model.decoder.reading())
-        pictures[commonest] = shifted(pictures[commonest], *(-places * model.encoder.scale for places in step))
-    for weights in _by_part(model, nn.Parameter.detach):
-        spread = weights[commonest].std(correction=0) if weights[commonest].numel() > model.part_dim else 0.0
-        noise = torch.randn(weights[parts[1:]].shape, generator=generator).to(weights)
-        weights[parts[1:]] = weights[commonest] + SPREAD * spread * noise
+    read = read_by_logits(model, features, found.at, occupied, generator)
+    logits = fitted_logits(model, read, part, parts, steps[commonest])
+    become_variants(model, parts, steps[commonest], generator)
     model.occurrence_head.weight.zero_()
     model.occurrence_head.bias.fill_(NEVER)
-    model.occurrence_head.weight[parts], model.occurrence_head.bias[parts] = weight, bias
+    model.occurrence_head.weight[parts], model.occurrence_head.bias[parts] = logits
     restart_moments(model, optimiser, parts)
     fit_pictures(model, scaled_pixels(batch, torch.float32), posterior, found, part)
     return clusters
@@ -256,33 +250,36 @@ def shifted(weights: Tensor, down: int, right: int) -> Tensor:
     return padded[..., row : row + height, column : column + width]
 
 
-def fitted_logits(
-    model: PatchVAE,
-    features: Tensor,
-    occupied: Places,
-    at: Places,
-    part: Tensor,
-    parts: Tensor,
-    step: tuple[int, int],
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Weight (K, C, k, k) and bias (K,) of the occurrence logits of K parts, by logistic regression.
+def read_by_logits(
+    model: PatchVAE, features: Tensor, at: Places, occupied: Places, generator: torch.Generator
+) -> Tensor:
+    """What a logit is computed from, (m + o, F): features (n, C, h, w) around m places and at o random other ones.
 
-    Features (n, C, h, w) at m places predict their part (m,), and at OTHERS random places, none of which is
-    occupied, that no part occurs there: one regression of K + 1 classes for categorical occurrences, K of two classes
-    for independent ones. The penalty is on the difference from the weights of the first of the parts (K,), which are
-    shifted by a step.
+    There are OTHERS of these, or fewer, and none of them is occupied.
     """
-    head, categorical = model.occurrence_head, model.bottleneck.occurrence == "categorical"
-    count, size = len(parts), head.kernel_size[0]
+    size = model.occurrence_head.kernel_size[0]
     windows = functional.pad(features, (size // 2,) * 4).unfold(2, size, 1).unfold(3, size, 1)
     taken = torch.zeros(len(features), *features.shape[2:], dtype=torch.bool)
     taken[on_cpu(occupied)] = True
     free = (~taken).nonzero()
     free = free[torch.randperm(len(free), generator=generator)[:OTHERS]].to(features.device)
     image, row, column = (torch.cat(pair) for pair in zip(at, free.T, strict=True))
-    read = windows[image, :, row, column].float().flatten(1)
-    target = torch.cat([(part[:, None] == parts).int().argmax(1), torch.full((len(free),), count, device=part.device)])
+    return windows[image, :, row, column].float().flatten(1)
+
+
+def fitted_logits(
+    model: PatchVAE, read: Tensor, part: Tensor, parts: Tensor, step: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Weight (K, C, k, k) and bias (K,) of the occurrence logits of K parts, by logistic regression.
+
+    Of the rows of `read` (m + o, F), the first m show their part (m,), one of the parts (K,), and the others none: one
+    regression of K + 1 classes for categorical occurrences, K of two classes for independent ones. The penalty is on
+    the difference from the weights of the first of the parts, which are shifted by a step.
+    """
+    head, categorical = model.occurrence_head, model.bottleneck.occurrence == "categorical"
+    count = len(parts)
+    target = part.new_full((len(read),), count)
+    target[: len(part)] = (part[:, None] == parts).int().argmax(1)
     own_weight, own_bias = head.weight[parts[0]], head.bias[parts[0]]
     down, right = step
     own_weight = shifted(own_weight, -down, -right)  # reads the same places, where it reaches them
@@ -310,6 +307,18 @@ def fitted_logits(
     optimiser.step(loss)
     weight = weight.detach() / deviation
     return own_weight + weight.unflatten(1, head.weight.shape[1:]), own_bias + bias.detach() - weight @ mean
+
+
+def become_variants(model: PatchVAE, parts: Tensor, step: tuple[int, int], generator: torch.Generator) -> None:
+    """Gives parts (K,) the weights of the first of them, with noise, and all of them its picture moved by a step."""
+    first, others = parts[0], parts[1:]
+    if any(step):
+        pictures = _pictures(model, model.decoder.reading())
+        pictures[first] = shifted(pictures[first], *(-places * model.encoder.scale for places in step))
+    for weights in _by_part(model, nn.Parameter.detach):
+        spread = weights[first].std(correction=0) if weights[first].numel() > model.part_dim else 0.0
+        noise = torch.randn(weights[others].shape, generator=generator).to(weights)
+        weights[others] = weights[first] + SPREAD * spread * noise
 
 
 def first_of_each(keys: Tensor) -> Tensor:

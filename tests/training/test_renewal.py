@@ -297,13 +297,13 @@ def test_occurrences_from_which_logits_are_fitted_are_bounded(monkeypatch, most)
     images, kind = two_looks()
     model = model_of(4, encoder="small", places=1)
     occur_only(model, 2, logit=3.0)
-    counts, original = [], renewal.fitted_logits
+    counts, original = [], renewal.read_by_logits
 
-    def counted(model, features, occupied, at, *rest):
+    def counted(model, features, at, occupied, *rest):
         counts.append((len(occupied[0]), len(at[0])))
-        return original(model, features, occupied, at, *rest)
+        return original(model, features, at, occupied, *rest)
 
-    monkeypatch.setattr(renewal, "fitted_logits", counted)
+    monkeypatch.setattr(renewal, "read_by_logits", counted)
     monkeypatch.setattr(renewal, "MOST", most)
     assert reassign(model, images)[0] >= 2
     assert counts == [(kind.numel(), min(most, kind.numel()))]
