@@ -37,13 +37,15 @@ def run(given: dict) -> None:
     from accel.data.packed import pack
     from accel.data.sources import listing
 
-    began = time.monotonic()
-    packed = pack(listing(source, options.data_dir), out, options.image_size)
+    began, files = time.monotonic(), listing(source, options.data_dir)
+    packed = pack(files, out, options.image_size)
     size = options.image_size
     print(
         f"{packed.path}: {packed.num_train:,} training and {packed.num_test:,} held-out images of {size}x{size}, "
         f"{packed.path.stat().st_size / 1e6:,.1f} MB, after {time.monotonic() - began:.1f} s"
     )
+    if files.skipped:
+        print(left_out_lines(files.skipped))
     if packed.bad:
         print(left_out_lines(list(packed.bad.values())))
         count = len(packed.bad) + packed.num_train + packed.num_test

@@ -1,15 +1,18 @@
 """Lists of the image files in a folder, with their classes."""
 
+import mimetypes
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from accel.data.listing import Listing
 
-TRAIN, HELD_OUT = "train", ("test", "val")  # folders of splits, in any case
+# Folders of splits, in any case, and those to be held out in the order of preference.
+TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 DEPOSITS = ("thumbs.db", "desktop.ini", "__macosx")  # created by file managers and archivers, ignored like hidden files
 
 
@@ -17,41 +20,74 @@ def list_folder(folder: Path) -> Listing:
     """The images of a folder; nothing is held out if the folder has no test images.
 
     The folder contains either images (without labels), or one folder per class with images at any depth, or `train/`
-    with `test/` or `val/` (upper or lower case), each laid out in one of these ways. Files and classes are in natural
-    order (img2 before img10); labels are indices of the classes of the training images. Decoded images are RGB: rotated
-    by EXIF, grey repeated, transparency over white, 16 bits reduced to 8, the first of several frames. Hidden files
-    and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored.
+    (or `training/`) with one of HELD_OUT, such as `test/` or `val/`, each laid out in one of these ways (in upper or
+    lower case). Of several, the first that has only classes of the training images is held out. Files and classes are
+    in natural order (img2 before img10); labels are indices of the classes of the training images. Decoded images are
+    RGB: rotated by EXIF, grey repeated, transparency over white, 16 bits reduced to 8, the first of several frames.
+    Hidden files and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored. What else is not used, such
+    as a table beside class folders, is in `skipped`.
 
     Raises ValueError, which names a file or folder that does not fit this layout.
     """
     names, files = _entries(folder)
-    splits = {name.lower(): name for name in names}
-    train: str = "."
-    test: str | None = None
-    if names and len(splits) == len(names) and {*splits} <= {TRAIN, *HELD_OUT}:
-        if TRAIN not in splits or len(splits) > 2 or files:
-            found = ", ".join([f"{name}/" for name in names] + files[:1])
-            raise ValueError(f"{folder} holds {found}, expected train/ and one of test/ and val/, and nothing else")
-        train, test = splits[TRAIN], next((splits[name] for name in HELD_OUT if name in splits), None)
-
-    train_files, train_classes = _listing(folder, train)
-    test_files, test_classes = _listing(folder, test) if test else ([], train_classes and [])
-    places = folder / train, folder / (test or train)
-    if (train_classes is None) != (test_classes is None):
-        raise ValueError(f"one of {places[0]} and {places[1]} has class folders, expected both or neither")
-    class_names = None if train_classes is None else tuple(dict.fromkeys(train_classes))
-    unknown = set(test_classes or ()) - set(class_names or ())
-    if unknown:
-        raise ValueError(f"{places[1]} has the class folder {min(unknown)}, which {places[0]} does not have")
-
+    skipped: list[str] = []
+    trains, tests = ([name for name in names if name.lower() in kind] for kind in (TRAIN, HELD_OUT))
+    if len(trains) == 1 and (tests or len(names) == 1):
+        train = _listing(folder, trains[0], skipped)
+        tests.sort(key=lambda name: HELD_OUT.index(name.lower()))
+        test = _held_out(folder, trains[0], train, tests, skipped)
+        skipped += _beside(folder, [*(name for name in names if name not in (*trains, *tests)), *files])
+    elif tests and len(tests) == len(names):
+        raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in names)}, but no train/")
+    else:
+        train, test = _listing(folder, ".", skipped), _Split([], [])
+    class_names = None if train.classes is None else tuple(dict.fromkeys(train.classes))
     return Listing(
         str(folder),
         folder,
-        [*train_files, *test_files],
-        num_train=len(train_files),
-        labels=None if class_names is None else _labels([*(train_classes or ()), *(test_classes or ())], class_names),
+        [*train.files, *test.files],
+        num_train=len(train.files),
+        labels=None if class_names is None else _labels([*(train.classes or ()), *(test.classes or ())], class_names),
         class_names=class_names,
+        skipped=tuple(skipped),
     )
+
+
+class _Split(NamedTuple):
+    """The files of one split, by their paths from the root, and the class of each; None without class folders."""
+
+    files: list[str]
+    classes: list[str] | None
+
+
+def _held_out(folder: Path, train_name: str, train: _Split, tests: list[str], skipped: list[str]) -> _Split:
+    """The first of the folders `tests` that fits the training images; the others are added to `skipped`.
+
+    Without any such folder, nothing is held out. Raises ValueError if none of them fits.
+    """
+    problems = []
+    for name in tests:
+        aside: list[str] = []
+        try:
+            split = _listing(folder, name, aside)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        unknown = set(split.classes or ()) - set(train.classes or ())
+        if (train.classes is None) != (split.classes is None):
+            labelled, other = (name, train_name) if train.classes is None else (train_name, name)
+            problems.append(f"{folder / labelled} has class folders, but {folder / other} has none")
+        elif unknown:
+            problems.append(
+                f"{folder / name} has the class folder {min(unknown)}, which {folder / train_name} does not have"
+            )
+        else:
+            unused = (f"{folder / other} is not used, since {name} is held out" for other in tests if other != name)
+            skipped += [*aside, *unused]
+            return split
+    if problems:
+        raise ValueError(f"{problems[0]}; with --data {folder / train_name}, a tenth of its images is held out")
+    return _Split([], [])
 
 
 def _natural(name: str) -> tuple[list[int | str], str]:
@@ -78,19 +114,26 @@ def _descend(folder: Path) -> Iterator[str]:
         yield from (f"{name}/{file}" for file in _descend(folder / name))
 
 
-def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
-    """The files of one split, by their paths from the root, and the class of each; None without class folders."""
+def _beside(folder: Path, names: list[str]) -> list[str]:
+    """Sentences about files and folders that are not used, since they lie beside folders of images."""
+    return [f"{folder / name} is not used, since it is beside folders of images" for name in names]
+
+
+def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
+    """The files of one split; what lies beside its class folders is added to `skipped`, unless it is an image."""
     folder, prefix = root / split, "" if split == "." else f"{split}/"
     folders, files = _entries(folder)
-    if folders and files:
+    images = [name for name in files if (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")]
+    if folders and images:
         raise ValueError(
-            f"{folder} holds both files ({files[0]}) and folders ({folders[0]}), "
+            f"{folder} holds both files ({images[0]}) and folders ({folders[0]}), "
             "expected either images only, or one folder per class"
         )
     if not folders and not files:
         raise ValueError(f"{folder} holds no images")
     if not folders:
-        return [prefix + name for name in files], None
+        return _Split([prefix + name for name in files], None)
+    skipped += _beside(folder, files)
     files, classes = [], []
     for name in folders:
         inside = list(_descend(folder / name))
@@ -98,7 +141,7 @@ def _listing(root: Path, split: str) -> tuple[list[str], list[str] | None]:
             raise ValueError(f"{folder / name} holds no images, expected those of its class")
         files += [f"{prefix}{name}/{file}" for file in inside]
         classes += [name] * len(inside)
-    return files, classes
+    return _Split(files, classes)
 
 
 def _labels(classes: list[str], class_names: tuple[str, ...]) -> np.ndarray:

@@ -44,7 +44,7 @@ class Dataset(ShowsShapes):
         part_names: one name per true part type (axis 1 of `truth`), or None.
         supervised: bool (n,), the training images on which the data set's protocol trains classifiers; None for all.
         flip: whether mirrored images are as likely as the originals, so that training may mirror at random.
-        left_out: one sentence for each file of the source that could not be read.
+        left_out: one sentence for each file of the source that could not be read or is not used.
         packed: digests of the images of `train` and `test` when they were packed, or None.
 
     Raises ValueError for labels that are negative, beyond class_names, or at least MOST_CLASSES.

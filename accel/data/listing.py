@@ -33,6 +33,7 @@ class Listing:
         labels: int64 (n,), classes counted from 0, or None.
         class_names: one name per label, or None.
         supervised: bool (num_train,), or None for all: see `Dataset`.
+        skipped: one sentence for each file or folder of the source that is not used.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Listing:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     supervised: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
     def with_test(self) -> "Listing":
         """This listing, or, without test files, one with a tenth held out; see `accel.data.load`."""
@@ -54,9 +56,12 @@ class Listing:
         """Decodes all files in parallel, into memory; files that are not images are left out (`Dataset.left_out`).
 
         Raises ValueError, which names the file, for a size that differs from the first without image_size, or, if
-        `strict`, for a file that is not a complete image; also for a split without images; ImportError without Pillow.
+        `strict`, for a file that is not a complete image or is not used; also for a split without images; ImportError
+        without Pillow.
         """
         pillow()
+        if strict and self.skipped:
+            raise ValueError(self.skipped[0])
         paths = [self.folder / file for file in self.files]
         bad: dict[int, str] = {}
         images: np.ndarray | None = None
@@ -97,9 +102,9 @@ class Listing:
         if bad:
             refuse_empty_split(self.name, sum(index < self.num_train for index in kept), len(kept), min(bad.items())[1])
         assert images is not None  # a listing has files, and those of a split that are all bad were just refused
-        if not bad:
-            return self.dataset(images)
-        return replace(self.chosen(kept).dataset(images[kept]), left_out=tuple(bad[index] for index in sorted(bad)))
+        left_out = *self.skipped, *(bad[index] for index in sorted(bad))
+        dataset = self.chosen(kept).dataset(images[kept]) if bad else self.dataset(images)
+        return replace(dataset, left_out=left_out)
 
     def chosen(self, kept: list[int]) -> "Listing":
         """The files with these indices, which must be sorted."""

@@ -54,8 +54,8 @@ def load(
         seed: random seed of the images of `parts`.
         train_images: number of training images to use (default: 8000 for `parts`, else all); a smaller number is
             chosen by a fixed permutation.
-        strict: raise an error for files of a folder that are not complete images, instead of leaving them out
-            (`Dataset.left_out`).
+        strict: raise an error for files of a folder that are not complete images or are not used, instead of leaving
+            them out (`Dataset.left_out`).
 
     Raises:
         FileNotFoundError: `data` is neither a known name nor an existing path.

@@ -87,7 +87,7 @@ class TrainingConfig(BottleneckOptions):
     )
     train_images: int | None = option(None, "data", "number of training images to use", check=at_least(1), absent="all")
     strict: bool = option(
-        False, "data", "stop with an error if files of a folder are not readable images, instead of leaving them out"
+        False, "data", "stop with an error if anything in a folder is not a readable image, instead of leaving it out"
     )
     flip: str = option(
         "auto",

@@ -223,7 +223,7 @@ def test_files_that_are_no_images_are_left_out_and_named(tmp_path_factory, bad, 
 
 
 def test_class_folders_are_descended_as_torchvision_does(tmp_path):
-    """Covers the layout of tiny-imagenet, and archives made on macOS."""
+    """Covers the training images of tiny-imagenet, and archives made on macOS."""
     for split in ("Train", "VAL"):
         for label, name in enumerate("ab"):
             for number in range(3):
@@ -259,15 +259,13 @@ def build(tmp_path, *names):
         (["a/b.png", "b/"], r"b holds no images, expected those of its class"),
         (["labels.csv", "notes.txt"], r"no training image of .* can be read; .* is not an image that Pillow can read"),
         (["a/b/", "c/d.png"], "a holds no images, expected those of its class"),
-        (
-            ["train/a.png", "test/a.png", "val/a.png"],
-            "holds test/, train/, val/, expected train/ and one of test/ and val/",
-        ),
-        (["test/a.png"], "holds test/, expected train/"),
-        (["train/a.png", "test/a.png", "notes.txt"], r"holds test/, train/, notes\.txt, expected"),
-        (["train/a.png", "test/a/b.png"], "expected both or neither"),
-        (["train/a/b.png", "test/b.png"], "expected both or neither"),
-        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train does not have"),
+        (["test/a.png", "Val/a.png"], "holds Val/, test/, but no train/"),
+        (["a/b.png", "test/c.png", "notes.png"], r"holds both files \(notes\.png\) and folders"),
+        (["train/a.png", "test/a/b.png"], "test has class folders, but .*train has none; with --data .*train, a tenth"),
+        (["train/a/b.png", "test/b.png"], "train has class folders, but .*test has none; with --data"),
+        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train does not have; with --data"),
+        # tiny-imagenet, whose other images have no class folders
+        (["train/a/images/b.png", "val/images/c.png", "test/images/d.png"], "test has the class folder images"),
         (["train/a/b.png", "test/"], "test holds no images"),
         (["a.png"], "holds one image, expected at least two"),
     ],
@@ -276,6 +274,32 @@ def test_refuses(tmp_path, names, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         load(build(tmp_path, *names))
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "held_out", "unused"),
+    [
+        ("a/0.png a/1.png b/2.png classes.txt", None, "classes.txt"),
+        ("train/a/0.png train/a/1.png train/labels.csv TEST/a/2.png README 5.png", 2, "train/labels.csv README 5.png"),
+        ("training/0.png training/1.png validation/2.png masks/5.png", 2, "masks"),
+        ("train/a/0.png train/a/1.png val/a/2.png val/x.json test/images/5.png", 2, "val/x.json test"),
+        ("train/a/0.png train/a/1.png valid/a/2.png test/", 2, "test"),
+        ("train/0.png train/1.png val/5.png test/2.png", 2, "val"),
+        ("train/0.png train/1.png train/2.png list.txt", None, "list.txt"),
+    ],
+)
+def test_what_lies_beside_the_images_is_not_used_and_named(tmp_path, names, held_out, unused):
+    build(tmp_path, *names.split())
+    for name in re.findall(r"\S+\.png", names):
+        draw(tmp_path / name, level=int(name[-5]))
+    dataset = load(tmp_path)
+    assert sorted(levels(dataset.train) + levels(dataset.test)) == [0, 1, 2]
+    if held_out is not None:
+        assert levels(dataset.test) == [held_out]
+    named = [sentence.split(" is not used, since")[0] for sentence in dataset.left_out]
+    assert sorted(named) == sorted(str(tmp_path / name) for name in unused.split())
+    with pytest.raises(ValueError, match="is not used, since"):
+        load(tmp_path, strict=True)
 
 
 def test_a_broken_link_and_a_picture_of_floats_are_named(tmp_path):
