@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from accel.evaluation.tables import TABLES, epochs_of
-from accel.training import train
+from accel.training import recipes, train
 from tests.models.test_release import release_checkpoint
 from tests.training.tiny import tiny_config, tiny_dataset
 
@@ -41,6 +41,7 @@ def snippets(text):
 def executed(tmp_path, monkeypatch):
     """The namespace in which all snippets have been executed in order."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(recipes.QUICK_STEPS, "cpu", 2)
     torch.save(release_checkpoint(), CHECKPOINT)
     names = dict(PRELUDE)
     for line, source in snippets(README.read_text()):

@@ -54,7 +54,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
     from accel.data.digests import difference, digests
     from accel.training import record
-    from accel.training.resources import choose_device, load_dataset
+    from accel.training.resources import choose_device, load_dataset, use_threads
     from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
@@ -62,11 +62,18 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
     config = options.applied(config)
-    dataset, known = load_dataset(config), record.read(folder)
+    try:
+        dataset = load_dataset(config)
+    except FileNotFoundError as error:
+        hint = "" if options.data else "; if the images of the run are elsewhere, or were in memory, give --data"
+        raise FileNotFoundError(f"{error}{hint}") from None
+    known = record.read(folder)
     if known is not None:  # runs of earlier versions have no record of their images
         images = {name: value for name, value in known["data"].items() if name.endswith("images")}
         if found := difference(images, digests(dataset, labels=False)):
             raise ValueError(
                 f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}"
             )
-    return FinishedRun(folder, config, model.to(choose_device(options.device)).eval(), dataset)
+    device = choose_device(options.device)
+    use_threads(device, config)
+    return FinishedRun(folder, config, model.to(device).eval(), dataset)

@@ -21,6 +21,12 @@ def printable(value: object) -> str:
     return (text if text.isprintable() else repr(text))[:REASON]
 
 
+def described(value: object) -> str:
+    """The type of a value, or its type and shape."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {tuple(shape)}"
+
+
 class ShowsShapes:
     """For dataclasses of arrays: their repr shows shapes and dtypes instead of all numbers."""
 

@@ -29,8 +29,8 @@ def from_torch(
 ) -> Dataset:
     """Reads PyTorch data sets or DataLoaders into a data set for `accel.training.train`.
 
-        dataset = from_torch(train_set, test_set)
-        train(TrainingConfig(data="photographs"), dataset)
+        dataset = from_torch(train_set, test_set, name="photographs")
+        train(config_for(dataset), dataset)
 
     Items are (image, label), (image, label, …), an image alone, or a dictionary of "image" and "label" ("data",
     "images", "pixel_values"; "labels", "target"). Images are tensors (C, H, W) with C = 1 or 3, all of one size, uint8

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.describing import ShowsShapes
 from accel.data import Dataset, ImageSet
 from accel.evaluation.clustering import k_means
 from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
@@ -43,8 +44,8 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
 
     over the distinct values of the occurrence from high to low, where P_k and R_k are precision and recall of the cells
     at or above the k-th value. Equal values form one step, so the order of tied cells does not matter, and a constant
-    map
-    scores chance: the share of cells that hold the type. If one grid is finer, its cells are merged by their maximum.
+    map scores chance: the share of cells that hold the type. If one grid is finer, its cells are merged by their
+    maximum.
 
     occurrence: (n, N, h, w), any scores that rank cells. truth: bool (n, T, h', w'). Returns float64 (N, T), NaN for a
     type that never occurs. Raises ValueError for shapes that do not match.
@@ -64,8 +65,8 @@ def part_average_precision(occurrence: np.ndarray, truth: np.ndarray) -> np.ndar
     return result
 
 
-@dataclass(frozen=True)
-class Discovery:
+@dataclass(frozen=True, repr=False)
+class Discovery(ShowsShapes):
     """Results on held-out images for T true types and N parts; parts are assigned to types on training images."""
 
     part: np.ndarray  # int64 (T,), the part with the highest average precision for the type

@@ -266,6 +266,12 @@ def measures_table(measures: dict) -> str:
             f"{title:<28}{parts[name]:>12}"
             for name, title in (("dead", "dead parts"), ("saturated", "saturated parts"))
         ]
+        rows.append(
+            "effective number: of equally frequent parts with the same entropy\n"
+            "overlap: 0 if two parts never occur in the same cell, 1 for equal maps\n"
+            "consistency: 1 if a part's most probable occurrences all look the same\n"
+            "dead, saturated: parts that occur nowhere, or in nearly all cells"
+        )
     if "types" in measures:
         head = ("best part", "AP", "off by", "covered", "k-means", "untrained", "chance")
         rows += ["", f"{'true part type':<28}" + "".join(f"{word:>11}" for word in head)]
@@ -281,7 +287,8 @@ def measures_table(measures: dict) -> str:
         rows.append(
             "AP: average precision over cells of the type's best part, 1 is perfect; on the right: baselines\n"
             "off by: distance in cells from the most probable cell to the nearest true one\n"
-            "covered: share of the type's cells in which any part occurs, except parts that occur nearly everywhere"
+            "covered: share of the type's cells in which any part occurs, except parts that occur nearly everywhere\n"
+            "purity: share of a part's most probable occurrences that lie on one type, mean over parts"
         )
     return "\n".join(rows)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from accel.common.describing import ShowsShapes
 from accel.models.autoencoder import scaled_pixels
 from accel.training.held_out import SATURATED, evaluating, in_order
 
@@ -22,8 +23,8 @@ def occurrence_maps(model: nn.Module, images: np.ndarray) -> np.ndarray:
     return torch.cat(maps).numpy()
 
 
-@dataclass(frozen=True)
-class Occurrences:
+@dataclass(frozen=True, repr=False)
+class Occurrences(ShowsShapes):
     """Statistics of N parts over n images, and the K ≤ n most probable occurrences of each, one per image, sorted."""
 
     logit: np.ndarray  # float32 (N, K), log-odds, which differ even if probabilities are rounded to 1
@@ -35,6 +36,7 @@ class Occurrences:
     information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): information per cell in the part's occurrence, bits
     overlap: np.ndarray  # float64 (N, N), Σ p q / √(Σ p² Σ q²) over all cells: 1 for equal maps
     covered: float  # share of all cells where some part occurs with p > ½
+    cells: int  # of an image
 
     @property
     def probability(self) -> np.ndarray:
@@ -106,6 +108,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
         information=mean - entropy / cells,
         overlap=products / np.maximum(norms[:, None] * norms, 1e-300),
         covered=int(covered) / cells,
+        cells=cells // len(images),
     )
 
 

@@ -18,7 +18,8 @@ def describe_parts(found: Occurrences) -> list[str]:
     saturated = f", {found.saturated.sum()} of them nearly everywhere" if found.saturated.any() else ""
     return [
         f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} have distinct maps.",
-        f"They cover {found.covered:.0%} of the image area, {found.an_image.sum():.1f} occurrences per image.",
+        f"They cover {found.covered:.0%} of the image area, with {found.occupied.sum() * found.cells:.1f} occurrences "
+        "per image.",
     ]
 
 
@@ -46,6 +47,8 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
     for measured in measure_reconstructions(model, dataset.test.images) if model.has_decoder else ():
         title, digits = titles[measured["name"]]
         rows.append(f"{title:<40}{measured['value']:12.{digits}f}")
+    if model.has_decoder:
+        rows.append("PSNR and SSIM are of held-out reconstructions; SSIM: similarity of structure, at most 1")
     if model.has_parts:
         rows += ["", *describe_parts(found or find_occurrences(model, dataset.test.images))]
     if dataset.test.truth is not None and model.has_parts:
@@ -59,6 +62,6 @@ def summary(folder: Path, model: nn.Module, dataset: Dataset, found: Occurrences
         rows.append(f"{'mean':<40}{mean:12.3f}{chance:12.3f}")
         rows.append(
             "AP: average precision over held-out cells of the part that finds the type best in training images; 1 is "
-            "perfect."
+            "perfect.\nchance: the AP of guessing, the share of cells that hold the type."
         )
     return "\n".join(rows)

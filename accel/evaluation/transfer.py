@@ -15,7 +15,7 @@ from accel.evaluation.probes import vote
 from accel.evaluation.transfer_records import record
 from accel.training.config import TrainingConfig
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
-from accel.training.resources import choose_device, load_dataset
+from accel.training.resources import choose_device, load_dataset, use_threads
 from accel.training.run_folder import load_run
 from accel.training.step import choose_execution
 from accel.training.systems import build_model
@@ -49,6 +49,7 @@ def transfer(
     dataset = dataset or transfer_data(config, run, model)
     refuse_unfit(dataset, model)
     device = choose_device(config.device)
+    use_threads(device, run)
 
     def measure(model: nn.Module, folder: Path) -> dict:
         if protocol == "knn":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.describing import described
 from accel.ops import Noise, appearance_noise
 
 from .decoder import Decoder, Templates
@@ -27,6 +28,24 @@ def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"images must be uint8, or floating point in [-1, 1], got {images.dtype}")
     return images.to(dtype)
+
+
+def refuse_far_outside(images: Tensor) -> None:
+    """Raises ValueError for floating-point images far outside of [−1, 1]; reads their values."""
+    if images.is_floating_point() and images.numel() and not images.detach().abs().amax() <= FAR_OUTSIDE:
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(
+            f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "
+            "floats become x / 127.5 - 1"
+        )
+
+
+def refuse_no_tensor(images: object, channels: int | str) -> None:
+    """Raises ValueError unless images are a tensor, with advice for arrays."""
+    if not isinstance(images, Tensor):
+        hint = "; of an array (n, H, W, C), torch.from_numpy(images).movedim(-1, 1) is one"
+        hint = hint if hasattr(images, "shape") else ""
+        raise ValueError(f"images must be a tensor (B, {channels}, H, W), got {type(images).__name__}{hint}")
 
 
 @contextlib.contextmanager
@@ -92,27 +111,14 @@ class Backbone(Pretrained):
         during the capture of a CUDA graph, which it would break.
         """
         stem = self.encoder.conv1.weight
-        if not isinstance(images, Tensor):
-            hint = "; of an array (n, H, W, C), torch.from_numpy(images).movedim(-1, 1) is one"
-            hint = hint if hasattr(images, "shape") else ""
-            raise ValueError(f"images must be a tensor (B, {stem.shape[1]}, H, W), got {type(images).__name__}{hint}")
+        refuse_no_tensor(images, stem.shape[1])
         if images.ndim != 4 or images.shape[1] != stem.shape[1]:
             raise ValueError(f"images must be (B, {stem.shape[1]}, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
-        can_look = not (torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training))
-        if (
-            images.is_floating_point()
-            and can_look
-            and images.numel()
-            and not images.detach().abs().amax() <= FAR_OUTSIDE
-        ):
-            low, high = images.min().item(), images.max().item()
-            raise ValueError(
-                f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "
-                "floats become x / 127.5 - 1"
-            )
+        if not (torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training)):
+            refuse_far_outside(images)
         return self.encoder(scaled_pixels(images, stem.dtype))
 
 
@@ -181,14 +187,14 @@ class VectorAutoencoder(Autoencoder):
 
         Raises ValueError for images of another size, or as `features` does.
         """
-        if tuple(images.shape[-2:]) != self.image_size:
+        if isinstance(images, Tensor) and tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return coarse_vector(self.features(images))
 
     def decode(self, code: Tensor) -> Tensor:
         """Vectors (B, latent_dim) → images (B, channels, H, W) in [−1, 1]. Raises ValueError for another shape."""
-        if code.ndim != 2 or code.shape[1] != self.latent_dim:
-            raise ValueError(f"code must be (B, {self.latent_dim}), got {tuple(code.shape)}")
+        if not isinstance(code, Tensor) or code.ndim != 2 or code.shape[1] != self.latent_dim:
+            raise ValueError(f"code must be a tensor (B, {self.latent_dim}), got {described(code)}")
         cells = self.expand(code).unflatten(1, (self.latent_dim, *self.coarse_grid))
         return self.decoder(functional.interpolate(cells, size=self.grid, mode="nearest"))
 

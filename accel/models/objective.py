@@ -13,7 +13,7 @@ from accel.ops import weighted_squared_error
 from accel.ops.backend import accumulation_dtype
 from accel.ops.occurrence import identity_information
 
-from .autoencoder import scaled_pixels
+from .autoencoder import refuse_far_outside, refuse_no_tensor, scaled_pixels
 from .betavae import BetaVAEOutput
 from .patchvae import PatchVAEOutput
 
@@ -53,8 +53,9 @@ def elbo(
     use of parts in the batch still has one. reference/divergence.py has the equations; the information is estimated
     from the batch (of this process, if there are several).
 
-    Raises ValueError for a β that is not finite, for different shapes, for integer images other than uint8, or for
-    beta_identity and an output without parts.
+    Raises ValueError for a β that is not finite, for different shapes, for integer images other than uint8, for floats
+    far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for), or for beta_identity and an output
+    without parts.
     """
     for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ), ("beta_identity", beta_identity)):
         # A GPU would have to be waited for, and in compiled code there is no number to look at.
@@ -62,6 +63,9 @@ def elbo(
             beta = beta.item()
         if not isinstance(beta, Tensor) and not math.isfinite(beta):
             raise ValueError(f"elbo: {name} must be finite, got {beta}")
+    refuse_no_tensor(images, "channels")
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+        refuse_far_outside(images)
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")

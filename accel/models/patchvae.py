@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.common.bottleneck import declare, takes_bottleneck_options
-from accel.common.describing import ShowsShapes
+from accel.common.describing import ShowsShapes, described
 from accel.ops import Noise, appearance_noise, patch_bottleneck, pooled_patch_bottleneck
 from accel.ops.backend import BACKENDS, accumulation_dtype
 from accel.ops.gaussian import gaussian_divergence, sample_gaussian
@@ -205,8 +205,8 @@ class PatchVAE(Autoencoder):
         equally likely, and a grey background. Raises ValueError for a code of wrong shape.
         """
         channels = self.num_parts * self.part_dim
-        if code.ndim != 4 or code.shape[1] != channels:
-            raise ValueError(f"code must be (B, {channels}, h, w), got {tuple(code.shape)}")
+        if not isinstance(code, Tensor) or code.ndim != 4 or code.shape[1] != channels:
+            raise ValueError(f"code must be a tensor (B, {channels}, h, w), got {described(code)}")
         batch, _, *grid = code.shape
         if self.places > 1:
             if places is None:

@@ -6,9 +6,10 @@ from accel.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from accel.training.loop import train
+    from accel.training.recipes import config_for
     from accel.training.run_folder import load_run
 
-__all__ = ["TrainingConfig", "load_run", "train"]
+__all__ = ["TrainingConfig", "config_for", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from accel.training.loop import train
 
         return train
+    if name == "config_for":
+        from accel.training.recipes import config_for
+
+        return config_for
     if name == "load_run":
         from accel.training.run_folder import load_run
 

@@ -136,7 +136,8 @@ def _problems(
             f"{rate:,.0f} images per second instead of {fastest:,.0f}: other programs use the cores, and the threads "
             "wait for each other; stop with Ctrl-C and continue with --resume --threads 1"
         )
-    if line["step"] < STEPS_TO_JUDGE:
+    # A short run is judged at its end, unless it was said that its steps are too few.
+    if line["step"] < STEPS_TO_JUDGE and (line["step"] < steps or steps * config.learning_rate < DISTANCE):
         return found
     if problem := collapse(line, config):
         found["collapse"] = problem
@@ -150,8 +151,9 @@ def _problems(
         dead = config.num_parts - line["held_out_active_parts"]
         if dead > config.num_parts / 4 and not config.renew:  # which retires parts on purpose
             found["dead"] = (
-                f"{dead} of {config.num_parts} parts occur nowhere: --warm-up gives every part a chance, a smaller "
-                f"--beta-occ keeps more of them, and --num-parts {config.num_parts - dead} saves their cost"
+                f"{dead} of {config.num_parts} parts occur nowhere: "
+                f"{'' if config.warm_up else '--warm-up gives every part a chance, '}a smaller --beta-occ keeps more "
+                f"of them, and --num-parts {config.num_parts - dead} saves their cost"
             )
         if saturated := line.get("held_out_saturated_parts", 0):
             found["saturated"] = (
@@ -176,9 +178,10 @@ def collapse(line: Line, config: TrainingConfig) -> str | None:
             "--beta-app"
         )
     if line.get("held_out_active_parts") == 0:
+        first = "with --appearance-prior-mean 2 parts can be located before their appearance is learned, "
+        first = "" if config.appearance_prior_mean else first
         return (
-            "no part occurs anywhere with a probability above one half: with --appearance-prior-mean 2 parts can be "
-            "located before their appearance is learned, a larger --learning-rate or more --epochs let training "
-            "progress further, and a smaller --beta-occ makes occurrences cheaper"
+            f"no part occurs anywhere with a probability above one half: {first}a larger --learning-rate or more "
+            "--epochs let training progress further, and a smaller --beta-occ makes occurrences cheaper"
         )
     return None

@@ -33,7 +33,7 @@ from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
 from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
 from accel.training.renewal import UNKNOWN, reassign_parts, retire_duplicates, rounds_of_assignment
-from accel.training.resources import choose_device, learned_images, load_dataset
+from accel.training.resources import choose_device, learned_images, load_dataset, use_threads
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
@@ -49,11 +49,12 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
     """Trains a new run, or continues the run in its folder (resume=True); returns the run folder.
 
     The folder holds config.json, metrics.jsonl (one line per epoch), checkpoint.pt and model/ (for `load_run`).
-    dataset: used instead of config.data; make one from a torch Dataset or DataLoader with `accel.data.from_torch`.
+    dataset: used instead of config.data; make one from a torch Dataset or DataLoader with `accel.data.from_torch`, and
+    `config_for` chooses options for it.
 
-    Raises ValueError or OSError for invalid options, data or files, FileExistsError if the folder holds a run and
-    resume is False, FloatingPointError if the loss is not finite (the last checkpoint is kept), and Stopped, a
-    KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
+    Raises ValueError or OSError for invalid options, data or files, TypeError for another dataset, FileExistsError if
+    the folder holds a run and resume is False, FloatingPointError if the loss is not finite (the last checkpoint is
+    kept), and Stopped, a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state is saved.
     """
     run = open_run(config, dataset, resume=resume)
     run.fit()
@@ -62,6 +63,11 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
 
 def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> "Run":
     """Opens a new or resumed run, ready for its next step."""
+    if dataset is not None and not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset must be one of accel.data, got {type(dataset).__name__}: accel.data.from_torch makes one of a "
+            "torch Dataset or DataLoader"
+        )
     folder = config.folder
     state = None
     with contextlib.ExitStack() as holding:
@@ -108,8 +114,7 @@ class Run:
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
-        if device.type == "cpu" and config.threads is not None:
-            torch.set_num_threads(config.threads)
+        use_threads(device, config)
         self.train_set = learned_images(config, dataset)
         _, height, width, channels = self.train_set.images.shape
         refuse_sizes(config, dataset)

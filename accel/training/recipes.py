@@ -12,7 +12,7 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
-from accel.training.resources import learned_images
+from accel.training.resources import choose_device, learned_images
 
 # The paper's learning rate of 1e-4 needs at least so many steps, which 28,500 images give in its 90 epochs.
 PAPER_STEPS = 20_000
@@ -26,6 +26,23 @@ QUICK = {
     "beta_app": 0.1,
     "temperature_floor": 0.5,
 }
+
+
+def config_for(dataset: Dataset, *, recipe: str = "auto", **options: Any) -> TrainingConfig:
+    """The options with which `python -m accel train` would train on a data set, for `train(config, dataset)`.
+
+        dataset = from_torch(train_set, name="photographs")
+        train(config_for(dataset, out="runs/first"), dataset)
+
+    recipe: "auto", "paper" or "quick", as --recipe. options: those that are given, as for `TrainingConfig`; the recipe
+    chooses the others. Raises ValueError as `TrainingConfig` does.
+    """
+    if recipe not in (kinds := ("auto", "paper", "quick")):
+        raise ValueError(f"recipe must be one of {', '.join(kinds)}, got {recipe!r}")
+    named = {"data": dataset.name} | options
+    config = TrainingConfig(**named)
+    chosen = choose_options(recipe, config, named, dataset, choose_device(config.device).type)[2]
+    return TrainingConfig(**chosen, **named)
 
 
 def choose_options(

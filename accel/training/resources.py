@@ -31,6 +31,15 @@ def learned_images(config: TrainingConfig, dataset: Dataset) -> ImageSet:
     return dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
 
 
+def use_threads(device: torch.device, config: TrainingConfig) -> None:
+    """Sets PyTorch's number of threads to the run's, on a CPU, if it has one.
+
+    What a finished run is used for takes the same number, so that it does not wait for busy cores either.
+    """
+    if device.type == "cpu" and config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
 def choose_device(name: str) -> torch.device:
     """The device for the value of --device, separate for each process; ValueError if there is no such GPU."""
     if name == "auto":

@@ -2,6 +2,8 @@
 
 import textwrap
 
+from accel.common.progress import duration
+
 WIDTH = 110  # of text
 
 # Title, width and digits of each term's column in the table; other terms have their own name and 3 digits.
@@ -28,7 +30,7 @@ def header(terms: tuple[str, ...]) -> str:
     """The two lines above the terminal's table."""
     titles = "".join(f"{title:>{width}}" for _, title, width, _ in columns(terms))
     over = "".join(f"   {f' {images} ':-^{len(titles) - 3}}" for images in ("training", "held out"))
-    return f"{'':9}{over}\n{'epoch':>9}{titles}{titles}{'PSNR':>8}{'parts':>7}{'temp':>7}{'images/s':>10}"
+    return f"{'':9}{over}\n{'epoch':>9}{titles}{titles}{'PSNR':>8}{'parts':>7}{'temp':>7}{'images/s':>10}{'left':>9}"
 
 
 EXPLAINED = {
@@ -42,12 +44,17 @@ EXPLAINED = {
     "psnr": "PSNR: of held-out reconstructions, in dB",
     "active_parts": "parts: number of parts that occur somewhere with probability above one half",
     "temperature": "temp: temperature of sampled occurrences, lower is sharper",
+    "left": "left: estimated time to the end of the run",
 }
 
 
 def explanation(terms: tuple[str, ...], has_decoder: bool, has_parts: bool) -> str:
     """An explanation of the table's columns for new readers."""
-    shown = {*terms} | ({"psnr"} if has_decoder else set()) | ({"active_parts", "temperature"} if has_parts else set())
+    shown = (
+        {*terms, "left"}
+        | ({"psnr"} if has_decoder else set())
+        | ({"active_parts", "temperature"} if has_parts else set())
+    )
     words = [text for name, text in EXPLAINED.items() if name in shown]
     return textwrap.fill(f"Loss terms are in nats per image, averaged over images. {'; '.join(words)}.", WIDTH)
 
@@ -59,8 +66,9 @@ def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
     for images in ("train", "held_out"):
         for term, _, size, digits in columns(terms):
             text += f"{line[f'{images}_{term}']:>{size}.{digits}f}"
+    left = (epochs - line["epoch"]) * line["seconds"]
     psnr = f"{line['held_out_psnr']:.2f}" if "held_out_psnr" in line else "-"
     return (
         f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"
-        f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}"
+        f"{line['temperature']:7.3f}{line['images_per_second']:10,.0f}{duration(left):>9}"
     )

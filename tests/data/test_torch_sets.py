@@ -125,3 +125,11 @@ def test_trains_and_resumes_on_a_shuffling_loader(tmp_path):
     model, config = load_run(folder)
     assert config.data == "photographs"
     assert model.image_size == (16, 24)
+
+
+def test_torch_data_are_refused_with_what_makes_a_data_set_of_them(tmp_path):
+    source = TensorDataset(torch.zeros(4, 3, 16, 16), torch.zeros(4, dtype=torch.int64))
+    for torch_data in (source, DataLoader(source)):
+        with pytest.raises(TypeError, match=r"got (TensorDataset|DataLoader): accel\.data\.from_torch makes one"):
+            train(TrainingConfig(data="x", out=str(tmp_path / "run")), torch_data)
+    assert not (tmp_path / "run").exists()

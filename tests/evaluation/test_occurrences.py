@@ -150,6 +150,13 @@ def test_equal_and_dead_parts_do_not_count_as_different():
     assert found.distinct() == 1
     first, second = describe_parts(found)
     assert first == "2 of 3 parts occur in held-out images; 1 have distinct maps."
-    assert second.startswith(f"They cover {(cells[..., 0] > 0).mean():.0%} of the image area, ")
+    covered, an_image = (cells[..., 0] > 0).mean(), 2 * (cells[..., 0] > 0).sum() / len(cells)
+    assert second == f"They cover {covered:.0%} of the image area, with {an_image:.1f} occurrences per image."
+    assert "image=int64 (3, 20)" in repr(found)
+    assert len(repr(found)) < 500
+    # Where none is likely, their small probabilities count as nothing.
+    none = describe_parts(find_occurrences(Reads(), np.full_like(images, 100)))
+    assert none[0] == "0 of 3 parts occur in held-out images; 0 have distinct maps."
+    assert none[1] == "They cover 0% of the image area, with 0.0 occurrences per image."
     images[..., 2] = 255
     assert ", 1 of them nearly everywhere;" in describe_parts(find_occurrences(Reads(), images))[0]

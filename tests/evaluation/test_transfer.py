@@ -348,3 +348,14 @@ def test_a_compiled_transfer_learns_what_an_uncompiled_one_does(run, monkeypatch
     ):
         # Sums in another order, over a few steps.
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_transfer_takes_the_threads_of_its_run(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        folder = train(tiny_config(tmp_path / "run", epochs=1, threads=1), tiny_dataset())
+        torch.set_num_threads(2)
+        transfer(folder, "knn", TransferConfig(device="cpu"), tiny_dataset())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -124,7 +124,7 @@ def test_compiles_as_one_graph():
         (lambda m: m(torch.zeros(2, 3, 32, 32)), r"\(H, W\) = \(16, 16\), got \(2, 3, 32, 32\)"),
         (lambda m: m(torch.zeros(2, 1, 16, 16)), r"images must be \(B, 3, H, W\), got \(2, 1, 16, 16\)"),
         (lambda m: m.encode(torch.zeros(16)), r"got \(16,\)"),
-        (lambda m: m.decode(torch.zeros(2, 5)), r"code must be \(B, 4\), got \(2, 5\)"),
+        (lambda m: m.decode(torch.zeros(2, 5)), r"code must be a tensor \(B, 4\), got Tensor \(2, 5\)"),
         (lambda m: m.sample(-1), "count must be a positive integer, got -1"),
         (lambda m: m(torch.zeros(2, 3, 16, 16), sample=True), "sample=True needs noise"),
     ],

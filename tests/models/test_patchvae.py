@@ -348,6 +348,19 @@ def test_arrays_are_refused_with_what_makes_tensors_of_them():
         small().encode(np.zeros((2, 16, 16, 3), np.uint8))
     with pytest.raises(ValueError, match=r"images must be a tensor \(B, 3, H, W\), got list$"):
         small().encode([1, 2])
+    with pytest.raises(ValueError, match=r"images must be a tensor \(B, 3, H, W\), got ndarray; .*movedim"):
+        BetaVAE(image_size=16, latent_dim=4, encoder="small").encode(np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"code must be a tensor \(B, \d+, h, w\), got ndarray \(2, 3, 2, 2\)$"):
+        small().decode(np.zeros((2, 3, 2, 2), np.float32))
+
+
+def test_the_loss_refuses_images_that_do_not_belong_to_it():
+    images = pictures(2, 3, 16, 16)
+    out = small().eval()(images)
+    with pytest.raises(ValueError, match=r"got floats from .*; bytes x as floats become x / 127\.5 - 1"):
+        elbo(out, (images + 1) * 127.5)
+    with pytest.raises(ValueError, match=r"images must be a tensor .*, got ndarray; "):
+        elbo(out, images.numpy())
 
 
 def test_results_show_shapes_and_no_numbers():
@@ -361,7 +374,7 @@ def test_results_show_shapes_and_no_numbers():
 
 def test_bad_codes_counts_and_calls_are_refused_in_a_sentence():
     model = small()
-    with pytest.raises(ValueError, match=r"code must be \(B, 6, h, w\), got \(2, 5, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"code must be a tensor \(B, 6, h, w\), got Tensor \(2, 5, 4, 4\)"):
         model.decode(torch.zeros(2, 5, 4, 4))
     with pytest.raises(ValueError, match="count must be a positive integer, got 0"):
         model.sample(0)

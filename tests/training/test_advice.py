@@ -126,7 +126,7 @@ def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
         tiny_config(tmp_path / "run", epochs=5, learning_rate=1e-4, temperature_rate=0.1), tiny_dataset()
     )
     run.fit(jump)
-    (sentence,) = warnings(capsys)
+    (sentence,) = [words for words in warnings(capsys) if "risen" in words]  # others judge the run at its end
     assert sentence.startswith("the reconstruction error has risen from ")
     assert sentence.endswith("try a smaller --learning-rate, for example 3e-05")
 
@@ -209,3 +209,23 @@ def test_psnr_of_one_colour():
     assert advice.constant_psnr(Dataset("halves", ImageSet(images), ImageSet(images))) == pytest.approx(
         6.0206, abs=1e-4
     )
+
+
+def test_a_short_run_is_judged_at_its_end():
+    config = TrainingConfig(data="photographs", learning_rate=2e-3, warm_up=0)
+    line = {"held_out_psnr": 20.0, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0}
+    lines = [line | {"step": step, "held_out_active_parts": 0, "train_reconstruction": 9.0} for step in (225, 450)]
+    assert advice.after_epoch(config, lines[:1], 450, 12.0) == []
+    (sentence,) = advice.after_epoch(config, lines, 450, 12.0)
+    assert sentence.startswith("no part occurs anywhere with a probability above one half: with --appearance-prior")
+    assert advice.after_epoch(dataclasses.replace(config, learning_rate=1e-4), lines, 450, 12.0) == []  # too few steps
+
+
+def test_no_warning_proposes_what_is_already_done():
+    line = {"held_out_psnr": 20.0, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0, "step": 900}
+    line |= {"train_reconstruction": 9.0, "held_out_active_parts": 0}
+    done = TrainingConfig(data="photographs", appearance_prior_mean=2.0, warm_up=300)
+    (none,) = advice.after_epoch(done, [line], 900, 12.0)
+    assert none.startswith("no part occurs anywhere with a probability above one half: a larger --learning-rate")
+    (dead,) = advice.after_epoch(done, [line | {"held_out_active_parts": 3}], 900, 12.0)
+    assert dead.startswith("13 of 16 parts occur nowhere: a smaller --beta-occ")

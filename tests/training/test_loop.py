@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -514,3 +515,18 @@ def test_identities_are_learned_in_training_only(tmp_path):
     assert seen[3]["total"] == seen[None]["total"]  # of another name, so that the bound is not changed
     assert seen[None]["identity_cross_entropy"] == seen[1]["identity_cross_entropy"] == 0
     assert run.system.descended_loss(seen[3]) == seen[3]["total"] + seen[3]["identity_cross_entropy"]
+
+
+def test_every_column_of_the_terminals_table_is_explained(tmp_path, capsys):
+    train(
+        tiny_config(tmp_path / "run", epochs=3, ground=2, occurrence="categorical", beta_identity=0.5), tiny_dataset()
+    )
+    lines = capsys.readouterr().out.splitlines()
+    (number,) = (index for index, line in enumerate(lines) if line.split()[:1] == ["epoch"])
+    titles = {*re.split(r" {2,}", lines[number].strip())} - {"epoch"}
+    assert {"loss", "recon", "KL app", "KL occ", "PSNR", "parts", "temp", "left"} <= titles
+    explained = " ".join(lines[:number])
+    assert [title for title in titles - {"images/s"} if title not in explained] == []
+    rows = [line.split() for line in lines[number + 1 : number + 4]]
+    assert [row[0] for row in rows] == ["1/3", "2/3", "3/3"]
+    assert rows[-1][-2:] == ["0", "s"]

@@ -12,7 +12,8 @@ from accel import cli
 from accel.commands.train import with_recipe, with_threads
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
-from accel.training import TrainingConfig, recipes
+from accel.training import TrainingConfig, config_for, recipes
+from accel.training.advice import before_training
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import OTHER_PARTS_RECIPE, PARTS_RECIPE
 from accel.training.run_folder import read_history
@@ -163,3 +164,19 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     assert capsys.readouterr().err == (
         "patchvae: --recipe has no effect with --resume: a resumed run keeps its options\n"
     )
+
+
+@pytest.mark.parametrize("count", [2_000, 60_000])
+@pytest.mark.parametrize("options", [{}, {"epochs": 3, "system": "beta-vae"}])
+def test_python_gets_the_options_of_the_command(count, options, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    dataset = images_of(count)
+    config = config_for(dataset, **options)
+    assert config == chosen(count, **options)[1]
+    steps = count // config.batch_size
+    if not options:
+        assert [words for words in before_training(config, dataset, steps) if "copies" not in words
+                and "also training" not in words] == []  # fmt: skip
+    assert config_for(dataset, recipe="paper", **options) == chosen(count, recipe="paper", **options)[1]
+    with pytest.raises(ValueError, match="recipe must be one of auto, paper, quick, got 'fast'"):
+        config_for(dataset, recipe="fast")
