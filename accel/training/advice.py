@@ -44,6 +44,11 @@ def before_training(config: TrainingConfig, dataset: Dataset, steps_an_epoch: in
     said, steps = [], config.epochs * steps_an_epoch
     if not steps:
         return said
+    if config.recipe() is not None and dataset.name != config.data:
+        said.append(
+            f"the options are those of the data set {config.data}, but the images are {dataset.name}: "
+            "accel.training.config_for(dataset) chooses options for them"
+        )
     learns_codes = "beta_app" not in SYSTEMS[config.system].without_effect
     if learns_codes and steps * config.learning_rate < DISTANCE:
         epochs = math.ceil(DISTANCE / config.learning_rate / steps_an_epoch)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.data import Dataset, ImageSet, load
-from accel.training import TrainingConfig, advice, loop, train
+from accel.training import TrainingConfig, advice, config_for, loop, train
 from tests.training.tiny import STEPS, starting_from, tiny_config, tiny_dataset
 
 
@@ -18,6 +18,11 @@ def soon(monkeypatch):
     """Gives advice after two epochs of a tiny run, without the advice that every run so short gets."""
     monkeypatch.setattr(advice, "STEPS_TO_JUDGE", 2 * STEPS)
     monkeypatch.setattr(advice, "DISTANCE", 0)
+
+
+def named(name):
+    """The tiny data set under another name."""
+    return dataclasses.replace(tiny_dataset(), name=name)
 
 
 def warnings(capsys):
@@ -168,7 +173,13 @@ def test_too_few_steps_and_a_temperature_that_stays(tmp_path, capsys):
 
 def test_the_papers_run_on_its_own_data_and_the_main_job_say_nothing():
     assert advice.before_training(TrainingConfig(data="cifar100"), tiny_dataset(), 50_000 // 128) == []
-    assert advice.before_training(TrainingConfig(), tiny_dataset(), 8000 // 32) == []
+    assert advice.before_training(TrainingConfig(), named("parts"), 8000 // 32) == []
+
+
+def test_the_recipe_of_other_images_is_noticed():
+    (sentence,) = advice.before_training(TrainingConfig(), tiny_dataset(), 8000 // 32)
+    assert sentence.startswith("the options are those of the data set parts, but the images are tiny: accel.training")
+    assert advice.before_training(config_for(tiny_dataset()), tiny_dataset(), 8000 // 32) == []
 
 
 @given(copies=st.integers(0, 20), shared=st.integers(0, 8))
