@@ -244,7 +244,7 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set_xticks(range(len(rungs)), rungs, rotation=30, ha="right")
     axes.set_ylabel("mean average precision over cells")
     axes.set_ylim(0, 1)
-    axes.legend(ncols=2)
+    figure.legend(loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=100)
 
 
