@@ -54,7 +54,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
     from accel.data.digests import difference, digests
     from accel.training import record
-    from accel.training.resources import choose_device, load_dataset, use_threads
+    from accel.training.resources import at_most_its_threads, choose_device, load_dataset
     from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
@@ -75,5 +75,5 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
                 f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}"
             )
     device = choose_device(options.device)
-    use_threads(device, config)
+    at_most_its_threads(device, config)
     return FinishedRun(folder, config, model.to(device).eval(), dataset)

@@ -1,6 +1,5 @@
 """Lists of the image files in a folder, with their classes."""
 
-import mimetypes
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from accel.data.listing import Listing
+from accel.data.resize import pillow
 
 # Folders of splits, in any case, and those to be held out in the order of preference.
 TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -32,7 +32,9 @@ def list_folder(folder: Path) -> Listing:
     names, files = _entries(folder)
     skipped: list[str] = []
     trains, tests = ([name for name in names if name.lower() in kind] for kind in (TRAIN, HELD_OUT))
-    if len(trains) == 1 and (tests or len(names) == 1):
+    if len(trains) > 1 and tests:
+        raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in trains)}, expected one of them")
+    if trains and (tests or len(names) == 1):
         train = _listing(folder, trains[0], skipped)
         tests.sort(key=lambda name: HELD_OUT.index(name.lower()))
         test = _held_out(folder, trains[0], train, tests, skipped)
@@ -65,28 +67,35 @@ def _held_out(folder: Path, train_name: str, train: _Split, tests: list[str], sk
 
     Without any such folder, nothing is held out. Raises ValueError if none of them fits.
     """
-    problems = []
+    problems: dict[str, str] = {}
     for name in tests:
         aside: list[str] = []
         try:
             split = _listing(folder, name, aside)
         except ValueError as error:
-            problems.append(str(error))
+            problems[name] = str(error)
             continue
         unknown = set(split.classes or ()) - set(train.classes or ())
+        otherwise = f"with --data {folder / train_name}, a tenth of its images is held out"
         if (train.classes is None) != (split.classes is None):
             labelled, other = (name, train_name) if train.classes is None else (train_name, name)
-            problems.append(f"{folder / labelled} has class folders, but {folder / other} has none")
+            problems[name] = f"{folder / labelled} has class folders, but {folder / other} has none; {otherwise}"
         elif unknown:
-            problems.append(
-                f"{folder / name} has the class folder {min(unknown)}, which {folder / train_name} does not have"
+            problems[name] = (
+                f"{folder / name} has the class folder {min(unknown)}, which {folder / train_name} does not have; "
+                f"{otherwise}"
             )
+        elif len(tests) > 1 and not any(_is_image(folder / file) for file in split.files):
+            problems[name] = f"{folder / name} holds no images"
         else:
-            unused = (f"{folder / other} is not used, since {name} is held out" for other in tests if other != name)
-            skipped += [*aside, *unused]
+            skipped += aside
+            for other in tests:
+                if other != name:
+                    why = problems.get(other, f"{name} is held out").split("; with --data ")[0]
+                    skipped.append(f"{folder / other} is not used, since {why}")
             return split
     if problems:
-        raise ValueError(f"{problems[0]}; with --data {folder / train_name}, a tenth of its images is held out")
+        raise ValueError(next(iter(problems.values())))
     return _Split([], [])
 
 
@@ -114,6 +123,17 @@ def _descend(folder: Path) -> Iterator[str]:
         yield from (f"{name}/{file}" for file in _descend(folder / name))
 
 
+def _is_image(path: Path) -> bool:
+    """Whether Pillow knows the file's format; the name does not tell."""
+    if not path.is_file():  # a pipe would have to be waited for
+        return False
+    try:
+        with pillow().open(path):
+            return True
+    except OSError:  # as is UnidentifiedImageError
+        return False
+
+
 def _beside(folder: Path, names: list[str]) -> list[str]:
     """Sentences about files and folders that are not used, since they lie beside folders of images."""
     return [f"{folder / name} is not used, since it is beside folders of images" for name in names]
@@ -123,10 +143,10 @@ def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
     """The files of one split; what lies beside its class folders is added to `skipped`, unless it is an image."""
     folder, prefix = root / split, "" if split == "." else f"{split}/"
     folders, files = _entries(folder)
-    images = [name for name in files if (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")]
-    if folders and images:
+    image = next((name for name in files if _is_image(folder / name)), None) if folders else None
+    if image is not None:
         raise ValueError(
-            f"{folder} holds both files ({images[0]}) and folders ({folders[0]}), "
+            f"{folder} holds both files ({image}) and folders ({folders[0]}), "
             "expected either images only, or one folder per class"
         )
     if not folders and not files:

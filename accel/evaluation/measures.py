@@ -267,6 +267,7 @@ def measures_table(measures: dict) -> str:
             for name, title in (("dead", "dead parts"), ("saturated", "saturated parts"))
         ]
         rows.append(
+            "expected occurrences: sum of all parts' probabilities over the cells of an image\n"
             "effective number: of equally frequent parts with the same entropy\n"
             "overlap: 0 if two parts never occur in the same cell, 1 for equal maps\n"
             "consistency: 1 if a part's most probable occurrences all look the same\n"
@@ -301,7 +302,7 @@ TITLES = {
     "frechet_encoder": "Fréchet, own encoder",
 }
 PART_TITLES = {
-    "occurrences_an_image": "occurrences per image",
+    "occurrences_an_image": "expected occurrences",
     "effective_parts": "effective number of parts",
     "mean_overlap": "mean overlap of two parts",
     "consistency_pixels": "consistency, pixels",

@@ -50,8 +50,8 @@ def knn(
 ) -> tuple[float, float]:
     """(top-1, top-5) in % of the weighted vote of the k nearest training images by cosine (Wu et al. 2018).
 
-    Images are compared cell by cell, on the grid of `coarse_vector`, as the paper's classifier sees them. Only the
-    nearest images so far are kept, so that memory does not grow with the number of training images.
+    Images are compared cell by cell, on the grid of `coarse_vector`, as the paper's classifier sees them. Of the
+    training images, only the nearest so far are kept, so that memory does not grow with their number.
     """
     device = next(encoder.parameters()).device
     queries = functional.normalize(extract(encoder, coarse_vector, test, device))

@@ -15,7 +15,7 @@ from accel.evaluation.probes import vote
 from accel.evaluation.transfer_records import record
 from accel.training.config import TrainingConfig
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
-from accel.training.resources import choose_device, load_dataset, use_threads
+from accel.training.resources import at_most_its_threads, choose_device, load_dataset
 from accel.training.run_folder import load_run
 from accel.training.step import choose_execution
 from accel.training.systems import build_model
@@ -37,7 +37,8 @@ def transfer(
     tables and fine-tune the rest; or "knn" or "linear". dataset: used instead of config.data.
     untrained: also measure the encoder before training, for the entry's `untrained_top1`.
     The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer continues after its
-    last saved epoch when it is started again.
+    last saved epoch when it is started again. On a CPU, PyTorch then takes at most as many threads as the run
+    did, also after this call.
 
     Raises ValueError or OSError for data without labels or of another size than the run's, and Stopped after Ctrl-C,
     once the state is saved.
@@ -49,7 +50,7 @@ def transfer(
     dataset = dataset or transfer_data(config, run, model)
     refuse_unfit(dataset, model)
     device = choose_device(config.device)
-    use_threads(device, run)
+    at_most_its_threads(device, run)
 
     def measure(model: nn.Module, folder: Path) -> dict:
         if protocol == "knn":

@@ -86,12 +86,21 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
 def transfer_bars(results: Sequence[Mapping]):
     """A Figure of the accuracies of transfers, from the results of transfer.json, with a bar for each protocol.
 
-    For several results of one protocol and data set, the bar is their mean. Raises ImportError if matplotlib is
-    missing.
+    The bar is the mean of all results with the settings of the last one for a protocol and data set. Raises ImportError
+    if matplotlib is missing.
     """
+
+    def bar(result: Mapping) -> str:
+        return f"{result['protocol']}\n{Path(result['data']).name}"
+
+    def settings(result: Mapping) -> tuple:
+        return result.get("epochs"), result.get("parameters")
+
+    latest = {bar(result): settings(result) for result in results}
     accuracies: dict[str, list[float]] = {}
     for result in results:
-        accuracies.setdefault(f"{result['protocol']}\n{Path(result['data']).name}", []).append(result["last_top1"])
+        if settings(result) == latest[bar(result)]:
+            accuracies.setdefault(bar(result), []).append(result["last_top1"])
     names = list(accuracies)
     return _bars(
         {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},

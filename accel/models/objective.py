@@ -1,5 +1,6 @@
 """The training loss: the negative evidence lower bound with its two β (paper, equations 9 and 11)."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import cast
@@ -53,9 +54,9 @@ def elbo(
     use of parts in the batch still has one. reference/divergence.py has the equations; the information is estimated
     from the batch (of this process, if there are several).
 
-    Raises ValueError for a β that is not finite, for different shapes, for integer images other than uint8, for floats
-    far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for), or for beta_identity and an output
-    without parts.
+    Raises ValueError for a β that is not finite, for different shapes, for images that are no tensor, integers other
+    than uint8, or floats that are NaN or far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for), or
+    for beta_identity and an output without parts.
     """
     for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ), ("beta_identity", beta_identity)):
         # A GPU would have to be waited for, and in compiled code there is no number to look at.
@@ -65,7 +66,8 @@ def elbo(
             raise ValueError(f"elbo: {name} must be finite, got {beta}")
     refuse_no_tensor(images, "channels")
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
-        refuse_far_outside(images)
+        with contextlib.suppress(RuntimeError):  # of torch.func.vmap, under which no value can be read
+            refuse_far_outside(images)
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")

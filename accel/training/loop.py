@@ -31,9 +31,9 @@ from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped, StopRequest
-from accel.training.refusals import refuse_missing_labels, refuse_other_options, refuse_sizes
+from accel.training.refusals import refuse_missing_labels, refuse_other_data, refuse_other_options, refuse_sizes
 from accel.training.renewal import UNKNOWN, reassign_parts, retire_duplicates, rounds_of_assignment
-from accel.training.resources import choose_device, learned_images, load_dataset, use_threads
+from accel.training.resources import choose_device, learned_images, load_dataset
 from accel.training.schedule import learning_rate, temperature_at
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
@@ -63,11 +63,8 @@ def train(config: TrainingConfig, dataset: Dataset | None = None, *, resume: boo
 
 def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: bool = False) -> "Run":
     """Opens a new or resumed run, ready for its next step."""
-    if dataset is not None and not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"dataset must be one of accel.data, got {type(dataset).__name__}: accel.data.from_torch makes one of a "
-            "torch Dataset or DataLoader"
-        )
+    if dataset is not None:
+        refuse_other_data(dataset)
     folder = config.folder
     state = None
     with contextlib.ExitStack() as holding:
@@ -114,7 +111,8 @@ class Run:
     def __init__(self, config: TrainingConfig, dataset: Dataset):
         self.config, self.dataset, self.folder = config, dataset, config.folder
         device = choose_device(config.device)
-        use_threads(device, config)
+        if device.type == "cpu" and config.threads is not None:
+            torch.set_num_threads(config.threads)
         self.train_set = learned_images(config, dataset)
         _, height, width, channels = self.train_set.images.shape
         refuse_sizes(config, dataset)

@@ -12,6 +12,7 @@ from accel.data import Dataset
 from accel.data.batches import steps_an_epoch
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import TrainingConfig
+from accel.training.refusals import refuse_other_data
 from accel.training.resources import choose_device, learned_images
 
 # The paper's learning rate of 1e-4 needs at least so many steps, which 28,500 images give in its 90 epochs.
@@ -35,12 +36,17 @@ def config_for(dataset: Dataset, *, recipe: str = "auto", **options: Any) -> Tra
         train(config_for(dataset, out="runs/first"), dataset)
 
     recipe: "auto", "paper" or "quick", as --recipe. options: those that are given, as for `TrainingConfig`; the recipe
-    chooses the others. Raises ValueError as `TrainingConfig` does.
+    chooses the others, except the number of threads, which only the command measures. Options that select images, such
+    as train_images, have no effect on a data set that is given. Raises ValueError as `TrainingConfig` does and for
+    options without effect on the system, and TypeError for another dataset.
     """
     if recipe not in (kinds := ("auto", "paper", "quick")):
         raise ValueError(f"recipe must be one of {', '.join(kinds)}, got {recipe!r}")
+    refuse_other_data(dataset)
     named = {"data": dataset.name} | options
     config = TrainingConfig(**named)
+    if useless := options.keys() & SYSTEMS[config.system].without_effect:
+        raise ValueError(f"{min(useless)} has no effect on {config.system}")
     chosen = choose_options(recipe, config, named, dataset, choose_device(config.device).type)[2]
     return TrainingConfig(**chosen, **named)
 

@@ -9,6 +9,15 @@ from accel.training.catalogue import SYSTEMS
 from accel.training.config import CHANGEABLE, TrainingConfig
 
 
+def refuse_other_data(dataset: object) -> None:
+    """Raises TypeError unless the data set is one of accel.data."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset must be one of accel.data, got {type(dataset).__name__}: accel.data.from_torch makes one of a "
+            "torch Dataset or DataLoader"
+        )
+
+
 def refuse_other_options(config: TrainingConfig, before: TrainingConfig) -> None:
     """Raises ValueError, which names all options that differ from those of the run in the folder, `before`."""
     folder = config.folder

@@ -31,13 +31,13 @@ def learned_images(config: TrainingConfig, dataset: Dataset) -> ImageSet:
     return dataset.labelled_train() if SYSTEMS[config.system].learns_labels else dataset.train
 
 
-def use_threads(device: torch.device, config: TrainingConfig) -> None:
-    """Sets PyTorch's number of threads to the run's, on a CPU, if it has one.
+def at_most_its_threads(device: torch.device, config: TrainingConfig) -> None:
+    """On a CPU, reduces PyTorch's number of threads to that of a finished run, which was measured on busy cores, too.
 
-    What a finished run is used for takes the same number, so that it does not wait for busy cores either.
+    It stays reduced in this process.
     """
     if device.type == "cpu" and config.threads is not None:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(min(config.threads, torch.get_num_threads()))
 
 
 def choose_device(name: str) -> torch.device:

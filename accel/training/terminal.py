@@ -44,7 +44,7 @@ EXPLAINED = {
     "psnr": "PSNR: of held-out reconstructions, in dB",
     "active_parts": "parts: number of parts that occur somewhere with probability above one half",
     "temperature": "temp: temperature of sampled occurrences, lower is sharper",
-    "left": "left: estimated time to the end of the run",
+    "left": "left: time to the end of the run, if its epochs take as long as this one",
 }
 
 

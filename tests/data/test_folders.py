@@ -241,6 +241,7 @@ def test_class_folders_are_descended_as_torchvision_does(tmp_path):
 
 def build(tmp_path, *names):
     for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith("/"):
             (tmp_path / name).mkdir(parents=True)
         elif name.endswith(".png"):
@@ -261,12 +262,14 @@ def build(tmp_path, *names):
         (["a/b/", "c/d.png"], "a holds no images, expected those of its class"),
         (["test/a.png", "Val/a.png"], "holds Val/, test/, but no train/"),
         (["a/b.png", "test/c.png", "notes.png"], r"holds both files \(notes\.png\) and folders"),
+        (["train/a.png", "Training/b.png", "val/c.png"], "holds Training/, train/, expected one of them"),
         (["train/a.png", "test/a/b.png"], "test has class folders, but .*train has none; with --data .*train, a tenth"),
         (["train/a/b.png", "test/b.png"], "train has class folders, but .*test has none; with --data"),
         (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train does not have; with --data"),
         # tiny-imagenet, whose other images have no class folders
         (["train/a/images/b.png", "val/images/c.png", "test/images/d.png"], "test has the class folder images"),
-        (["train/a/b.png", "test/"], "test holds no images"),
+        (["train/a/b.png", "test/"], "test holds no images$"),
+        (["train/a/b.png", "test/", "val/c/d.png"], "test holds no images$"),
         (["a.png"], "holds one image, expected at least two"),
     ],
 )
@@ -284,6 +287,7 @@ def test_refuses(tmp_path, names, sentence):
         ("training/0.png training/1.png validation/2.png masks/5.png", 2, "masks"),
         ("train/a/0.png train/a/1.png val/a/2.png val/x.json test/images/5.png", 2, "val/x.json test"),
         ("train/a/0.png train/a/1.png valid/a/2.png test/", 2, "test"),
+        ("train/0.png train/1.png val/2.png test/readme.txt", 2, "test"),
         ("train/0.png train/1.png val/5.png test/2.png", 2, "val"),
         ("train/0.png train/1.png train/2.png list.txt", None, "list.txt"),
     ],
@@ -300,6 +304,18 @@ def test_what_lies_beside_the_images_is_not_used_and_named(tmp_path, names, held
     assert sorted(named) == sorted(str(tmp_path / name) for name in unused.split())
     with pytest.raises(ValueError, match="is not used, since"):
         load(tmp_path, strict=True)
+
+
+def test_images_are_known_by_their_content(tmp_path):
+    """A picture without a suffix beside folders is one that somebody may have forgotten; a table called png is none."""
+    for number in range(3):
+        draw(tmp_path / "a" / f"{number}.png")
+    (tmp_path / "table.png").write_text("width,height")
+    assert len(load(tmp_path).left_out) == 1
+    draw(tmp_path / "b.png")
+    (tmp_path / "b.png").rename(tmp_path / "picture")
+    with pytest.raises(ValueError, match=r"holds both files \(picture\) and folders \(a\)"):
+        load(tmp_path)
 
 
 def test_a_broken_link_and_a_picture_of_floats_are_named(tmp_path):

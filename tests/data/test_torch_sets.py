@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from accel.data import from_torch
-from accel.training import TrainingConfig, load_run, train
+from accel.training import TrainingConfig, config_for, load_run, train
 
 
 class Items(torch.utils.data.Dataset):
@@ -132,4 +132,6 @@ def test_torch_data_are_refused_with_what_makes_a_data_set_of_them(tmp_path):
     for torch_data in (source, DataLoader(source)):
         with pytest.raises(TypeError, match=r"got (TensorDataset|DataLoader): accel\.data\.from_torch makes one"):
             train(TrainingConfig(data="x", out=str(tmp_path / "run")), torch_data)
+        with pytest.raises(TypeError, match=r"accel\.data\.from_torch makes one"):
+            config_for(torch_data)
     assert not (tmp_path / "run").exists()

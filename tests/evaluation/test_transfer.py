@@ -357,5 +357,9 @@ def test_a_transfer_takes_the_threads_of_its_run(tmp_path):
         torch.set_num_threads(2)
         transfer(folder, "knn", TransferConfig(device="cpu"), tiny_dataset())
         assert torch.get_num_threads() == 1
+        replaced = (folder / "config.json").read_text().replace('"threads": 1', '"threads": 9')
+        (folder / "config.json").write_text(replaced)
+        transfer(folder, "knn", TransferConfig(device="cpu"), tiny_dataset())
+        assert torch.get_num_threads() == 1  # of which there may be no more here
     finally:
         torch.set_num_threads(before)

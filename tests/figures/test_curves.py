@@ -25,9 +25,10 @@ def test_every_term_has_a_chart_with_training_and_held_out():
 
 def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
     results = [
+        {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 90.0, "parameters": {"k": 7}},  # older
         {"protocol": "conv1", "data": "cifar10", "last_top1": 70.0},
         {"protocol": "conv1", "data": "cifar10", "last_top1": 72.0},
-        {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 40.0},
+        {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 40.0, "parameters": {"k": 5}},
     ]
     figure = transfer_bars(results)
     assert [bar.get_width() for bar in figure.axes[0].patches] == [71.0, 40.0]

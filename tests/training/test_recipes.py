@@ -180,3 +180,5 @@ def test_python_gets_the_options_of_the_command(count, options, monkeypatch):
     assert config_for(dataset, recipe="paper", **options) == chosen(count, recipe="paper", **options)[1]
     with pytest.raises(ValueError, match="recipe must be one of auto, paper, quick, got 'fast'"):
         config_for(dataset, recipe="fast")
+    with pytest.raises(ValueError, match=r"warm_up has no effect on bigan"):
+        config_for(dataset, system="bigan", warm_up=3)
