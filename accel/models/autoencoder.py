@@ -30,16 +30,6 @@ def scaled_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype)
 
 
-def refuse_far_outside(images: Tensor) -> None:
-    """Raises ValueError for floating-point images far outside of [−1, 1]; reads their values."""
-    if images.is_floating_point() and images.numel() and not images.detach().abs().amax() <= FAR_OUTSIDE:
-        low, high = images.min().item(), images.max().item()
-        raise ValueError(
-            f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "
-            "floats become x / 127.5 - 1"
-        )
-
-
 def refuse_no_tensor(images: object, channels: int | str) -> None:
     """Raises ValueError unless images are a tensor, with advice for arrays."""
     if not isinstance(images, Tensor):
@@ -63,6 +53,18 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 def is_captured(tensor: Tensor) -> bool:
     """Whether work on a tensor is now recorded in a CUDA graph, so that no value can be read."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_far_outside(images: Tensor) -> None:
+    """Raises ValueError for floating-point images far outside of [−1, 1], where values can be read."""
+    if torch.compiler.is_compiling() or is_captured(images) or not images.is_floating_point() or not images.numel():
+        return
+    if not images.detach().abs().amax() <= FAR_OUTSIDE:
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(
+            f"images must be uint8, or floating point in [-1, 1], got floats from {low:g} to {high:g}; bytes x as "
+            "floats become x / 127.5 - 1"
+        )
 
 
 def check_positive(**arguments: object) -> None:
@@ -117,7 +119,7 @@ class Backbone(Pretrained):
         height, width = images.shape[2:]
         if min(height, width) < self.scale or height % self.scale or width % self.scale:
             raise ValueError(f"image height and width must be multiples of {self.scale}, got {height} and {width}")
-        if not (torch.compiler.is_compiling() or is_captured(images) or (images.is_cuda and self.training)):
+        if not (images.is_cuda and self.training):
             refuse_far_outside(images)
         return self.encoder(scaled_pixels(images, stem.dtype))
 
