@@ -22,9 +22,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import steps
-from bench.stages import GPU, ROOT, Stage, lacking, run, table
-from bench.timing import CUDA
+from bench.common import steps
+from bench.common.stages import GPU, ROOT, Stage, lacking, run, table
+from bench.common.timing import CUDA
 
 QUICK = 8 * 60  # seconds
 MINUTE = 60.0

@@ -21,9 +21,10 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.kernels import bottleneck as kernels
-from bench import bottleneck, compile, harness, weighted_loss
-from bench.records import machine, write
-from bench.timing import CUDA, copy_bandwidth, first_line, time_in_graph
+from bench import bottleneck, compile, weighted_loss
+from bench.common import harness
+from bench.common.records import machine, write
+from bench.common.timing import CUDA, copy_bandwidth, first_line, time_in_graph
 
 DTYPES, FORMATS = (torch.float32, torch.bfloat16), (torch.contiguous_format, torch.channels_last)
 SWEPT = [(128, 64, 16, 28), (256, 64, 16, 7)]

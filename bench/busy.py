@@ -22,7 +22,7 @@ from accel.data import load
 from accel.training import TrainingConfig
 from accel.training.loop import Run
 from accel.training.pace import measure_pace
-from bench import records
+from bench.common import records
 
 STRETCHES = 3
 SECONDS = 1.0

@@ -25,12 +25,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.common.workers import end_with_parent
-from bench import bottleneck, steps, weighted_loss
-from bench.compilations import counting
-from bench.harness import both
-from bench.isolated import isolated
-from bench.records import write
-from bench.timing import CUDA, first_line
+from bench import bottleneck, weighted_loss
+from bench.common import steps
+from bench.common.compilations import counting
+from bench.common.harness import both
+from bench.common.isolated import isolated
+from bench.common.records import write
+from bench.common.timing import CUDA, first_line
 
 IMAGES = 2
 PRETENDED = 9, 0  # the capability of a GPU that is not there

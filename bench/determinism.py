@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import bottleneck, steps, weighted_loss
-from bench.harness import both
-from bench.isolated import isolated
-from bench.records import machine, write
-from bench.timing import CUDA
+from bench import bottleneck, weighted_loss
+from bench.common import steps
+from bench.common.harness import both
+from bench.common.isolated import isolated
+from bench.common.records import machine, write
+from bench.common.timing import CUDA
 
 STEPS = 10
 

@@ -6,7 +6,7 @@ The rungs are `accel.data.parts.RUNGS`. For each rung, method and seed, it measu
 like `python -m accel train`: the part of each type is chosen on training images and evaluated on held-out ones. Results
 are written after every row, with a table and a plot; finished rows are not repeated, so the command can be interrupted
 and continued. The seed also determines the images. With --photographs, it includes the data set of
-`bench/held_back.py`.
+`bench/common/held_back.py`.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from accel.models.encoder import Encoder
 from accel.training.config import PARTS_RECIPE, TrainingConfig
 from accel.training.held_out import evaluating, in_order
 from accel.training.loop import Run, open_run
-from bench.held_back import held_back
-from bench.records import write
+from bench.common.held_back import held_back
+from bench.common.records import write
 
 IMAGES, STEPS = 8000, 2000  # drawn for training, and steps of 32 of them that a network is taught
 

@@ -24,9 +24,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.training.compilation import GENERATED
-from bench import steps
+from bench.common import steps
+from bench.common.timing import CUDA
 from bench.compile import PRETENDED, launch_fused_operators, stand_in_for_a_gpu
-from bench.timing import CUDA
 
 DEVICE = torch.device("cuda", 0)
 H100 = SimpleNamespace(

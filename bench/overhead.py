@@ -17,8 +17,8 @@ from accel.common.bottleneck import BottleneckOptions
 from accel.kernels import bottleneck
 from accel.ops import Noise, fused
 from accel.ops.draw import Draw
+from bench.common.timing import CUDA, DEVICE
 from bench.compile import stand_in_for_a_gpu
-from bench.timing import CUDA, DEVICE
 
 SHAPE = 8, 16, 6, 4, 4  # B, N, D, h, w
 

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel import ops
 from accel.models.autoencoder import scaled_pixels
 from accel.models.patchvae import _joined
-from bench import steps
-from bench.harness import backward
-from bench.isolated import isolated
-from bench.records import machine, write
-from bench.timing import DEVICE, copy_bandwidth, matrix_speed, time_calls, time_in_graph
+from bench.common import steps
+from bench.common.harness import backward
+from bench.common.isolated import isolated
+from bench.common.records import machine, write
+from bench.common.timing import DEVICE, copy_bandwidth, matrix_speed, time_calls, time_in_graph
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.held_back import LEFT
+from bench.common.held_back import LEFT
 
 # Colour photographs in the wheels: of scikit-image in the public domain or CC0 (NASA, SpaceX, S. van der Walt,
 # R. Michetti), of scikit-learn CC BY 2.0 (D. Buechele, flickr.com/photos/danielbuechele; flickr.com/photos/vultilion).

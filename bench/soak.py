@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.data import Dataset, ImageSet
 from accel.training import TrainingConfig
 from accel.training.loop import open_run
-from bench import records
+from bench.common import records
 
 STEPS_AN_EPOCH = 1000
 BATCH = 2

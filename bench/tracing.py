@@ -13,10 +13,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.training.capture import WARM_UP
-from bench import steps
-from bench.isolated import isolated
-from bench.records import machine, write
-from bench.timing import CUDA, synchronise
+from bench.common import steps
+from bench.common.isolated import isolated
+from bench.common.records import machine, write
+from bench.common.timing import CUDA, synchronise
 
 NODES = {"kernel": "kernels", "gpu_memcpy": "copies", "gpu_memset": "fills"}  # a trace's categories
 LONGEST = 12  # kernels that are named

@@ -1,4 +1,4 @@
-"""Benchmark of whole training steps against other implementations (see bench/steps.py).
+"""Benchmark of whole training steps against other implementations (see bench/common/steps.py).
 
     python bench/training.py [--quick] [--only NAME] [--output FILE.json] [--profile FOLDER]
 
@@ -21,10 +21,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.data import Batches, ImageSet
 from accel.training.capture import WARM_UP
-from bench import steps
-from bench.isolated import isolated
-from bench.records import machine, write
-from bench.timing import CUDA, DEVICE, quantiles, synchronise
+from bench.common import steps
+from bench.common.isolated import isolated
+from bench.common.records import machine, write
+from bench.common.timing import CUDA, DEVICE, quantiles, synchronise
 from bench.tracing import trace
 
 

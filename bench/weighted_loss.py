@@ -15,9 +15,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
-from bench import formulations
-from bench.harness import OURS, Case, Provider, arguments, run, versions
-from bench.timing import CUDA, DEVICE
+from bench.common import formulations
+from bench.common.harness import OURS, Case, Provider, arguments, run, versions
+from bench.common.timing import CUDA, DEVICE
 
 CHECKED = 2  # images that are compared with the reference
 SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels

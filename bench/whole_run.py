@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.records import machine, write
+from bench.common.records import machine, write
 
 ROOT = Path(__file__).parents[1]
 

@@ -243,3 +243,13 @@ def test_files_that_meet_without_a_circle_pass(tmp_path):
     }
     plant(tmp_path, files)
     assert circles(tmp_path) == []
+
+
+def test_benchmarks_share_code_in_a_folder_of_its_own():
+    commands = sorted(ROOT.glob("bench/*.py"))
+    assert commands
+    assert [path.name for path in commands if "__main__" not in path.read_text()] == []
+    for path in ROOT.glob("bench/common/*.py"):
+        assert "__main__" not in path.read_text(), f"{path.name} is a command"
+        ours = [name for _, name, _ in imports(path, f"bench.common.{path.stem}") if name.startswith("bench.")]
+        assert [name for name in ours if not name.startswith("bench.common.")] == [], f"{path.name} imports a command"

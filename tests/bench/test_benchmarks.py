@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from bench import bottleneck, harness, weighted_loss
+from bench import bottleneck, weighted_loss
+from bench.common import harness
 
 FORMATS = torch.contiguous_format, torch.channels_last
 DTYPES = torch.float32, torch.bfloat16

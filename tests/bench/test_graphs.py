@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import harness, timing, weighted_loss
+from bench import weighted_loss
+from bench.common import harness, timing
 
 FORMAT = torch.contiguous_format
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from accel.data.parts import RUNGS
-from bench import held_back, ladder
+from bench import ladder
+from bench.common import held_back
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bench import all as everything
-from bench import gpu_tests, stages
-from bench.stages import GPU, Stage
+from bench import gpu_tests
+from bench.common import stages
+from bench.common.stages import GPU, Stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,7 +222,7 @@ def test_a_run_without_a_passed_test_fails(tmp_path):
 LAUNCHES = """
 import json, sys, torch
 from bench import compile
-from bench.compilations import counting
+from bench.common.compilations import counting
 compile.prepare_here()
 arguments, counts = (torch.bfloat16, torch.channels_last), []
 for what, images, side in json.loads(sys.argv[1]):

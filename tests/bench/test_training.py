@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import compile, parts, steps, tracing, training
-from bench.isolated import isolated
+from bench import compile, parts, tracing, training
+from bench.common import steps
+from bench.common.isolated import isolated
 from bench.whole_run import whole_run
 
 TINY = steps.Configuration("tiny", 16, 4, 3, 2, "small")

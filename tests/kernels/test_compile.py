@@ -54,7 +54,7 @@ compile.prepare_here()
 import torch
 from accel import ops
 from accel.kernels import bottleneck
-from bench.compilations import counting
+from bench.common.compilations import counting
 bottleneck.number = lambda tensor, device: tensor  # as on a GPU: their addresses
 integers, reals = torch.arange(5), torch.ones(5)
 maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 12, 12)]

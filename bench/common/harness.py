@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.compilations import counting
-from bench.records import machine, write
-from bench.timing import CUDA, copy_bandwidth, first_line, time_calls, time_in_graph
+from bench.common.compilations import counting
+from bench.common.records import machine, write
+from bench.common.timing import CUDA, copy_bandwidth, first_line, time_calls, time_in_graph
 
 OURS = "ours" if CUDA else "ours, torch"
 CACHE_BYTES = 2**27  # more than the L2 cache of any GPU so far

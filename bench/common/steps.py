@@ -18,8 +18,8 @@ from accel.training.capture import Captured
 from accel.training.catalogue import SYSTEMS
 from accel.training.step import TrainingStep
 from accel.training.systems import build_system
-from bench import formulations
-from bench.timing import CUDA, DEVICE
+from bench.common import formulations
+from bench.common.timing import CUDA, DEVICE
 
 MAIN = "patchvae+w"
 TEMPERATURE, TOLERANCE = 1.0, 0.02  # bfloat16 activations in the first loss

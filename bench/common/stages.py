@@ -15,7 +15,7 @@ import torch
 
 from accel.common.files import write_whole
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GPU = "a CUDA device"
 SHOWN = 40  # last lines of a stage's log that are printed
 LEAST = 5.0  # seconds, less than which no stage is begun

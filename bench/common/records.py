@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from accel.common.files import write_whole
-from bench.timing import CUDA
+from bench.common.timing import CUDA
 
 
 def commit():

@@ -2,7 +2,7 @@
 
 from multiprocessing import get_context
 
-from bench.timing import CUDA, first_line
+from bench.common.timing import CUDA, first_line
 
 # Without a GPU, each is forked from a server that has imported the script once. CUDA does not survive a fork.
 CONTEXT = get_context("spawn" if CUDA else "forkserver")
