@@ -2,11 +2,11 @@
 
     python bench/ladder.py [--rungs NAME …] [--methods NAME …] [--seeds 0 1 2] [--results bench/results/ladder.json]
 
-The rungs are `accel.data.parts.RUNGS`. For each rung, method and seed, it measures the average precision over cells,
-like `python -m accel train`: the part of each type is chosen on training images and evaluated on held-out ones. Results
-are written after every row, with a table and a plot; finished rows are not repeated, so the command can be interrupted
-and continued. The seed also determines the images. With --photographs, it includes the data set of
-`bench/common/held_back.py`.
+The rungs are `accel.data.parts.RUNGS`, and those with large parts once more with images that were reduced to 32 pixels.
+For each rung, method and seed, it measures the average precision over cells, like `python -m accel train`: the part of
+each type is chosen on training images and evaluated on held-out ones. Results are written after every row, with a table
+and a plot; finished rows are not repeated, so the command can be interrupted and continued. The seed also determines
+the images. With --photographs, it includes the data set of `bench/common/held_back.py`.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accel.common.files import write_whole
-from accel.data import Dataset, draw_parts
+from accel.data import Dataset, ImageSet, draw_parts
 from accel.data.looks import ALIKE, LOOKS
 from accel.data.parts import RUNGS
+from accel.data.resize import fit_array
 from accel.data.sources import FIRST_TEST_IMAGE, PARTS_TEST
 from accel.evaluation.discovery import Discovery, compare, discover, discover_by_clustering, first_training_images
 from accel.models.autoencoder import scaled_pixels
@@ -63,8 +64,12 @@ NEW_RECIPE = {name: value for name, value in PARTS_RECIPE.items() if name != "tr
 # What a method finds, and its last held-out loss if it has one.
 Outcome = tuple[Discovery, float | None]
 
+# Rungs whose images are reduced to SIZE, as --image-size does it, so that their parts are as wide as a cell.
+SIZE = 32
+REDUCED = {f"{rung}, reduced": rung for rung in ("parts of two cells", "parts of four cells")}
 # The held-back set's two rungs: whether its centres lie anywhere.
 HELD_BACK = {"held back": False, "held back, anywhere": True}
+ALL_RUNGS = (*RUNGS, *REDUCED, *HELD_BACK)
 
 
 def dataset(
@@ -73,11 +78,22 @@ def dataset(
     """Images of a rung with ground truth, made like the data set `parts`."""
     if rung in HELD_BACK:
         return held_back(photographs, seed, images, tests, anywhere=HELD_BACK[rung])
+    if rung in REDUCED:
+        whole = dataset(REDUCED[rung], seed, images=images, tests=tests)
+        return replace(whole, name=rung, train=reduced(whole.train), test=reduced(whole.test))
     options = {"seed": seed, **RUNGS[rung]}
     train = draw_parts(images, **options)
     looks = (ALIKE if options.get("alike") else LOOKS)[: train.truth.shape[1]]
     test = draw_parts(tests, first_image=FIRST_TEST_IMAGE, **options)
     return Dataset(rung, train, test, part_names=tuple(look.name for look in looks), flip=False)
+
+
+def reduced(images: ImageSet) -> ImageSet:
+    """The images at SIZE x SIZE pixels; a cell of the truth holds what any of the cells that it covers held."""
+    count, types, height, width = images.truth.shape
+    times = images.images.shape[1] // SIZE
+    truth = images.truth.reshape(count, types, height // times, times, width // times, times).any((3, 5))
+    return replace(images, images=fit_array(images.images, SIZE), truth=truth)
 
 
 def train_and_discover(recipe: dict, data: Dataset, seed: int, change: Callable[[Run], None] | None = None) -> Outcome:
@@ -216,7 +232,7 @@ def table(rows: list[dict]) -> str:
         f"| rung | {' | '.join(methods)} |",
         "|---" * (1 + len(methods)) + "|",
     ]
-    for rung in (*RUNGS, *HELD_BACK):
+    for rung in ALL_RUNGS:
         cells = []
         for method in methods:
             values = found.get((rung, method), [])
@@ -231,7 +247,7 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     found = means(rows)
-    rungs = [rung for rung in (*RUNGS, *HELD_BACK) if (rung, CHANCE) in found]
+    rungs = [rung for rung in ALL_RUNGS if (rung, CHANCE) in found]
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for number, method in enumerate([*METHODS, CHANCE]):
@@ -250,9 +266,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description="Measure part discovery on harder generated images.")
-    parser.add_argument(
-        "--rungs", nargs="+", choices=[*RUNGS, *HELD_BACK], metavar="NAME", help="rungs to measure (default: all)"
-    )
+    parser.add_argument("--rungs", nargs="+", choices=ALL_RUNGS, metavar="NAME", help="rungs to measure (default: all)")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="methods to compare"
     )
@@ -262,7 +276,7 @@ def main():
         "--results", type=Path, default=Path("bench/results/ladder.json"), help="JSON file to write or continue"
     )
     given = parser.parse_args()
-    rungs = given.rungs or [*RUNGS, *(HELD_BACK if given.photographs else ())]
+    rungs = given.rungs or [rung for rung in ALL_RUNGS if given.photographs or rung not in HELD_BACK]
     if given.photographs is None and HELD_BACK.keys() & set(rungs):
         parser.error("the set that is held back needs --photographs")
     rows = json.loads(given.results.read_text())["results"] if given.results.exists() else []

@@ -74,6 +74,22 @@ def test_every_rung_can_be_measured():
         assert not np.array_equal(data.train.images, data.test.images)
 
 
+@pytest.mark.parametrize("rung", ladder.REDUCED)
+def test_reduced_rungs_have_the_places_and_scenes_of_the_whole(rung):
+    pytest.importorskip("PIL.Image")
+    whole = ladder.dataset(ladder.REDUCED[rung], 1, images=12, tests=12)
+    half = ladder.dataset(rung, 1, images=12, tests=12)
+    assert half.train.images.shape == (12, 32, 32, 3)
+    assert half.test.truth.shape[2:] == (4, 4)
+    times = whole.train.images.shape[1] // 32
+    for large, small in ((whole.train, half.train), (whole.test, half.test)):
+        means = large.images.reshape(12, 32, times, 32, times, 3).mean((2, 4))
+        # The resizing filter is wider than the square of the mean: 2 to 3 levels apart, and other images are 40 apart.
+        assert np.abs(means - small.images).mean() < 6
+        expected = {(image, kind, y // times, x // times) for image, kind, y, x in np.argwhere(large.truth)}
+        assert set(map(tuple, np.argwhere(small.truth))) == expected
+
+
 def test_recipes_leave_nothing_to_the_default_of_the_set():
     for recipe in (ladder.NEW_RECIPE, ladder.FIRST_RECIPE, ladder.PAPER_RECIPE):
         config = ladder.TrainingConfig(data="ladder", **recipe)
