@@ -144,7 +144,7 @@ def _problems(
     # A short run is judged at its end, unless it was said that its steps are too few.
     if line["step"] < STEPS_TO_JUDGE and (line["step"] < steps or steps * config.learning_rate < DISTANCE):
         return found
-    if problem := collapse(line, config):
+    if problem := collapse(line, config, steps):
         found["collapse"] = problem
         return found
     if "held_out_psnr" in line and line["held_out_psnr"] < constant + LIKE_A_CONSTANT:
@@ -168,8 +168,10 @@ def _problems(
     return found
 
 
-def collapse(line: Line, config: TrainingConfig) -> str | None:
+def collapse(line: Line, config: TrainingConfig, steps: int) -> str | None:
     """A warning if, by a line of metrics.jsonl, codes carry no information on the image or its parts; else None."""
+    # With a prior mean, parts may be located before their appearance is learned.
+    learned_late = config.appearance_prior_mean != 0 and line["step"] < steps / 2
     if "held_out_kl_appearance" not in line:
         return None
     if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
@@ -177,7 +179,7 @@ def collapse(line: Line, config: TrainingConfig) -> str | None:
             "both divergences are near 0 nats, so reconstructions do not depend on the image: use a smaller --beta-app "
             "and --beta-occ"
         )
-    if line["held_out_kl_appearance"] < COLLAPSED and config.appearance_prior_mean == 0:
+    if line["held_out_kl_appearance"] < COLLAPSED and not learned_late:
         return (
             "the appearance divergence is near 0 nats, so codes contain no information about appearance: use a smaller "
             "--beta-app"

@@ -141,6 +141,7 @@ class Run:
         self.agree_every = self.check_every if processes.count() > 1 else 1
         self.epoch = self.batch = 0
         self.seconds = 0.0  # time spent in this epoch, including that before an interruption
+        self.between = 0.0  # time that the last evaluation took, with renewal and saving
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.first = min(record.FIRST, len(self.batches))
         self.resumed = False
@@ -357,8 +358,9 @@ class Run:
 
     def time_left(self) -> str:
         """Remaining time of the whole run at the speed of this epoch, as text for the progress bar."""
-        steps = (self.config.epochs - self.epoch) * len(self.batches) - self.batch
-        return f"{duration(self.seconds / self.batch * steps)} left in total"
+        epochs = self.config.epochs - self.epoch
+        seconds = self.seconds / self.batch * (epochs * len(self.batches) - self.batch) + epochs * self.between
+        return f"{duration(seconds)} left in total"
 
     def record_first(self) -> None:
         """Records the result of the first steps in record.json; `verify` repeats them."""
@@ -405,6 +407,7 @@ class Run:
 
     def finish_epoch(self, observe: Observer | None) -> None:
         """Evaluates, logs and saves a finished epoch."""
+        began = time.monotonic()
         config, ledger = self.config, self.step.ledger
         number = self.step.number - 1  # of the last step taken
         held_out = self.held_out.measure(number)
@@ -433,8 +436,10 @@ class Run:
         if self.events is not None:
             with checkpoint.writing(self.folder / event_files.FOLDER, self.folder):
                 self.events.add(self.history[-1])
+        self.between = time.monotonic() - began
         if self.writes:
-            say(terminal.epoch_line(self.system.terms, line, self.config.epochs))
+            left = (config.epochs - self.epoch) * (line["seconds"] + self.between)
+            say(terminal.epoch_line(self.system.terms, line, config.epochs, left))
             steps = self.config.epochs * len(self.batches)
             self.warn(advice.after_epoch(self.config, self.history, steps, self.constant))
 

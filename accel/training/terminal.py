@@ -44,7 +44,7 @@ EXPLAINED = {
     "psnr": "PSNR: of held-out reconstructions, in dB",
     "active_parts": "parts: number of parts that occur somewhere with probability above one half",
     "temperature": "temp: temperature of sampled occurrences, lower is sharper",
-    "left": "left: time to the end of the run, if its epochs take as long as this one",
+    "left": "left: time to the end of the run, if all epochs and their evaluations take as long as this one",
 }
 
 
@@ -59,14 +59,13 @@ def explanation(terms: tuple[str, ...], has_decoder: bool, has_parts: bool) -> s
     return textwrap.fill(f"Loss terms are in nats per image, averaged over images. {'; '.join(words)}.", WIDTH)
 
 
-def epoch_line(terms: tuple[str, ...], line: dict, epochs: int) -> str:
-    """A line of metrics.jsonl as a row of the table; `epochs`: of the whole run."""
+def epoch_line(terms: tuple[str, ...], line: dict, epochs: int, left: float) -> str:
+    """A line of metrics.jsonl as a row of the table; `epochs`: of the whole run; left: seconds to its end."""
     width = len(str(epochs))
     text = f"{line['epoch']:>{8 - width}}/{epochs}"
     for images in ("train", "held_out"):
         for term, _, size, digits in columns(terms):
             text += f"{line[f'{images}_{term}']:>{size}.{digits}f}"
-    left = (epochs - line["epoch"]) * line["seconds"]
     psnr = f"{line['held_out_psnr']:.2f}" if "held_out_psnr" in line else "-"
     return (
         f"{text}{psnr:>8}{line.get('held_out_active_parts', '-'):>7}"

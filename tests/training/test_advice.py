@@ -240,3 +240,11 @@ def test_no_warning_proposes_what_is_already_done():
     assert none.startswith("no part occurs anywhere with a probability above one half: a larger --learning-rate")
     (dead,) = advice.after_epoch(done, [line | {"held_out_active_parts": 3}], 900, 12.0)
     assert dead.startswith("13 of 16 parts occur nowhere: a smaller --beta-occ")
+
+
+@pytest.mark.parametrize(("mean", "step", "warned"), [(0.0, 900, True), (2.0, 900, False), (2.0, 1000, True)])
+def test_appearances_may_be_learned_late_with_a_prior_mean(mean, step, warned):
+    line = {"held_out_psnr": 20.0, "held_out_kl_appearance": 0.005, "held_out_kl_occurrence": 5.0, "step": step}
+    config = TrainingConfig(data="photographs", appearance_prior_mean=mean)
+    sentences = advice.after_epoch(config, [line], 2000, 10.0)
+    assert [words.split(",")[0] for words in sentences] == warned * ["the appearance divergence is near 0 nats"]

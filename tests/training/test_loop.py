@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from accel.data import Dataset, ImageSet
 from accel.models import elbo
 from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
-from accel.training import checkpoint, load_run, loop, step, systems, terminal, train
+from accel.training import checkpoint, load_run, loop, step, systems, train
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped
 from accel.training.schedule import temperature
@@ -386,9 +387,10 @@ def test_the_bar_says_what_is_left_of_the_whole_run(tmp_path, monkeypatch):
     run = loop.open_run(tiny_config(tmp_path / "run"), tiny_dataset())
     run.fit()
     assert (totals, len(notes)) == ([STEPS, STEPS], 2 * STEPS)
-    assert notes[-1] == "0 s left in total"
-    run.epoch, run.batch, run.seconds = 0, 2, 100.0  # 50 s a step, of which four are left
-    assert run.time_left() == "3 min left in total"
+    assert all(note.endswith(" left in total") for note in notes)
+    # 50 s a step, of which four are left, and two evaluations.
+    run.epoch, run.batch, run.seconds, run.between = 0, 2, 100.0, 90.0
+    assert run.time_left() == "6 min left in total"
 
 
 def test_files_left_out_are_listed_in_the_folder(tmp_path, capsys):
@@ -529,7 +531,19 @@ def test_every_column_of_the_terminals_table_is_explained(tmp_path, capsys):
     assert [title for title in titles - {"images/s"} if not re.search(rf"\b{title}[:,]", explained)] == []
 
 
-def test_the_time_left_is_that_of_the_remaining_epochs():
-    line = {"epoch": 2, "seconds": 150.0, "temperature": 1.0, "images_per_second": 7.0}
-    for epochs, left in ((2, "0 s"), (3, "2 min"), (6, "10 min")):
-        assert terminal.epoch_line((), line, epochs).endswith(f" {left}")
+def test_the_time_left_counts_steps_and_evaluations(tmp_path, monkeypatch):
+    now, lines = [0.0], []
+
+    def lasting(seconds, function):
+        def slow(*arguments):
+            now[0] += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop.Run, "take_step", lasting(50, loop.Run.take_step))
+    monkeypatch.setattr(loop.HeldOut, "measure", lasting(90, loop.HeldOut.measure))
+    monkeypatch.setattr(loop, "say", lambda *texts, **_: lines.extend(texts))
+    train(tiny_config(tmp_path / "run", epochs=3, checkpoint_every=1e9), tiny_dataset())
+    assert [line.split()[-2:] for line in lines[-3:]] == [["8", "min"], ["4", "min"], ["0", "s"]]  # 50 STEPS + 90 each
