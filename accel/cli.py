@@ -11,12 +11,13 @@ import re
 import sys
 
 from accel import __version__
-from accel.commands import figures, measure, pack, report, reproduce, train, transfer, verify
+from accel.commands import figures, locate, measure, pack, report, reproduce, train, transfer, verify
 from accel.common.progress import lead_nowhere, say
 from accel.common.spelling import nearest
 
 COMMANDS = {
     "train": train,
+    "locate": locate,
     "transfer": transfer,
     "measure": measure,
     "figures": figures,
@@ -32,6 +33,7 @@ HUNGRY = ("--batch-size", "--num-parts", "--image-size", "--train-images")
 EXAMPLES = """examples:
   python -m accel train                                    find the parts of generated images, in minutes
   python -m accel train --data FOLDER --image-size 64      find parts in your own images, in minutes
+  python -m accel locate RUN FOLDER parts.csv              list where its parts occur in a folder of images
   python -m accel train --data cifar10 --recipe paper      the paper's recipe on photographs
   python -m accel transfer runs/cifar10-patchvae+w         accuracy of its encoder: a row of Table 1
   python -m accel reproduce table1                         Table 1 on CIFAR-100, next to the paper's figures

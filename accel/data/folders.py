@@ -115,12 +115,12 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders, key=_natural), sorted(files, key=_natural)
 
 
-def _descend(folder: Path) -> Iterator[str]:
+def files_below(folder: Path) -> Iterator[str]:
     """The files of a folder and of all folders in it, by their paths from it, those of the folder itself first."""
     folders, files = _entries(folder)
     yield from files
     for name in folders:
-        yield from (f"{name}/{file}" for file in _descend(folder / name))
+        yield from (f"{name}/{file}" for file in files_below(folder / name))
 
 
 def _is_image(path: Path) -> bool:
@@ -156,7 +156,7 @@ def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
     skipped += _beside(folder, files)
     files, classes = [], []
     for name in folders:
-        inside = list(_descend(folder / name))
+        inside = list(files_below(folder / name))
         if not inside:
             raise ValueError(f"{folder / name} holds no images, expected those of its class")
         files += [f"{prefix}{name}/{file}" for file in inside]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Listing:
 
         def decode(index: int) -> np.ndarray | None:
             try:
-                return decode_file(paths[index], image_size)
+                return decode_file(paths[index], image_size).pixels
             except ValueError as error:
                 if strict:
                     raise
@@ -142,8 +142,16 @@ def left_out_lines(sentences: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def decode_file(file: Path, image_size: int | None) -> np.ndarray:
-    """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError, which names it, if it is no image."""
+class Picture(NamedTuple):
+    """A decoded image file: pixels uint8 (H, W, 3), and the width and height of the file's upright picture."""
+
+    pixels: np.ndarray
+    width: int
+    height: int
+
+
+def decode_file(file: Path, image_size: int | None) -> Picture:
+    """Decodes one file and resizes it as `resize.fit` does; ValueError, which names the file, if it is no image."""
     try:
         return decode(read_file(file, LARGEST_FILE), image_size)
     except Exception as error:  # decoders of damaged files raise errors of many types
@@ -159,14 +167,14 @@ def problem(error: Exception) -> str:
     return f"cannot be read as an image: {error}"
 
 
-def decode(content: bytes, image_size: int | None) -> np.ndarray:
-    """The bytes of an image file as uint8 (H, W, 3); raises the errors of Pillow's decoders."""
+def decode(content: bytes, image_size: int | None) -> Picture:
+    """Decodes the bytes of an image file; raises the errors of Pillow's decoders."""
     from PIL import ImageOps
 
     opened = pillow().open(io.BytesIO(content))
     with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
         upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
-        return np.asarray(upright if image_size is None else fit(upright, image_size))
+        return Picture(np.asarray(upright if image_size is None else fit(upright, image_size)), *upright.size)
 
 
 def _rgb(picture: Any, file_format: str | None) -> Any:

@@ -15,11 +15,15 @@ def pillow() -> ModuleType:
     return Image
 
 
+def central_square(width: int, height: int) -> tuple[float, float, int]:
+    """(left, top, side) of the square in a picture that `fit` keeps, in pixels."""
+    side = min(width, height)
+    return (width - side) / 2, (height - side) / 2, side
+
+
 def fit(picture: Any, size: int) -> Any:
     """Resizes a PIL image to a shorter side of `size` (bilinear, anti-aliased) and crops the centre to a square."""
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top, side = central_square(*picture.size)
     resampling = pillow().Resampling.BILINEAR
     return picture.resize((size, size), resampling, box=(left, top, left + side, top + side))
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from accel.common.describing import ShowsShapes
 from accel.models.autoencoder import scaled_pixels
+from accel.ops.placement import places_of_cells
 from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
@@ -110,6 +111,42 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
         covered=int(covered) / cells,
         cells=cells // len(images),
     )
+
+
+@dataclass(frozen=True, repr=False)
+class Locations(ShowsShapes):
+    """M occurrences of parts, in the order of the images, and within an image the most probable first."""
+
+    image: np.ndarray  # int64 (M,)
+    part: np.ndarray  # int64 (M,)
+    probability: np.ndarray  # float32 (M,)
+    x: np.ndarray  # float64 (M,), of its centre, in pixels from the left edge of the image
+    y: np.ndarray  # float64 (M,), in pixels from the upper edge
+
+
+def locate_parts(model: nn.Module, images: np.ndarray, threshold: float = OCCURS) -> Locations:
+    """All occurrences of parts with a probability above a threshold.
+
+    model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. The centre of an occurrence is that of its cell or, in a model
+    with places, that of its most probable place in the cell.
+    """
+    found = []
+    with evaluating(model) as device:
+        for number, batch in enumerate(in_order(images, BATCH_SIZE, device)):
+            posterior = model.encode(batch)
+            image, part, row, column = (posterior.occurrence > threshold).nonzero(as_tuple=True)
+            probability, logit = (
+                maps[image, part, row, column] for maps in (posterior.occurrence, posterior.occurrence_logits)
+            )
+            y, x = row + 0.5, column + 0.5
+            if posterior.places is not None:
+                k, cell = model.places, row * posterior.occurrence.shape[3] + column
+                place = places_of_cells(posterior.places, k)[image, part, cell].argmax(1)
+                y, x = row + (place // k + 0.5) / k, column + (place % k + 0.5) / k
+            order = np.lexsort((-logit.cpu().numpy(), image.cpu().numpy()))
+            columns = image + number * BATCH_SIZE, part, probability, x.double() * model.scale, y.double() * model.scale
+            found.append([values.cpu().numpy()[order] for values in columns])
+    return Locations(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.evaluation import occurrences
-from accel.evaluation.occurrences import consistency, crop_patches, find_occurrences, receptive_field
+from accel.evaluation.occurrences import consistency, crop_patches, find_occurrences, locate_parts, receptive_field
 from accel.evaluation.summary import describe_parts
+from accel.models import PatchVAE
 
 
 class Reads(torch.nn.Module):
@@ -160,3 +161,45 @@ def test_equal_and_dead_parts_do_not_count_as_different():
     assert none[1] == "They cover 0% of the image area, with 0.0 occurrences per image."
     images[..., 2] = 255
     assert ", 1 of them nearly everywhere;" in describe_parts(find_occurrences(Reads(), images))[0]
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4]), st.sampled_from(["bernoulli", "categorical"]),
+    st.floats(0.01, 0.99), st.integers(1, 5), st.integers(1, 3),
+)  # fmt: skip
+def test_locations_are_the_cells_above_the_threshold_and_their_most_probable_places(
+    seed, places, occurrence, threshold, count, batch_size
+):
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed % 2**31)
+    model = PatchVAE(num_parts=3, part_dim=1, encoder="fine" if places > 1 else "small", places=places,
+                     occurrence=occurrence, occurrence_prior=0.2).eval()  # fmt: skip
+    with torch.no_grad():
+        model.occurrence_head.weight.mul_(100)  # so that some cells are sure
+    height, width = (model.scale * int(rng.integers(1, 4)) for _ in range(2))
+    images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    before, occurrences.BATCH_SIZE = occurrences.BATCH_SIZE, batch_size
+    try:
+        found = locate_parts(model, images, threshold)
+    finally:
+        occurrences.BATCH_SIZE = before
+
+    expected = {}
+    for image in range(count):
+        batch = min(batch_size, count - image // batch_size * batch_size)  # rounding depends on the batch's size
+        first = image // batch_size * batch_size
+        with torch.no_grad():
+            posterior = model.encode(torch.from_numpy(images[first : first + batch]).permute(0, 3, 1, 2))
+        maps, k = posterior.occurrence[image - first].numpy(), places
+        for part, row, column in np.argwhere(maps > np.float32(threshold)):
+            x, y = column + 0.5, row + 0.5
+            if posterior.places is not None:
+                cell = posterior.places[image - first, part, row * k : (row + 1) * k, column * k : (column + 1) * k]
+                down, right = divmod(int(cell.argmax()), k)
+                x, y = column + (right + 0.5) / k, row + (down + 0.5) / k
+            expected[image, part, x * model.scale, y * model.scale] = maps[part, row, column]
+    got = dict(zip(zip(found.image, found.part, found.x, found.y, strict=True), found.probability, strict=True))
+    assert len(got) == len(found.image)
+    assert got == expected
+    assert (np.diff(found.image) >= 0).all()
+    assert (np.diff(found.probability)[np.diff(found.image) == 0] <= 0).all()
