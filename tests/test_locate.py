@@ -1,6 +1,7 @@
 """`locate`: its table holds what the model finds, in pixels of the files, and bad input is named."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +105,18 @@ def test_many_files_are_read_in_groups(tmp_path, located, monkeypatch):
     assert list(rows) == [f"{number}.png" for number in range(5)]
     assert " of 5 images" in out
     assert err.count("\n") == 5
+
+
+def test_any_name_of_a_file_is_kept(tmp_path, located):
+    names = ["a,b.png", 'a "quoted" name.png', "two\nlines.png", os.fsdecode(b"latin \xe9.png")]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in names:
+        with open(folder / name, "wb") as file:
+            Image.fromarray(SCENES.images[0]).save(file, "PNG")
+    rows, _, _ = located(folder)
+    assert sorted(rows) == sorted(names)
+    assert len({str(found) for found in rows.values()}) == 1
 
 
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys):

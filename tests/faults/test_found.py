@@ -1028,13 +1028,16 @@ def test_too_little_memory_says_what_to_lower(tmp_path, capsys, monkeypatch, see
     seen("memory runs out in training (a mocked GPU)", "one sentence that says what to lower; nothing lost")
 
 
-@pytest.mark.parametrize("command", ["train", "transfer", "measure", "figures", "report", "pack", "reproduce"])
+@pytest.mark.parametrize(
+    "command", ["train", "locate", "transfer", "measure", "figures", "report", "pack", "reproduce"]
+)
 def test_advice_on_memory_names_options_that_the_command_has(command, capsys, monkeypatch):
     def fail(given):
         raise MemoryError
 
     monkeypatch.setattr(cli.COMMANDS[command], "run", fail)
-    places = {"pack": ["a", "b.npy"], "train": [], "reproduce": ["table1"]}.get(command, ["run"])
+    places = {"pack": ["a", "b.npy"], "train": [], "reproduce": ["table1"], "locate": ["run", "a", "b.csv"]}
+    places = places.get(command, ["run"])
     sentence = refused(capsys, command, *places)
     parser = cli.Parser()
     cli.COMMANDS[command].add_arguments(parser)
