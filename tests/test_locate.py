@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,8 +89,10 @@ def test_the_threshold_and_files_that_are_no_images(tmp_path, located):
     (folder / "notes.txt").write_text("no image")
     few, out, err = located(folder, "--threshold", "0.9")
     many, _, _ = located(folder, "--threshold", "0.1")
-    assert err == f"left out: {folder / 'notes.txt'} is not an image that Pillow can read\n"
-    assert " of 3 images" in out
+    sentence = f"{folder / 'notes.txt'} is not an image that Pillow can read"
+    assert err == f"left out: {sentence}\n"
+    (listed,) = re.findall(r" of 3 images, after \d+ s; (.*) lists what was left out\n", out)
+    assert Path(listed).read_text() == f"{sentence}\n"
     assert all(0.9 <= row["probability"] <= 1 for rows in few.values() for row in rows)
     for file, rows in few.items():
         assert rows == [row for row in many[file] if row["probability"] > 0.9]
@@ -104,11 +108,12 @@ def test_many_files_are_read_in_groups(tmp_path, located, monkeypatch):
     rows, out, err = located(folder)
     assert list(rows) == [f"{number}.png" for number in range(5)]
     assert " of 5 images" in out
-    assert err.count("\n") == 5
+    sentences = [f"{folder / f'{number}a'} is not an image that Pillow can read" for number in range(5)]
+    assert err.splitlines() == [f"left out: {sentence}" for sentence in sentences]
 
 
 def test_any_name_of_a_file_is_kept(tmp_path, located):
-    names = ["a,b.png", 'a "quoted" name.png', "two\nlines.png", os.fsdecode(b"latin \xe9.png")]
+    names = ["a,b.png", 'a "quoted" name.png', "two\nlines.png", "re\rturn.png", os.fsdecode(b"latin \xe9.png")]
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in names:
@@ -126,6 +131,8 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys):
     PatchVAE(image_size=16, channels=1, encoder="small").save_pretrained(tmp_path / "grey")
     PatchVAE(image_size=(16, 32), encoder="small").save_pretrained(tmp_path / "wide")
     (tmp_path / "old.csv").write_text("mine")
+    (tmp_path / "circle" / "inside").mkdir(parents=True)
+    (tmp_path / "circle" / "inside" / "again").symlink_to(tmp_path / "circle")
     cases = [
         (("parts", "image.png", "new.txt"), "new.txt must end in .csv"),
         (("parts", "image.png", "old.csv"), "old.csv already exists: remove it or choose another name"),
@@ -136,6 +143,8 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys):
         (("beta", "empty", "new.csv"), "holds a BetaVAE, not a PatchVAE"),
         (("grey", "empty", "new.csv"), "takes images of 16x16 pixels with 1 channels"),
         (("wide", "empty", "new.csv"), "takes images of 32x16 pixels with 3 channels"),
+        (("parts", "image.png", "nowhere/new.csv"), "{}/nowhere/new.csv: No such file or directory"),
+        (("parts", "circle", "new.csv"), "{}/circle/inside/again is a link to a folder that holds it: remove the link"),
         (("parts", "empty", "new.csv", "--threshold", "1"), "--threshold must be between 0.0 and 1.0"),
     ]
     before = sorted(tmp_path.iterdir())
@@ -149,3 +158,24 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys):
         assert said.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "old.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_table_is_not_there(tmp_path, capsys, monkeypatch, error):
+    enlarged(SCENES.images[0], 1).save(tmp_path / "image.png")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("accel.evaluation.locate_parts", fail)
+    status = cli.main(["locate", "parts", str(tmp_path), str(tmp_path / "new.csv")])
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named_with_the_file(tmp_path, capsys):
+    enlarged(SCENES.images[0], 1).save(tmp_path / "image.png")
+    (tmp_path / "new.csv.partial").symlink_to("/dev/full")
+    assert cli.main(["locate", "parts", str(tmp_path / "image.png"), str(tmp_path / "new.csv")]) == 2
+    assert capsys.readouterr().err == f"patchvae: {tmp_path / 'new.csv'}: No space left on device\n"

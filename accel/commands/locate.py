@@ -3,13 +3,12 @@
 import argparse
 import csv
 import dataclasses
-import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from accel.common.files import write_whole
+from accel.common.files import writing_whole
 from accel.common.options import Options, add_options, between, device_option, option
 from accel.common.progress import duration, progress, say
 
@@ -31,13 +30,18 @@ class LocateOptions(Options):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments and options of the command."""
     parser.add_argument("run", metavar="RUN", help="folder of a run or a model; parts: the model of the package")
-    parser.add_argument("source", metavar="IMAGES", help="an image file, or a folder of images at any depth")
+    parser.add_argument(
+        "source",
+        metavar="IMAGES",
+        help="an image file, or a folder of images at any depth; as in training, the central square of an image is "
+        "reduced to the size of the model's images, so parts should have the size that they had there",
+    )
     parser.add_argument(
         "out",
         metavar="OUT.csv",
-        help=f"table to write, with the columns {', '.join(COLUMNS)}: the centre of an occurrence and the width of a "
-        "cell are in pixels of the file's upright picture, whose central square is searched; parts have the numbers "
-        "of RUN/figures/parts.png",
+        help=f"table to write, a row per occurrence: {', '.join(COLUMNS)}. Names of files are relative to the folder, "
+        "parts are numbered from 0 as in the figures of a run; x and y of the centre and the width of a cell are in "
+        "pixels of the file's upright picture",
     )
     add_options(parser, LocateOptions)
 
@@ -62,24 +66,27 @@ def run(given: dict) -> None:
     else:
         raise FileNotFoundError(f"{source}: no such file or folder, expected an image or a folder of images")
     model = open_model(folder, options.device)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
     parts, images, count, bad = set(), set(), 0, []
-    for row in rows_of(model, root, files, options.threshold, bad):
-        writer.writerow(row)
-        images.add(row[0])
-        parts.add(row[1])
-        count += 1
-    readable = len(files) - len(bad)
-    if not readable:
-        raise ValueError(f"no image of {source} can be read{f'; {bad[0]}' if bad else ''}")
-    write_whole({out: table.getvalue().encode(errors="surrogateescape")})  # as names of files may require
+    with writing_whole(out) as table:
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        for row in rows_of(model, root, files, options.threshold, bad):
+            writer.writerow(row)
+            images.add(row[0])
+            parts.add(row[1])
+            count += 1
+        readable = len(files) - len(bad)
+        if not readable:
+            raise ValueError(f"no image of {source} can be read{f'; {bad[0]}' if bad else ''}")
+    left_out = out.with_suffix(".left-out.txt")
     if bad:
         say(left_out_lines(bad), error=True)
+        with writing_whole(left_out) as lines:
+            lines.writelines(f"{sentence}\n" for sentence in bad)
     print(
         f"{out}: {count:,} occurrences of {len(parts)} of {model.num_parts} parts, in {len(images):,} of "
         f"{readable:,} images, after {duration(time.monotonic() - began)}"
+        f"{f'; {left_out} lists what was left out' if bad else ''}"
     )
 
 
@@ -94,10 +101,11 @@ def open_model(folder: str, device: str):
     if height != width or channels != 3:
         raise ValueError(
             f"the model in {folder} takes images of {width}x{height} pixels with {channels} channels, but files are "
-            "read as square images with 3: in Python, accel.evaluation.locate_parts takes an array of any shape"
+            "read as square images with 3: in Python, accel.evaluation.locate_parts takes an array"
         )
-    if (Path(folder) / "model").is_dir():
-        at_most_its_threads(chosen, TrainingConfig.from_json_file(Path(folder) / "config.json"))
+    config = Path(folder) / "config.json"
+    if (config.parent / "model").is_dir() and config.exists():  # a run, not just a model
+        at_most_its_threads(chosen, TrainingConfig.from_json_file(config))
     return model.to(chosen)
 
 
@@ -112,21 +120,22 @@ def rows_of(model, root: Path, files: list[str], threshold: float, bad: list[str
     pillow()
     size = model.image_size[0]
 
-    def decode(file: str) -> Picture | None:
+    def decode(file: str) -> Picture | str:
         try:
             return decode_file(root / file, size)
         except ValueError as error:
-            bad.append(str(error).replace("\n", " "))
-            return None
+            return str(error).replace("\n", " ")
 
     with ThreadPoolExecutor() as pool, progress(len(files), desc="images", unit="image") as advance:
         for start in range(0, len(files), AT_ONCE):
             names = files[start : start + AT_ONCE]
-            decoded = zip(names, pool.map(decode, names), strict=True)
-            pictures = [(name, picture) for name, picture in decoded if picture is not None]
+            decoded = list(zip(names, pool.map(decode, names), strict=True))
+            bad += [problem for _, problem in decoded if isinstance(problem, str)]
+            pictures = [(name, picture) for name, picture in decoded if isinstance(picture, Picture)]
             if pictures:
                 found = locate_parts(model, np.stack([picture.pixels for _, picture in pictures]), threshold)
-                for image, part, probability, x, y in zip(*vars(found).values(), strict=True):
+                columns = found.image, found.part, found.probability, found.x, found.y
+                for image, part, probability, x, y in zip(*columns, strict=True):
                     name, picture = pictures[image]
                     left, top, side = central_square(picture.width, picture.height)
                     pixel = side / size  # of the model's images, in pixels of the file

@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from accel.common.describing import printable
 from accel.common.schema import plain_type, refuse_other
@@ -43,6 +43,27 @@ def write_whole(files: dict[Path, bytes]) -> None:
         for partial in partials.values():
             with contextlib.suppress(OSError):  # of the folder, which has been reported already
                 partial.unlink()
+
+
+@contextlib.contextmanager
+def writing_whole(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which replaces `path` at the end of the context, and leaves no trace after an error.
+
+    Names of files may be written even if they are not Unicode. Raises OSError with the file's name.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename if error.filename not in (None, str(partial)) else str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def is_zip(path: Path) -> bool:

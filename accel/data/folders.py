@@ -115,12 +115,18 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders, key=_natural), sorted(files, key=_natural)
 
 
-def files_below(folder: Path) -> Iterator[str]:
-    """The files of a folder and of all folders in it, by their paths from it, those of the folder itself first."""
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The files of a folder and of all folders in it, by their paths from it, those of the folder itself first.
+
+    above: real paths of the folders that hold this one. Raises ValueError for a link to one of them.
+    """
+    above = *above, os.path.realpath(folder)
+    if above[-1] in above[:-1]:
+        raise ValueError(f"{folder} is a link to a folder that holds it: remove the link")
     folders, files = _entries(folder)
     yield from files
     for name in folders:
-        yield from (f"{name}/{file}" for file in files_below(folder / name))
+        yield from (f"{name}/{file}" for file in files_below(folder / name, above))
 
 
 def _is_image(path: Path) -> bool:

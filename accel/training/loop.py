@@ -357,7 +357,7 @@ class Run:
         self.seconds = time.monotonic() - began
 
     def time_left(self) -> str:
-        """Remaining time of the whole run at the speed of this epoch, as text for the progress bar."""
+        """Remaining time of the run at the speed of this epoch and of the last evaluation, as text for the bar."""
         epochs = self.config.epochs - self.epoch
         seconds = self.seconds / self.batch * (epochs * len(self.batches) - self.batch) + epochs * self.between
         return f"{duration(seconds)} left in total"
