@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.common.files import parse_json, read_json, write_whole
+from accel.common.files import parse_json, read_json, write_whole, writing_whole
 from tests.common.disk import files_limited_to
 
 
@@ -17,6 +17,29 @@ def test_no_path_is_replaced_before_every_file_is_written(tmp_path):
         write_whole({first: b"new", second: b"too long"})
     assert first.read_bytes() == second.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_text_replaces_a_file_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "table"
+    path.write_text("old")
+
+    def stop_halfway():
+        with writing_whole(path) as file:
+            file.write("new")
+            file.flush()
+            assert path.read_text() == "old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stop_halfway()
+    with files_limited_to(5), pytest.raises(OSError, match="File too large") as error, writing_whole(path) as file:
+        file.write("too long")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "old"
+    with writing_whole(path) as file:
+        file.write("a\nb \udce9")  # how Python represents a byte of a name that is not UTF-8
+    assert path.read_bytes() == b"a\nb \xe9"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
 
 
 @given(
