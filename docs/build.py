@@ -10,7 +10,16 @@ from pathlib import Path
 import pdoc
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = ("accel", "accel.ops", "accel.models", "accel.training", "accel.data", "reference")
+PUBLIC = (
+    "accel",
+    "accel.ops",
+    "accel.models",
+    "accel.training",
+    "accel.data",
+    "accel.evaluation",
+    "accel.figures",
+    "reference",
+)
 
 
 def show_inherited(public: type) -> None:

@@ -15,7 +15,16 @@ import pytest
 from accel.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = ("accel", "accel.ops", "accel.models", "accel.training", "accel.data", "reference")
+PUBLIC = (
+    "accel",
+    "accel.ops",
+    "accel.models",
+    "accel.training",
+    "accel.data",
+    "accel.evaluation",
+    "accel.figures",
+    "reference",
+)
 # (B, N, h, w), (N·D, k), (B,) … or a tensor that has no axes.
 SHAPE = re.compile(r"\(([A-Z]|count|images|elements)[^()]*,[^()]*\)|0-d|scalar")
 

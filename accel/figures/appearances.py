@@ -1,6 +1,7 @@
 """Effects of appearances: swaps between images, interpolations, and traversals of dimensions (paper, figure 5)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from accel.figures.canvas import enlarge, heat, mosaic
 from accel.figures.parts import overlay
 from accel.figures.reconstructions import as_images, code_of
 from accel.training.held_out import evaluating, in_order
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @torch.no_grad()
@@ -68,7 +72,9 @@ def _posteriors(model: nn.Module, images: np.ndarray):
         return batch, model.encode(batch)
 
 
-def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int = 2, found: Occurrences | None = None):
+def swaps(
+    model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int = 2, found: Occurrences | None = None
+) -> "Figure":
     """A Figure like the paper's figure 5: a part's appearance in a source image, transferred to target images.
 
     model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 2. For each of at most `rows` parts, source and targets are the
@@ -107,7 +113,9 @@ def swaps(model: nn.Module, images: np.ndarray, *, rows: int = 6, targets: int =
     )
 
 
-def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps: int = 8, found=None):
+def interpolations(
+    model: nn.Module, images: np.ndarray, *, rows: int = 8, steps: int = 8, found: Occurrences | None = None
+) -> "Figure":
     """A Figure of reconstructions that interpolate between two appearances, one row per part.
 
     Each row takes the two most different appearances among the images where the part is most probable; the first image
@@ -151,8 +159,13 @@ def interpolations(model: nn.Module, images: np.ndarray, *, rows: int = 8, steps
 
 
 def traversals(
-    model: nn.Module, images: np.ndarray, *, rows: int = 12, values: Sequence[float] = range(-3, 4), found=None
-):
+    model: nn.Module,
+    images: np.ndarray,
+    *,
+    rows: int = 12,
+    values: Sequence[float] = range(-3, 4),
+    found: Occurrences | None = None,
+) -> "Figure":
     """A Figure with a row for each dimension of an appearance, which varies over the range of the prior.
 
     Parts are sorted by information, each in the image where it is most probable. For models without parts, like

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from accel.figures.canvas import COLOURS, GRID, QUIET, charts, legible, points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES = {
     "total": "loss, nats per image",
@@ -27,7 +31,7 @@ LARGEST = 1e300  # of a curve; matplotlib's scales overflow soon after
 PREFIXES = {"train_": "training", "held_out_": "held out"}
 
 
-def training_curves(history: Sequence[Mapping]):
+def training_curves(history: Sequence[Mapping]) -> "Figure":
     """A Figure with a chart for each logged quantity, over epochs.
 
     history: the lines of metrics.jsonl. `train_X` and `held_out_X` share the chart of X; other numbers, except epoch,
@@ -64,7 +68,9 @@ def training_curves(history: Sequence[Mapping]):
     return figure
 
 
-def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: float, part_names: Sequence[str]):
+def discovery_bars(
+    average_precision: Mapping[str, Sequence[float]], chance: float, part_names: Sequence[str]
+) -> "Figure":
     """A Figure of the average precision of each true type, for each of several methods.
 
     average_precision: {method: one number per type}. part_names: names of the types. Raises ImportError if
@@ -83,7 +89,7 @@ def discovery_bars(average_precision: Mapping[str, Sequence[float]], chance: flo
     )
 
 
-def transfer_bars(results: Sequence[Mapping]):
+def transfer_bars(results: Sequence[Mapping]) -> "Figure":
     """A Figure of the accuracies of transfers, from the results of transfer.json, with a bar for each protocol.
 
     The bar is the mean of all results with the settings of the last one for a protocol and data set. Raises ImportError
@@ -115,7 +121,7 @@ def transfer_bars(results: Sequence[Mapping]):
     )
 
 
-def reproduction_bars(result: Mapping):
+def reproduction_bars(result: Mapping) -> "Figure":
     """A Figure of a table of accuracies from `evaluation.collecting.collect`, with a group of bars for each row.
 
     Bars are means over seeds after the last epoch, whiskers are standard deviations, black marks the paper's figures.

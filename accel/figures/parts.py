@@ -1,6 +1,7 @@
 """Where each learned part occurs in images, and what it looks like there."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -16,6 +17,9 @@ EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 DARKEST = 0.4  # brightness of cells with probability 0
 
 
@@ -27,7 +31,7 @@ def parts(
     rows: int = 16,
     columns: int = 10,
     found: Occurrences | None = None,
-):
+) -> "Figure":
     """A Figure with a row for each learned part: the images where it is most probable, dark where it does not occur.
 
     Cells where its probability is above one half are outlined. Rows are sorted by the average precision of the true
@@ -81,7 +85,7 @@ def gallery(
     class_names: Sequence[str] | None = None,
     rows: int = 16,
     columns: int = 12,
-):
+) -> "Figure":
     """A Figure with a row for each part: patches around its most probable occurrences, as in the paper's figure 4.
 
     found: the result of `find_occurrences` on `images`: at most one occurrence per image, sorted by probability. side:
@@ -110,7 +114,7 @@ def gallery(
     )
 
 
-def part_statistics(found: Occurrences):
+def part_statistics(found: Occurrences) -> "Figure":
     """A Figure of the frequency of each part, and of the overlap of each two parts."""
     count = len(found.an_image)
     figure, (often, shared) = charts(

@@ -1,5 +1,7 @@
 """Reconstructions, weights of the reconstruction loss, and samples."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,16 @@ from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise, appearance_noise, gradient_energy_weights
 from accel.training.held_out import evaluating, in_order
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def as_images(output: Tensor) -> np.ndarray:
     """A decoder's output (B, C, H, W) in [−1, 1] → uint8 (B, H, W, C)."""
     return ((output.float() + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def reconstructions(model: nn.Module, images: np.ndarray):
+def reconstructions(model: nn.Module, images: np.ndarray) -> "Figure":
     """A Figure with a column for each image: input, deterministic reconstruction and their difference.
 
     images: uint8 (n, H, W, C), one per column. The difference is the mean over channels, with the same scale in all
@@ -43,7 +48,7 @@ def reconstructions(model: nn.Module, images: np.ndarray):
     )
 
 
-def weight_masks(images: np.ndarray):
+def weight_masks(images: np.ndarray) -> "Figure":
     """A Figure with a column for each image: the image, and the weights of its pixels in the weighted loss.
 
     images: uint8 (n, H, W, C). It shows the mean over channels of the gradient-energy weights (paper, section 3.4),
@@ -93,7 +98,7 @@ def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:
     return (appearance[..., None, None] * occurrence[:, :, None]).flatten(1, 2)
 
 
-def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 3):
+def samples(model: nn.Module, images: np.ndarray, *, seed: int = 0, rows: int = 3) -> "Figure":
     """A Figure of samples from the prior, and from the aggregated posterior of uint8 images (n, H, W, C).
 
     It shows n samples of each kind, in `rows` rows. In samples from the prior of a PatchVAE, each part occurs in each
