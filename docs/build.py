@@ -34,15 +34,17 @@ def show_inherited(public: type) -> None:
 def build(folder: Path) -> None:
     """Writes a page for each public package, an index and a search into the folder."""
     sys.path.insert(0, str(ROOT))
+    hidden = []  # modules named like a function in them, whose pages would have that function again
     for package in map(importlib.import_module, PUBLIC):
         for name in package.__all__:
             # Some names are imported when they are first used, and pdoc looks at what is there.
             public = getattr(package, name)
+            hidden.append(f"!{package.__name__}.{name}")
             setattr(package, name, public)
             if isinstance(public, type):
                 show_inherited(public)
     pdoc.render.configure(docformat="google")
-    pdoc.pdoc(*PUBLIC, output_directory=folder)
+    pdoc.pdoc(*PUBLIC, *hidden, output_directory=folder)
 
 
 if __name__ == "__main__":

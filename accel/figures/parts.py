@@ -10,6 +10,9 @@ from accel.data import ImageSet
 from accel.evaluation import Occurrences, crop_patches, find_occurrences, occurrence_maps, part_average_precision
 from accel.figures.canvas import charts, enlarge, heat, mosaic, points
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 OUTLINE = (255, 212, 0)
 WHITE = 255
 FINDS = 3  # multiple of chance from which the average precision counts as finding a type
@@ -17,9 +20,6 @@ EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 DARKEST = 0.4  # brightness of cells with probability 0
 
 
