@@ -24,6 +24,7 @@ RISEN = 1.2  # times the lowest reconstruction error so far: two epochs in a row
 LIKE_A_CONSTANT = 1.0  # dB above the PSNR of one colour for all images; below this, nothing was learned
 FALLEN = 0.9  # of the initial temperature: a final temperature above it gives a warning
 SLOWER = 0.5  # of the fastest epoch's images per second: slower epochs mean a busier machine
+DRAWN = 32  # pixels per side of an image of the data set parts in which a part is as wide as a cell
 COPIES = 0.01  # of the images: more copies give a warning
 HASHED = 2**28  # bytes of a data set that are searched for copies, at most
 FEW = 256  # images from which the colours of a data set are estimated
@@ -48,6 +49,11 @@ def before_training(config: TrainingConfig, dataset: Dataset, steps_an_epoch: in
         said.append(
             f"the options are those of the data set {config.data}, but the images are {dataset.name}: "
             "accel.training.config_for(dataset) chooses options for them"
+        )
+    elif config.recipe() == "parts" and (size := dataset.train.images.shape[1]) > DRAWN:
+        said.append(
+            f"at {size} pixels the parts of the data set parts are {size / DRAWN:g} cells wide, and few are found: "
+            "leave out --image-size"
         )
     learns_codes = "beta_app" not in SYSTEMS[config.system].without_effect
     if learns_codes and steps * config.learning_rate < DISTANCE:

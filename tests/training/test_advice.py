@@ -1,6 +1,7 @@
 """The warnings of a run, each provoked in a run of seconds."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -180,6 +181,16 @@ def test_the_recipe_of_other_images_is_noticed():
     (sentence,) = advice.before_training(TrainingConfig(), tiny_dataset(), 8000 // 32)
     assert sentence.startswith("the options are those of the data set parts, but the images are tiny: accel.training")
     assert advice.before_training(config_for(tiny_dataset()), tiny_dataset(), 8000 // 32) == []
+
+
+@pytest.mark.parametrize(("size", "said"), [(16, []), (32, []), (64, ["2 cells"]), (80, ["2.5 cells"])])
+def test_large_images_of_the_set_parts_are_noticed(size, said):
+    images = ImageSet(np.random.default_rng(0).integers(0, 256, (9, size, size, 3), dtype=np.uint8))
+    train, test = images.chosen(range(8)), images.chosen([8])
+    dataset = dataclasses.replace(tiny_dataset(), name="parts", train=train, test=test)
+    sentences = advice.before_training(TrainingConfig(), dataset, 8000 // 32)
+    assert [re.search("[0-9.]+ cells", sentence)[0] for sentence in sentences] == said
+    assert all("--image-size" in sentence for sentence in sentences)
 
 
 @given(copies=st.integers(0, 20), shared=st.integers(0, 8))
