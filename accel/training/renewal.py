@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.common.progress import progress
 from accel.models import PatchVAE
 from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
 from accel.ops.placement import places_of_cells
+from accel.training import processes
 from accel.training.held_out import evaluating, in_order
 from accel.training.patterns import FEWEST, Patterns, Pieces, Places, find_patterns
 
@@ -195,7 +197,8 @@ def name_occurrences(
     """
     identities.fill_(UNKNOWN)
     first, k = 0, model.places
-    with evaluating(model) as device:
+    bar = progress(len(images), shown=processes.rank() == 0, desc="assigning parts", unit="image")
+    with evaluating(model) as device, bar as advance:
         for batch in in_order(images, images_at_once(images), device):
             at = on_cpu(occurrences(model, model.encode(batch), used, steps).at)
             part = parts.cpu()[patterns.of(pieces_of(model, batch), at)]
@@ -204,6 +207,7 @@ def name_occurrences(
             last = len(cell) - 1 - first_of_each(cell.flip(0))  # an assignment with equal indices has no order
             identities.view(-1)[first * identities[0].numel() + cell[last]] = part[last].to(identities.dtype)
             first += len(batch)
+            advance(len(batch))
 
 
 def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> Places:
