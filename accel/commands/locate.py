@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from accel.common.files import writing_whole
+from accel.common.files import read_file, writing_whole
 from accel.common.options import Options, add_options, between, device_option, option
 from accel.common.progress import duration, progress, say
 
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="IMAGES",
-        help="an image file, or a folder of images at any depth; as in training, the central square of an image is "
-        "reduced to the size of the model's images, so parts should have the size that they had there",
+        help="an image file, or a folder of images at any depth; the shorter side is resized as in training, and the "
+        "longer one in proportion, so parts should be as large in the image as they were there",
     )
     parser.add_argument(
         "out",
@@ -91,17 +91,17 @@ def run(given: dict) -> None:
 
 
 def open_model(folder: str, device: str):
-    """The model of a run, or a saved or packaged one, on the device; ValueError unless it takes square RGB images."""
+    """The model of a run, or a saved or packaged one, on the device; ValueError unless it takes RGB images."""
     from accel.models import PatchVAE
     from accel.training.config import TrainingConfig
     from accel.training.resources import at_most_its_threads, choose_device
 
     model, chosen = PatchVAE.from_pretrained(folder), choose_device(device)
-    (height, width), channels = model.image_size, model.config["channels"]
-    if height != width or channels != 3:
+    channels = model.config["channels"]
+    if channels != 3:
         raise ValueError(
-            f"the model in {folder} takes images of {width}x{height} pixels with {channels} channels, but files are "
-            "read as square images with 3: in Python, accel.evaluation.locate_parts takes an array"
+            f"the model in {folder} takes images with {channels} channels, but files are read with 3: in Python, "
+            "accel.evaluation.locate_parts takes an array"
         )
     config = Path(folder) / "config.json"
     if (config.parent / "model").is_dir() and config.exists():  # a run, not just a model
@@ -113,32 +113,33 @@ def rows_of(model, root: Path, files: list[str], threshold: float, bad: list[str
     """Yields a row of COLUMNS for each occurrence; adds a sentence on each file that cannot be read to `bad`."""
     import numpy as np
 
-    from accel.data.listing import Picture, decode_file
-    from accel.data.resize import central_square, pillow
+    from accel.data.listing import LARGEST_FILE, Whole, decode_whole, problem
+    from accel.data.resize import pillow
     from accel.evaluation import locate_parts
 
     pillow()
-    size = model.image_size[0]
 
-    def decode(file: str) -> Picture | str:
+    def decode(file: str) -> Whole | str:
         try:
-            return decode_file(root / file, size)
-        except ValueError as error:
-            return str(error).replace("\n", " ")
+            return decode_whole(read_file(root / file, LARGEST_FILE), min(model.image_size), model.scale)
+        except Exception as error:  # decoders of damaged files raise errors of many types
+            return f"{root / file} {problem(error)}".replace("\n", " ")
 
     with ThreadPoolExecutor() as pool, progress(len(files), desc="images", unit="image") as advance:
         for start in range(0, len(files), AT_ONCE):
             names = files[start : start + AT_ONCE]
             decoded = list(zip(names, pool.map(decode, names), strict=True))
-            bad += [problem for _, problem in decoded if isinstance(problem, str)]
-            pictures = [(name, picture) for name, picture in decoded if isinstance(picture, Picture)]
-            if pictures:
-                found = locate_parts(model, np.stack([picture.pixels for _, picture in pictures]), threshold)
+            bad += [sentence for _, sentence in decoded if isinstance(sentence, str)]
+            readable = [(name, whole) for name, whole in decoded if isinstance(whole, Whole)]
+            rows: dict[str, list[tuple]] = {name: [] for name, _ in readable}
+            for shape in {whole.pixels.shape for _, whole in readable}:
+                alike = [(name, whole) for name, whole in readable if whole.pixels.shape == shape]
+                found = locate_parts(model, np.stack([whole.pixels for _, whole in alike]), threshold)
                 columns = found.image, found.part, found.probability, found.x, found.y
                 for image, part, probability, x, y in zip(*columns, strict=True):
-                    name, picture = pictures[image]
-                    left, top, side = central_square(picture.width, picture.height)
-                    pixel = side / size  # of the model's images, in pixels of the file
-                    place = left + x * pixel, top + y * pixel, model.scale * pixel
-                    yield name, part, f"{probability:.4f}", *(f"{value:.1f}" for value in place)
+                    name, whole = alike[image]
+                    place = whole.left + x * whole.pixel, whole.top + y * whole.pixel, model.scale * whole.pixel
+                    rows[name].append((name, part, f"{probability:.4f}", *(f"{value:.1f}" for value in place)))
+            for found_in_file in rows.values():
+                yield from found_in_file
             advance(len(names))

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from accel.common.files import read_file
 from accel.common.memory import refuse_larger
 from accel.data.images import Dataset, ImageSet, held_out
-from accel.data.resize import fit, pillow
+from accel.data.resize import fit, fit_whole, pillow
 
 SHOWN = 20  # number of sentences to show about files that were left out
 LARGEST_FILE = 1 << 28  # maximal size of an image file in bytes
@@ -69,7 +69,7 @@ class Listing:
 
         def decode(index: int) -> np.ndarray | None:
             try:
-                return decode_file(paths[index], image_size).pixels
+                return decode_file(paths[index], image_size)
             except ValueError as error:
                 if strict:
                     raise
@@ -142,16 +142,17 @@ def left_out_lines(sentences: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-class Picture(NamedTuple):
-    """A decoded image file: pixels uint8 (H, W, 3), and the width and height of the file's upright picture."""
+class Whole(NamedTuple):
+    """An image of nearly a whole picture: uint8 (H, W, 3), and its edges and pixel width in pixels of the picture."""
 
     pixels: np.ndarray
-    width: int
-    height: int
+    left: float
+    top: float
+    pixel: float
 
 
-def decode_file(file: Path, image_size: int | None) -> Picture:
-    """Decodes one file and resizes it as `resize.fit` does; ValueError, which names the file, if it is no image."""
+def decode_file(file: Path, image_size: int | None) -> np.ndarray:
+    """One file as uint8 (H, W, 3), resized as `resize.fit` does; ValueError, which names it, if it is no image."""
     try:
         return decode(read_file(file, LARGEST_FILE), image_size)
     except Exception as error:  # decoders of damaged files raise errors of many types
@@ -167,14 +168,27 @@ def problem(error: Exception) -> str:
     return f"cannot be read as an image: {error}"
 
 
-def decode(content: bytes, image_size: int | None) -> Picture:
-    """Decodes the bytes of an image file; raises the errors of Pillow's decoders."""
+def decode(content: bytes, image_size: int | None) -> np.ndarray:
+    """The bytes of an image file as uint8 (H, W, 3); raises the errors of Pillow's decoders."""
+    with _upright(content) as picture:
+        return np.asarray(picture if image_size is None else fit(picture, image_size))
+
+
+def decode_whole(content: bytes, image_size: int, cell: int) -> Whole:
+    """The bytes of an image file, resized as by `resize.fit_whole`; raises the errors of Pillow's decoders."""
+    with _upright(content) as picture:
+        resized, *place = fit_whole(picture, image_size, cell)
+        return Whole(np.asarray(resized), *place)
+
+
+@contextlib.contextmanager
+def _upright(content: bytes) -> Iterator[Any]:
+    """The RGB picture in the bytes of an image file, rotated by EXIF; one large picture at a time."""
     from PIL import ImageOps
 
     opened = pillow().open(io.BytesIO(content))
     with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
-        upright = _rgb(ImageOps.exif_transpose(opened), opened.format)
-        return Picture(np.asarray(upright if image_size is None else fit(upright, image_size)), *upright.size)
+        yield _rgb(ImageOps.exif_transpose(opened), opened.format)
 
 
 def _rgb(picture: Any, file_format: str | None) -> Any:

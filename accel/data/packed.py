@@ -238,7 +238,7 @@ def _decode_chunk(paths: list[Path], image_size: int) -> tuple[bytes, Outcomes]:
     for path in paths:
         try:
             content = read_file(path, LARGEST_FILE)
-            pixels.append(decode(content, image_size).pixels.tobytes())
+            pixels.append(decode(content, image_size).tobytes())
             outcomes.append(zlib.crc32(content))
         except Exception as error:  # decoders of damaged files raise errors of many types
             outcomes.append(f"{path} {problem(error)}".replace("\n", " "))

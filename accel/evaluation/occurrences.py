@@ -12,6 +12,7 @@ from accel.ops.placement import places_of_cells
 from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
+PIXELS = 2**22  # of a batch of images of any size, at most
 OCCURS = 0.5  # a part occurs in a cell where its probability is greater
 ALIKE = 0.8  # overlap of the maps of two parts above which they count as one part
 SUREST = 50  # number of most probable occurrences of a part, at most one per image, that represent it
@@ -130,9 +131,9 @@ def locate_parts(model: nn.Module, images: np.ndarray, threshold: float = OCCURS
     model: a PatchVAE. images: uint8 (n, H, W, C), n ≥ 1. The centre of an occurrence is that of its cell or, in a model
     with places, that of its most probable place in the cell.
     """
-    found = []
+    found, size = [], max(1, min(BATCH_SIZE, PIXELS // images[0, :, :, 0].size))
     with evaluating(model) as device:
-        for number, batch in enumerate(in_order(images, BATCH_SIZE, device)):
+        for number, batch in enumerate(in_order(images, size, device)):
             posterior = model.encode(batch)
             image, part, row, column = (posterior.occurrence > threshold).nonzero(as_tuple=True)
             probability, logit = (
@@ -144,7 +145,7 @@ def locate_parts(model: nn.Module, images: np.ndarray, threshold: float = OCCURS
                 place = places_of_cells(posterior.places, k)[image, part, cell].argmax(1)
                 y, x = row + (place // k + 0.5) / k, column + (place % k + 0.5) / k
             order = np.lexsort((-logit.cpu().numpy(), image.cpu().numpy()))
-            columns = image + number * BATCH_SIZE, part, probability, x.double() * model.scale, y.double() * model.scale
+            columns = image + number * size, part, probability, x.double() * model.scale, y.double() * model.scale
             found.append([values.cpu().numpy()[order] for values in columns])
     return Locations(*map(np.concatenate, zip(*found, strict=True)))
 
