@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,6 +43,7 @@ def elbo(
     beta_occ: float | Tensor = 1.0,
     weighted: bool = True,
     beta_identity: float = 1.0,
+    over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> Elbo:
     """The loss to minimise: the mean over images of R + β_app · KL_app + β_occ · KL_occ (+ KL_ground if present).
 
@@ -51,8 +53,10 @@ def elbo(
 
     beta_identity: weight, relative to β_occ, of the information about which part occurs, from 0 to 1; for categorical
     occurrences only, which is not checked here. With 0, parts that are similar are told apart at no cost, but unequal
-    use of parts in the batch still has one. reference/divergence.py has the equations; the information is estimated
-    from the batch (of this process, if there are several).
+    use of parts in the batch still has one. reference/divergence.py has the equations.
+
+    over_processes: if several processes have equal shares of a batch, a function that sums a tensor over them, without
+    gradient. With it, their losses and gradients average to those of the whole batch, also if beta_identity is below 1.
 
     Raises ValueError for a β that is not finite, for different shapes, for images that are no tensor, integers other
     than uint8, or floats that are NaN or far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for), or
@@ -86,7 +90,7 @@ def elbo(
         total = total + kl_ground
     identity = None
     if beta_identity != 1:
-        identity = identity_information(cast(PatchVAEOutput, out).occurrence) / len(images)
+        identity = identity_information(cast(PatchVAEOutput, out).occurrence, over_processes) / len(images)
         total = total - beta_occ * (1 - beta_identity) * identity
     return Elbo(total, reconstruction, kl_appearance, kl_occurrence, kl_ground, identity)
 

@@ -7,6 +7,7 @@ logits are treated as in reference/occurrence.py.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,16 @@ def bounded(logits: Tensor) -> Tensor:
     return logits.clamp(-LARGEST, LARGEST)
 
 
-def identity_information(probability: Tensor) -> Tensor:
-    """I of reference/divergence.py, 0-d in nats; p: probabilities (B, N, …) of categorical parts."""
+def identity_information(probability: Tensor, over_processes: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """I of reference/divergence.py, 0-d in nats; p: probabilities (B, N, …) of categorical parts.
+
+    over_processes: sums a tensor over the processes whose images p describes together. I is the share of this process.
+    """
     p = probability.flatten(2)
     with torch.no_grad():  # as the derivatives of the ratio cancel
         anyone, often = p.sum(1, keepdim=True), p.sum((0, 2), keepdim=True)
+        if over_processes is not None:
+            often = over_processes(often)
         log_p, log_any, log_often, log_all = (
             value.clamp_min(torch.finfo(torch.float32).tiny).log()
             for value in (p, anyone, often, often.sum(1, keepdim=True))

@@ -1,9 +1,8 @@
 """Communication of several processes that train one model, each on its share of every batch.
 
 `torchrun … -m accel train` starts them. All have the same weights. Statistics of batch norm, gradients and sums of the
-loss are summed over processes, so that the result is that of a single process; but with `--beta-identity` below 1, each
-process estimates the information about parts from its own share. The first process writes the files. In a single
-process, all functions here do nothing.
+loss are summed over processes, so that the result is that of a single process. The first process writes the files. In
+a single process, all functions here do nothing.
 """
 
 import contextlib

@@ -102,7 +102,7 @@ class AutoencoderSystem(System):
         """
         out = self.model(images, temperature=temperature_at(step, self.config), noise=noise)
         betas = self.config.beta_app, beta_occ_at(step, self.config)
-        loss = elbo(out, images, *betas, self.config.weighted, self.config.beta_identity)
+        loss = elbo(out, images, *betas, self.config.weighted, self.config.beta_identity, processes.total)
         terms = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
         if self.config.renew:
             known = labels is not None and labels.ndim == 3  # not of held-out images

@@ -73,6 +73,29 @@ def test_information_about_the_part_is_the_specification_s(seed, shape, beta_occ
     assert_close("d_occurrence", gradient, wanted, relative=1e-12, absolute=1e-13)
 
 
+@given(seed=st.integers(0, 999), half=st.integers(1, 3), parts=st.integers(1, 4), beta_identity=st.floats(0, 0.9))
+def test_information_of_shares_is_that_of_the_whole_batch(seed, half, parts, beta_identity):
+    rng = np.random.default_rng(seed)
+    out = output(2 * half, 1, 8, 8)
+    p = torch.from_numpy(rng.normal(size=(2 * half, parts + 1, 2, 3)) * 5).softmax(1)[:, :-1].requires_grad_()
+    images = torch.rand_like(out.reconstruction)
+    used = p.detach().sum((0, 2, 3)).view(1, -1, 1)
+
+    def of(images_of, over_processes=None):
+        fields = {name: value[images_of] for name, value in vars(out).items() if value is not None}
+        share = SimpleNamespace(**fields | {"occurrence": p[images_of]})
+        return elbo(share, images[images_of], 2.0, 3.0, True, beta_identity, over_processes)
+
+    whole = of(slice(None))
+    shares = [of(images_of, lambda own: used) for images_of in (slice(half), slice(half, None))]
+    for name in ("total", "identity"):
+        mean = sum(getattr(share, name) for share in shares) / 2
+        assert_close(name, mean, getattr(whole, name), relative=1e-12, absolute=1e-13)
+    (expected,) = torch.autograd.grad(whole.total, p)
+    (gradient,) = torch.autograd.grad(sum(share.total for share in shares) / 2, p)
+    assert_close("d_occurrence", gradient, expected, relative=1e-12, absolute=1e-13)
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_are_float32_however_the_reconstruction_is_stored(weighted, dtype):

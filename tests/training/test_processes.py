@@ -23,9 +23,13 @@ ROOT = Path(__file__).parents[2]
 COUNT = 2
 
 
-def first_steps(out):
+# Options whose loss is no mean over images: the information is one about the use of parts in the whole batch.
+IDENTITY = {"occurrence": "categorical", "beta_identity": 0.25, "beta_occ": 5.0}
+
+
+def first_steps(out, **options):
     """The results of some steps: gradients, buffers and the means of the loss."""
-    run = open_run(tiny_config(out), tiny_dataset())
+    run = open_run(tiny_config(out, **options), tiny_dataset())
     results = {"gradients": [], "statistics": [], "means": []}
     for batch in run.batches.epoch(0):
         run.step.ledger.reset()
@@ -73,7 +77,8 @@ def worker(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=COUNT)
     torch.library.opcheck(processes.sum_over_processes, (torch.randn(3, requires_grad=True),))
-    torch.save([first_steps(folder / "run"), norm_by_itself()], folder / f"{rank}.pt")
+    results = [first_steps(folder / "run"), norm_by_itself(), first_steps(folder / "identity", **IDENTITY)]
+    torch.save(results, folder / f"{rank}.pt")
     torch.save(copied_from_first(), folder / f"copied-{rank}.pt")
     distributed.destroy_process_group()
 
@@ -85,39 +90,47 @@ def together(tmp_path_factory):
     multiprocessing.spawn(worker, (folder,), COUNT)
     found = [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
     copied = [torch.load(folder / f"copied-{rank}.pt") for rank in range(COUNT)]
-    return found, [first_steps(folder / "alone"), norm_by_itself()], copied
+    alone = [first_steps(folder / "alone"), norm_by_itself(), first_steps(folder / "one identity", **IDENTITY)]
+    return found, alone, copied
 
 
-def test_gradients_of_two_halves_are_those_of_the_whole(together):
-    found, (alone, _), _ = together
+RUNS = pytest.mark.parametrize("run", [0, 2], ids=["default", "identity"])
+
+
+@RUNS
+def test_gradients_of_two_halves_are_those_of_the_whole(together, run):
+    found, alone, _ = together
+    found, alone = [results[run] for results in found], alone[run]
     for rank in range(COUNT):
-        for step, (got, expected) in enumerate(zip(found[rank][0]["gradients"], alone["gradients"], strict=True)):
+        for step, (got, expected) in enumerate(zip(found[rank]["gradients"], alone["gradients"], strict=True)):
             for name, gradient in expected.items():
                 # Sums in another order, then Adam's first steps, as long for a gradient of roundoff as for any other.
                 assert_close(f"{name} step {step}", got[name], gradient, relative=1e-4 if step == 0 else 2e-2)
-            assert all(torch.equal(gradient, found[0][0]["gradients"][step][name]) for name, gradient in got.items())
+            assert all(torch.equal(gradient, found[0]["gradients"][step][name]) for name, gradient in got.items())
 
 
-def test_statistics_and_losses_are_those_of_the_whole(together):
-    found, (alone, _), _ = together
+@RUNS
+def test_statistics_and_losses_are_those_of_the_whole(together, run):
+    found, alone, _ = together
+    found, alone = [results[run] for results in found], alone[run]
     for rank in range(COUNT):
-        for got, expected in zip(found[rank][0]["statistics"], alone["statistics"], strict=True):
+        for got, expected in zip(found[rank]["statistics"], alone["statistics"], strict=True):
             for name, statistic in expected.items():
                 assert_close(name, got[name], statistic, relative=1e-3)
-        for got, expected in zip(found[rank][0]["means"], alone["means"], strict=True):
+        for got, expected in zip(found[rank]["means"], alone["means"], strict=True):
             assert got == pytest.approx(expected, rel=1e-4)
-        assert found[rank][0]["means"] == found[0][0]["means"]
+        assert found[rank]["means"] == found[0]["means"]
 
 
 def test_what_is_not_finite_in_one_process_stops_all(together):
-    assert [results["problem"] for results, _ in together[0]] == [(17, "reconstruction")] * COUNT
+    assert [results["problem"] for results, *_ in together[0]] == [(17, "reconstruction")] * COUNT
 
 
 def test_batch_norm_is_that_of_all_images(together):
-    found, (_, alone), _ = together
+    found, (_, alone, _), _ = together
     for name in ("y", "d_x"):
-        assert_close(name, torch.cat([results[name] for _, results in found]), alone[name], relative=1e-12)
-    for _, results in found:
+        assert_close(name, torch.cat([results[name] for _, results, _ in found]), alone[name], relative=1e-12)
+    for _, results, _ in found:
         for name in ("d_parameters", "running_mean", "running_var", "num_batches_tracked"):
             assert_close(name, results[name], alone[name], relative=1e-12)
 
