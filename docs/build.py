@@ -4,6 +4,7 @@ python docs/build.py [FOLDER]                   build/api by default
 """
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def build(folder: Path) -> None:
         for name in package.__all__:
             # Some names are imported when they are first used, and pdoc looks at what is there.
             public = getattr(package, name)
-            hidden.append(f"!{package.__name__}.{name}")
+            hidden.append(f"!{re.escape(package.__name__)}[.]{name}$")
             setattr(package, name, public)
             if isinstance(public, type):
                 show_inherited(public)

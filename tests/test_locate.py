@@ -130,11 +130,13 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys):
     BetaVAE(image_size=16, encoder="small").save_pretrained(tmp_path / "beta")
     PatchVAE(image_size=16, channels=1, encoder="small").save_pretrained(tmp_path / "grey")
     (tmp_path / "old.csv").write_text("mine")
+    (tmp_path / "listed.left-out.txt").write_text("mine")
     (tmp_path / "circle" / "inside").mkdir(parents=True)
     (tmp_path / "circle" / "inside" / "again").symlink_to(tmp_path / "circle")
     cases = [
         (("parts", "image.png", "new.txt"), "new.txt must end in .csv"),
         (("parts", "image.png", "old.csv"), "old.csv already exists: remove it or choose another name"),
+        (("parts", "image.png", "listed.csv"), "listed.left-out.txt already exists: remove it or choose another name"),
         (("parts", "missing", "new.csv"), "missing: no such file or folder, expected an image or a folder of images"),
         (("parts", "image.png", "new.csv"), "image.png is not an image that Pillow can read"),
         (("parts", "empty", "new.csv"), "no image of {}/empty can be read"),

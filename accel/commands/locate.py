@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="IMAGES",
         help="an image file, or a folder of images at any depth; the shorter side is resized as in training, and the "
-        "longer one in proportion, so parts should be as large in the image as they were there",
+        "longer one in proportion, so parts should be as large in the image as they were there; of the longer side, "
+        "less than a cell is left out at the ends, and what exceeds 16 times the shorter one",
     )
     parser.add_argument(
         "out",
@@ -53,8 +54,10 @@ def run(given: dict) -> None:
     options = LocateOptions(**given)
     if out.suffix.lower() != ".csv":
         raise ValueError(f"{out} must end in .csv")
-    if out.exists():
-        raise FileExistsError(f"{out} already exists: remove it or choose another name")
+    left_out = out.with_suffix(".left-out.txt")
+    for path in (out, left_out):
+        if path.exists():
+            raise FileExistsError(f"{path} already exists: remove it or choose another name")
 
     from accel.data.folders import files_below
     from accel.data.listing import left_out_lines
@@ -78,7 +81,6 @@ def run(given: dict) -> None:
         readable = len(files) - len(bad)
         if not readable:
             raise ValueError(f"no image of {source} can be read{f'; {bad[0]}' if bad else ''}")
-    left_out = out.with_suffix(".left-out.txt")
     if bad:
         say(left_out_lines(bad), error=True)
         with writing_whole(left_out) as lines:

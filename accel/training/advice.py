@@ -50,7 +50,7 @@ def before_training(config: TrainingConfig, dataset: Dataset, steps_an_epoch: in
             f"the options are those of the data set {config.data}, but the images are {dataset.name}: "
             "accel.training.config_for(dataset) chooses options for them"
         )
-    elif config.recipe() == "parts" and (size := dataset.train.images.shape[1]) > DRAWN:
+    elif config.recipe() == "parts" and config.encoder == "fine" and (size := dataset.train.images.shape[1]) > DRAWN:
         said.append(
             f"at {size} pixels the parts of the data set parts are {size / DRAWN:g} cells wide, and few are found: "
             "leave out --image-size"

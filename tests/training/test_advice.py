@@ -191,6 +191,7 @@ def test_large_images_of_the_set_parts_are_noticed(size, said):
     sentences = advice.before_training(TrainingConfig(), dataset, 8000 // 32)
     assert [re.search("[0-9.]+ cells", sentence)[0] for sentence in sentences] == said
     assert all("--image-size" in sentence for sentence in sentences)
+    assert advice.before_training(TrainingConfig(encoder="resnet18", decoder="pyramid"), dataset, 8000 // 32) == []
 
 
 @given(copies=st.integers(0, 20), shared=st.integers(0, 8))
