@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from accel.common.describing import ShowsShapes
 from accel.models.autoencoder import scaled_pixels
-from accel.ops.placement import places_of_cells
+from accel.ops.placement import most_probable_places
 from accel.training.held_out import SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
@@ -141,9 +141,8 @@ def locate_parts(model: nn.Module, images: np.ndarray, threshold: float = OCCURS
             )
             y, x = row + 0.5, column + 0.5
             if posterior.places is not None:
-                k, cell = model.places, row * posterior.occurrence.shape[3] + column
-                place = places_of_cells(posterior.places, k)[image, part, cell].argmax(1)
-                y, x = row + (place // k + 0.5) / k, column + (place % k + 0.5) / k
+                places = most_probable_places(posterior.places, model.places, image, part, row, column)
+                y, x = ((place + 0.5) / model.places for place in places)
             order = np.lexsort((-logit.cpu().numpy(), image.cpu().numpy()))
             columns = image + number * size, part, probability, x.double() * model.scale, y.double() * model.scale
             found.append([values.cpu().numpy()[order] for values in columns])

@@ -20,6 +20,18 @@ def map_of_places(cells: Tensor, k: int, grid: tuple[int, int]) -> Tensor:
     return cells.unflatten(3, (k, k)).unflatten(2, grid).transpose(3, 4).flatten(4).flatten(2, 3)
 
 
+def most_probable_places(
+    places: Tensor, k: int, image: Tensor, part: Tensor | int, row: Tensor, column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For m cells, the row and column of the most probable place in each on the finer grid: int64 (m,) each.
+
+    places: a map (B, N, h·k, w·k). image, part, row, column: the cells' indices, (m,) each; part may be a number.
+    """
+    cell = row * (places.shape[3] // k) + column
+    place = places_of_cells(places, k)[image, part, cell].argmax(1)
+    return row * k + place // k, column * k + place % k
+
+
 def split_places(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, N, L, K) of places → logits of parts, A (B, N, L), and log q (B, N, L, K) of their places."""
     logits = bounded(logits)

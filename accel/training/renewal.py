@@ -31,7 +31,7 @@ from accel.models import PatchVAE
 from accel.models.autoencoder import in_evaluation, scaled_pixels
 from accel.models.decoder import Templates
 from accel.models.patchvae import PatchPosterior
-from accel.ops.placement import places_of_cells
+from accel.ops.placement import most_probable_places
 from accel.training import processes
 from accel.training.held_out import evaluating, in_order
 from accel.training.patterns import FEWEST, Patterns, Pieces, Places, find_patterns
@@ -215,9 +215,7 @@ def sure_occurrences(model: PatchVAE, posterior: PatchPosterior, part: int) -> P
     image, row, column = (posterior.occurrence[:, part] > SURE).nonzero().T
     if posterior.places is None:
         return image, row, column
-    k, width = model.places, posterior.occurrence.shape[3]
-    place = places_of_cells(posterior.places[:, [part]], k)[image, 0, row * width + column].argmax(1)
-    return image, row * k + place // k, column * k + place % k
+    return image, *most_probable_places(posterior.places[:, [part]], model.places, image, 0, row, column)
 
 
 def steps_to_centres(model: PatchVAE) -> list[tuple[int, int]]:
