@@ -1,6 +1,6 @@
 """Recipes: defaults of training options, those of the paper or quick ones that fit the images and the device.
 
-bench/recipes.py measured them on a CPU; bench/results/recipes.md has the results.
+bench/experiments/recipes.py measured them on a CPU; bench/results/recipes.md has the results.
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from accel.data.parts import RUNGS
-from bench import ladder
 from bench.common import held_back
+from bench.experiments import ladder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from accel.training import recipes as chosen
-from bench import busy, photographs, recipes
+from bench.experiments import busy, photographs, recipes
 from tests.training.tiny import tiny_dataset
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from accel.training import TrainingConfig
 from accel.training.catalogue import SYSTEMS
-from bench import sweep
+from bench.experiments import sweep
 
 
 @pytest.mark.parametrize("name", [name for name, options in sweep.VARIANTS.items() if options])

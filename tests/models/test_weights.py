@@ -12,7 +12,7 @@ from accel.data import draw_parts
 from accel.data.sources import FIRST_TEST_IMAGE
 from accel.models import pretrained
 from accel.training.record import digest_of
-from bench.pretrained import FOLDER, average_precision, card, logits_and_truth
+from bench.experiments.pretrained import FOLDER, average_precision, card, logits_and_truth
 from tests.support import ROUNDOFF
 
 # The largest error of a log-odds on a machine that sums in another order: 256 unit roundoffs of the largest term of a

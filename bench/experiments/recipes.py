@@ -1,6 +1,6 @@
 """Results of training options on photographs, for several folders and seeds, on one core of a CPU.
 
-    python bench/recipes.py --data photos=FOLDER --data cifar=cifar.npz --variants quick --seeds 0 1 --out runs/recipes
+    python bench/experiments/recipes.py --data photos=FOLDER --data cifar=cifar.npz --variants quick --seeds 0 1
 
 It trains, and measures on held-out images: PSNR, parts, and the encoder's accuracy with 20 nearest neighbours and a
 linear probe, compared with the same encoder untrained. It uses one process with one thread; seconds are processor time,
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.common.files import write_whole
 from accel.data import Dataset, load
 from accel.evaluation import find_occurrences

@@ -1,6 +1,6 @@
 """Speed of the default command next to busy programs, with one thread, with all threads, and with the chosen number.
 
-    python bench/busy.py --busy 0 1 2 4 --results bench/results/busy.json
+    python bench/experiments/busy.py --busy 0 1 2 4 --results bench/results/busy.json
 
 A busy program is an endless loop in Python. Each number is the median of several short measurements of the first steps
 of the run on `parts`, on the CPU, alternating between the numbers of threads. The load average before the first busy
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.data import load
 from accel.training import TrainingConfig
 from accel.training.loop import Run

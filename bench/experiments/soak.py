@@ -1,6 +1,6 @@
 """100,000 training steps on tiny images, to check that memory, open files and threads do not grow.
 
-    python bench/soak.py --output soak
+    python bench/experiments/soak.py --output soak
 
 Writes soak.json after every epoch and soak.png at the end. It needs Linux for these counts.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.data import Dataset, ImageSet
 from accel.training import TrainingConfig
 from accel.training.loop import open_run

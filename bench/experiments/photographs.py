@@ -1,7 +1,7 @@
 """Makes folders of small photographs from a few large ones with free licences.
 
     pip download --no-deps scikit-image scikit-learn     # whose wheels hold some; unpack them
-    python bench/photographs.py OUT --image-size 64 skimage/data sklearn/datasets/images
+    python bench/experiments/photographs.py OUT --image-size 64 skimage/data sklearn/datasets/images
 
 Every photograph is a class. Squares of random places and sizes are cropped from the left three quarters for training
 and from the right quarter for testing, so that no pixel is in both, and resized to one size.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.common.held_back import LEFT
 
 # Colour photographs in the wheels: of scikit-image in the public domain or CC0 (NASA, SpaceX, S. van der Walt,

@@ -1,9 +1,9 @@
 """A figure of parts that runs have found in photographs, each in a selection of held-out images.
 
-    python bench/found.py photographs.png RUN=FOLDER RUN=FOLDER     # what trained on what
+    python bench/experiments/found.py photographs.png RUN=FOLDER RUN=FOLDER     # what trained on what
 
 One row per part, sorted by information. Each row shows the most probable images, at most two of a class, which for
-`bench/photographs.py` is one photograph; cells where the part is likely are bright and outlined.
+`bench/experiments/photographs.py` is one photograph; cells where the part is likely are bright and outlined.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.data import load
 from accel.evaluation import find_occurrences, occurrence_maps
 from accel.figures.canvas import mosaic

@@ -1,6 +1,6 @@
 """Effects of training options on recognition, each changed separately from one baseline.
 
-    python bench/sweep.py --data cifar10 --out runs/sweep --results bench/results/sweep.json
+    python bench/experiments/sweep.py --data cifar10 --out runs/sweep --results bench/results/sweep.json
 
 It trains on some of the training images, and measures the encoder on other training images; the test images are never
 used. It reports Conv[1-5] and linear-probe accuracies of each run after the last epoch. Finished runs are not repeated,
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.data import Dataset, load
 from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, train

@@ -1,6 +1,6 @@
 """Part discovery on harder generated images, one difference at a time, with several methods.
 
-    python bench/ladder.py [--rungs NAME …] [--methods NAME …] [--seeds 0 1 2] [--results bench/results/ladder.json]
+    python bench/experiments/ladder.py [--rungs NAME …] [--methods NAME …] [--seeds 0 1 2]
 
 The rungs are `accel.data.parts.RUNGS`, and those with large parts once more with images that were reduced to 32 pixels.
 For each rung, method and seed, it measures the average precision over cells, like `python -m accel train`: the part of
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.common.files import write_whole
 from accel.data import Dataset, ImageSet, draw_parts
 from accel.data.looks import ALIKE, LOOKS

@@ -1,7 +1,7 @@
 """Trains and measures the models that come with the package, and writes them with their model cards.
 
-    python bench/pretrained.py                      # trains the default run, about four minutes on one core
-    python bench/pretrained.py --run RUN            # or takes a run that was trained with the command of the card
+    python bench/experiments/pretrained.py             # trains the default run, about four minutes on one core
+    python bench/experiments/pretrained.py --run RUN   # or takes a run that was trained with the command of the card
 
 It writes accel/models/weights/parts: config.json and weights.pt; figures.json (options, versions, last epoch and
 measures of the run, the digest of the weights, and average precisions on a few held-out images); and README.md, the
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.commands.finished import FinishedRun, FinishedRunOptions, open_finished_run
 from accel.commands.measure import MeasureOptions, measure_run
 from accel.common.options import flag
@@ -31,7 +31,7 @@ from accel.evaluation.occurrences import SUREST
 from accel.training import TrainingConfig, record
 from accel.training.run_folder import read_history
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "accel" / "models" / "weights" / "parts"
 COMMAND = "python -m accel train --threads 1 --device cpu"
 CHECKED = 300  # number of held-out images on which the test repeats the average precision
@@ -127,8 +127,8 @@ WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 LOSS = ("held_out_total", "held_out_reconstruction", "held_out_kl_appearance", "held_out_kl_occurrence")
 CARD = string.Template("""# The model `parts`
 
-`PatchVAE.from_pretrained("parts")` loads it from the package, without network access. `python bench/pretrained.py` made
-it; all numbers below are in `figures.json`.
+`PatchVAE.from_pretrained("parts")` loads it from the package, without network access.
+`python bench/experiments/pretrained.py` made it; all numbers below are in `figures.json`.
 
 $facts
 
