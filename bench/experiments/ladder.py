@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ from accel.data.resize import fit_array
 from accel.data.sources import FIRST_TEST_IMAGE, PARTS_TEST
 from accel.evaluation.discovery import Discovery, compare, discover, discover_by_clustering, first_training_images
 from accel.models.autoencoder import scaled_pixels
-from accel.models.encoder import Encoder
+from accel.models.encoder import Encoder, layout_of
+from accel.ops.placement import places_of_cells, split_places
 from accel.training.config import PARTS_RECIPE, TrainingConfig
 from accel.training.held_out import evaluating, in_order
 from accel.training.loop import Run, open_run
@@ -145,22 +147,24 @@ def without_training(data: Dataset, seed: int) -> Outcome:
 
 
 class Taught(nn.Module):
-    """The recipes' encoder and occurrence head, with one output per type."""
+    """An encoder and its occurrence head, with one output per type: the logits of cells, summed over places."""
 
-    def __init__(self, num_types: int):
+    def __init__(self, encoder: str, num_types: int):
         super().__init__()
-        self.encoder = Encoder("small")
+        self.encoder, self.places = Encoder(encoder), layout_of(encoder).places
         self.head = nn.Conv2d(self.encoder.out_channels, num_types, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.encoder(scaled_pixels(images, torch.float32)))
+        logits = self.head(self.encoder(scaled_pixels(images, torch.float32)))
+        grid = [side // self.places for side in logits.shape[2:]]
+        return split_places(places_of_cells(logits, self.places))[0].unflatten(2, grid)
 
 
-def taught(data: Dataset, seed: int) -> Outcome:
-    """The same encoder trained with the ground truth, as an upper bound for its architecture."""
+def taught(encoder: str, data: Dataset, seed: int) -> Outcome:
+    """An encoder trained with the ground truth, as an upper bound for its architecture."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Taught(data.train.truth.shape[1])
+        model = Taught(encoder, data.train.truth.shape[1])
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     truth = torch.from_numpy(data.train.truth)
     generator = torch.Generator().manual_seed(seed)
@@ -188,10 +192,12 @@ def k_means(data: Dataset, seed: int) -> Outcome:
 METHODS = {
     "new recipe": by_recipe(NEW_RECIPE),
     "first recipe": by_recipe(FIRST_RECIPE),
-    "paper's recipe": by_recipe(PAPER_RECIPE),
+    "paper's recipe, 8 epochs": by_recipe(PAPER_RECIPE),
+    "paper's recipe, 90 epochs": by_recipe({"epochs": 90}),
     "k-means on cells": k_means,
     "untrained": without_training,
-    "taught with the truth": taught,
+    "small encoder taught": partial(taught, "small"),
+    "fine encoder taught": partial(taught, "fine"),
     "begun at the truth": begun_at_the_truth,
 }
 CHANCE = "chance"

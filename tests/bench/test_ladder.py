@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from accel.data.parts import RUNGS
 from bench.common import held_back
@@ -65,6 +66,17 @@ def test_the_truth_is_given_in_the_first_half_alone(monkeypatch):
     assert len(found.average_precision) == 8
     seen = np.concatenate([truth.numpy() for truth in given])  # one epoch: every image once
     assert sorted(map(bytes, seen)) == sorted(map(bytes, data.train.truth.astype(np.float32)))
+
+
+@pytest.mark.parametrize("encoder", ["small", "fine"])
+def test_a_taught_cell_has_a_type_that_has_a_place_in_it(encoder):
+    model = ladder.Taught(encoder, 5).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    logits = model(images)
+    assert logits.shape == (2, 5, 4, 6)
+    finer = model.head(model.encoder(ladder.scaled_pixels(images, torch.float32))).exp()
+    k = finer.shape[2] // 4
+    torch.testing.assert_close(logits.exp(), finer.unflatten(3, (-1, k)).unflatten(2, (-1, k)).sum((3, 5)))
 
 
 def test_every_rung_can_be_measured():
