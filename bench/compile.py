@@ -35,7 +35,7 @@ from bench.common.timing import CUDA, first_line
 
 IMAGES = 2
 PRETENDED = 9, 0  # the capability of a GPU that is not there
-STEPS_AT_ONCE, STEPS_SECONDS = 4, 150.0  # processes that compile training steps, and the time limit of each
+STEPS_AT_ONCE, STEPS_SECONDS = 8, 150.0  # processes that compile training steps, and the time limit of each
 
 
 def stand_in_for_a_gpu(capability=PRETENDED):
@@ -133,9 +133,11 @@ def perform(launch):
 def take_steps(configuration, name):
     """Compiles a contender of bench/training.py."""
     end_with_parent()
-    step = steps.CONTENDERS[name].make(configuration)
+    contender = steps.CONTENDERS[name]
+    step = contender.make(configuration)
     images = configuration.images(configuration.batch)
     labels = torch.arange(configuration.batch, device=images.device) % steps.CLASSES
+    contender.check(step, images, labels)  # whose kernels are compiled, too
     for _ in range(2):
         step(images, labels)
 
@@ -149,14 +151,6 @@ def compile_step(configuration, name):
     except (RuntimeError, TimeoutError) as error:
         row["failure"] = str(error)
     return row | {"seconds": time.perf_counter() - began}
-
-
-def forget_choices():
-    """Removes the compiler's notes of which variant of a kernel was the fastest, measured beside other processes."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    for path in Path(cache_dir()).rglob("*.best_config"):
-        path.unlink()
 
 
 def main():
@@ -179,8 +173,6 @@ def main():
             rows.append(job.result())
             if options.output:
                 write(options.output, "Compiled in advance", rows, capability=capability, processes=workers)
-    if CUDA:
-        forget_choices()
     failures = [row for row in rows if "failure" in row]
     for row in failures:
         print(f"{row['launch']}: FAIL {row['failure']}")

@@ -110,6 +110,14 @@ def describe(row, ours):
     return f"{head} {median:9.3f} ({low:.3f} to {high:.3f}) {rate:11,.0f} {data} {ratio} {peak} {how}"
 
 
+def forget_choices():
+    """Removes the compiler's notes of which variant of a kernel was the fastest, measured beside other processes."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for path in Path(cache_dir()).rglob("*.best_config"):
+        path.unlink(missing_ok=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows and shorter timings")
@@ -117,7 +125,9 @@ def main():
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="also write a Chrome trace of our steps")
     options = parser.parse_args()
-    if not CUDA:
+    if CUDA:
+        forget_choices()  # of bench/compile.py
+    else:
         print("No CUDA device: a small configuration on the CPU, in float32, uncompiled.")
     budget, limit = (0.5, 120.0) if options.quick else (2.0, 300.0)
     print(f"{machine()['device']}\n{HEAD}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,10 +50,19 @@ def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
 def coarse_vector(features: Tensor) -> Tensor:
     """Features (B, C, h, w) averaged to `coarse_grid` and flattened: (B, C · cells)."""
     height, width = features.shape[2:]
-    grid = coarse_grid((height, width))
-    if tuple(features.shape[2:]) != grid:
-        features = functional.adaptive_avg_pool2d(features, grid)
+    rows, columns = coarse_grid((height, width))
+    if height % rows == 0 and width % columns == 0:
+        features = functional.avg_pool2d(features, (height // rows, width // columns))
+    else:
+        features = _averaged(_averaged(features, 2, rows), 3, columns)
     return features.flatten(1)
+
+
+def _averaged(features: Tensor, axis: int, cells: int) -> Tensor:
+    """Means of the windows of adaptive pooling along an axis; PyTorch's has no deterministic gradient on a GPU."""
+    side = features.shape[axis]
+    windows = [(cell * side // cells, -(-(cell + 1) * side // cells)) for cell in range(cells)]
+    return torch.stack([features.narrow(axis, start, end - start).mean(axis) for start, end in windows], axis)
 
 
 class BasicBlock(nn.Module):

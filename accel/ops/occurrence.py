@@ -113,11 +113,12 @@ class Categorical:
     def log_odds(normalised: Tensor) -> Tensor:
         """log p − log(1 − p); for the most probable part, 1 − p is the sum of all others, including "none"."""
         log_p = normalised[:, :-1]
-        likeliest = log_p.argmax(1, keepdim=True)
-        others = normalised.scatter(1, likeliest, -torch.inf).logsumexp(1, keepdim=True)
+        index = torch.arange(normalised.shape[1], device=log_p.device).view(-1, *[1] * (log_p.ndim - 2))
+        likeliest = index == log_p.argmax(1, keepdim=True)
+        others = normalised.masked_fill(likeliest, -torch.inf).logsumexp(1, keepdim=True)
         # The others have p ≤ ½, so 1 − p is precise.
         log_absent = torch.log1p(-log_p.clamp(max=-math.log(2)).exp())
-        return log_p - log_absent.scatter(1, likeliest, others)
+        return log_p - torch.where(likeliest[:, :-1], others, log_absent)
 
     @staticmethod
     def probability(normalised: Tensor) -> Tensor:

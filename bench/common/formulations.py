@@ -104,7 +104,11 @@ def release_weighted_error(reconstruction, images, patch_size=8):
     """The same by a convolution, with weights expanded to pixels."""
     channels, height, width = images.shape[1:]
     with torch.no_grad():
-        stencil = images.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]).expand(channels, 1, 3, 3)
+        stencil = images.new_zeros(3, 3)  # filled on the device, since a copy from the host would have to be waited for
+        stencil[1].fill_(1)
+        stencil[:, 1].fill_(1)
+        stencil[1, 1].fill_(-4)
+        stencil = stencil.expand(channels, 1, 3, 3)
         response = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), stencil, groups=channels).abs()
         energy = F.avg_pool2d(response, patch_size)
         mask = F.interpolate(energy, scale_factor=patch_size, mode="nearest")

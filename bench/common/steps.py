@@ -16,7 +16,7 @@ from accel.models.autoencoder import scaled_pixels
 from accel.training import TrainingConfig
 from accel.training.capture import Captured
 from accel.training.catalogue import SYSTEMS
-from accel.training.step import TrainingStep
+from accel.training.step import TrainingStep, choose_algorithms
 from accel.training.systems import build_system
 from bench.common import formulations
 from bench.common.timing import CUDA, DEVICE
@@ -110,6 +110,7 @@ class PlainStep:
         self.autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=tuned)
         self.compute, self.run = self.losses, self.step
         if tuned:
+            choose_algorithms(False, "bfloat16")
             self.model.to(memory_format=torch.channels_last)
             self.compute = torch.compile(self.losses, dynamic=False)
             self.run = Captured(self.step, torch.device(DEVICE))

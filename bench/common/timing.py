@@ -69,10 +69,10 @@ def time_in_graph(make_calls: Callable[[], list[Callable[[], object]]], budget: 
             for call in calls * WARM_UP:
                 call()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            for call in calls:
-                call()
+            kept = [call() for call in calls]  # or all of them would write to one place, which may stay in the cache
         current.wait_stream(stream)
         times = time_calls([graph.replay], budget)
+        del kept
     except Exception as error:  # whatever a capture does not permit
         torch.cuda.set_stream(current)  # torch.cuda.graph leaves its own where it cannot end the capture
         return None, first_line(error)

@@ -12,7 +12,7 @@ import torch
 from bench import compile, parts, tracing, training
 from bench.common import steps
 from bench.common.isolated import isolated
-from bench.whole_run import whole_run
+from bench.whole_run import random_images, whole_run
 
 TINY = steps.Configuration("tiny", 16, 4, 3, 2, "small")
 
@@ -119,9 +119,18 @@ def test_a_trace_counts_nodes_and_the_gaps_between_them(tmp_path):
     assert "4 nodes" in tracing.describe({"case": "x", **found, "compiled": True, "captured": True})
 
 
-def test_a_whole_run_that_fails_is_no_figure():
+def test_a_whole_run_that_fails_is_no_figure(tmp_path):
     with pytest.raises(subprocess.CalledProcessError):
-        whole_run(32, 16, 1, "--batch-size", "0")
+        whole_run(tmp_path / "run", "--batch-size", "0")
+
+
+def test_a_whole_run_is_one_of_all_its_epochs(tmp_path):
+    random_images(tmp_path / "images.npz", 40, 16)
+    options = ["--data", tmp_path / "images.npz", "--encoder", "small", "--recipe", "paper", "--epochs", 2]
+    seconds, lines = whole_run(tmp_path / "run", *map(str, options))
+    assert seconds > 0
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert not any(line["captured"] for line in lines) or torch.cuda.is_available()
 
 
 def test_a_step_is_compiled_in_advance_in_a_process_of_its_own():

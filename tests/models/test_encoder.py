@@ -4,13 +4,27 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
-from accel.models.encoder import PRESETS, Encoder
+from accel.models.encoder import PRESETS, Encoder, coarse_grid, coarse_vector
 from tests.models.plain import residual_network
 from tests.support import assert_close
 
 STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small": (1, 2), "fine": (1, 1)}
+
+
+@given(height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
+def test_coarse_features_are_means_of_the_windows_of_adaptive_pooling(height, width, seed):
+    features = torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    features.requires_grad_()
+    results = [coarse_vector(features), functional.adaptive_avg_pool2d(features, coarse_grid((height, width)))]
+    incoming = torch.randn_like(results[0])
+    gradients = [torch.autograd.grad((result.flatten(1) * incoming).sum(), features)[0] for result in results]
+    assert_close("features", results[0], results[1].flatten(1), relative=1e-12, absolute=1e-14)
+    assert_close("gradient", *gradients, relative=1e-12, absolute=1e-14)
 
 
 def torchvision_resnet18():

@@ -16,6 +16,7 @@ from accel.ops import backend as backend_module
 from accel.training import TrainingConfig
 from accel.training import held_out as held_out_module
 from accel.training import step as step_module
+from accel.training.config import PARTS_RECIPE
 from accel.training.held_out import HeldOut, evaluating
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
@@ -186,12 +187,16 @@ def identities_of(model, images):
     return known.to(images.device)
 
 
-@pytest.mark.parametrize(("system", "renew"), [*((system, 0.0) for system in SYSTEMS), ("patchvae+w", 0.8)])
-def test_nothing_is_read_while_a_graph_is_captured(system, renew, monkeypatch):
+# Without warm-up, in which β is a tensor: its value is read, but never on a GPU.
+RECIPE = ("patchvae+w", PARTS_RECIPE | {"warm_up": 0})
+
+
+@pytest.mark.parametrize(("system", "options"), [*((system, {}) for system in SYSTEMS), RECIPE])
+def test_nothing_is_read_while_a_graph_is_captured(system, options, monkeypatch):
     images = batches(1)[0]
-    step = make_step(tiny_config("unused", system=system, renew=renew), images)
-    known = identities_of(step.system.model, images) if renew else None
-    _, held_out = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
+    step = make_step(tiny_config("unused", system=system, **options), images)
+    known = identities_of(step.system.model, images) if options else None
+    _, held_out = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch, **options)
     number, first = torch.tensor(7), torch.tensor(0)
     monkeypatch.setattr(autoencoder, "is_captured", lambda tensor: True)
     monkeypatch.setattr(bottleneck, "check_draw", lambda *_: None)  # looks at a temperature on the host alone
@@ -291,11 +296,11 @@ def test_a_graph_takes_up_restored_state(exact_convolutions):
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_deterministic_graph_learns_identities_to_the_same_bits(library_settings):
+def test_a_deterministic_graph_follows_the_recipe_of_parts_to_the_same_bits(library_settings):
     images = batches(10, device="cuda")
     ends = []
     for _ in range(2):
-        config = tiny_config("unused", device="cuda", deterministic=True, compile=False, renew=0.8)
+        config = tiny_config("unused", device="cuda", deterministic=True, compile=False, **PARTS_RECIPE)
         step = make_step(config, images[0], "cuda")
         for batch in images:
             step(batch, identities_of(step.system.model, batch))
@@ -316,10 +321,10 @@ def test_learning_rate_is_read_by_the_graph():
         assert torch.equal(got, expected)
 
 
-def held_out_of(system, device, pixels, monkeypatch):
+def held_out_of(system, device, pixels, monkeypatch, **options):
     """Measurements on tiny_dataset's held-out images in batches of so many pixels, and the object that took them."""
     monkeypatch.setattr(held_out_module, "HELD_OUT_PIXELS", pixels)
-    config = tiny_config("unused", system=system, batch_size=4, device=device.type)
+    config = tiny_config("unused", **options | {"system": system, "batch_size": 4, "device": device.type})
     measure = HeldOut(build_system(config, 16, 16, 3, None, device), tiny_dataset().test, config, device)
     return measure.measure(7), measure
 
@@ -335,10 +340,10 @@ def test_batches_make_no_difference_to_what_is_held_out(system, monkeypatch):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_graph_measures_held_out_images_as_the_cpu_does(system, monkeypatch, exact_convolutions):
-    expected, _ = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch)
-    got, again = held_out_of(system, torch.device("cuda"), 4 * 16 * 16, monkeypatch)
+@pytest.mark.parametrize(("system", "options"), [*((system, {}) for system in SYSTEMS), RECIPE])
+def test_a_graph_measures_held_out_images_as_the_cpu_does(system, options, monkeypatch, exact_convolutions):
+    expected, _ = held_out_of(system, torch.device("cpu"), 4 * 16 * 16, monkeypatch, **options)
+    got, again = held_out_of(system, torch.device("cuda"), 4 * 16 * 16, monkeypatch, **options)
     later = again.measure(7)
     assert again.see.graph is not None
     for name in expected:

@@ -8,18 +8,37 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accel.models import Classifier, elbo
 from accel.models.storage import tensors_to_bytes
 from accel.ops import Noise
 from accel.training import load_run, loop, step, train
 from accel.training.catalogue import SYSTEMS
+from accel.training.config import PARTS_RECIPE
 from accel.training.interrupt import Stopped
 from accel.training.systems import adam, build_system, model_class
 from tests.models.test_encoder import randomise_statistics
 from tests.support import assert_close
 from tests.training.tiny import assert_same_run, metrics, tiny_config, tiny_dataset
 
+# Operations that torch.use_deterministic_algorithms(True) refuses on a GPU, of those that a network may use; and
+# scatter of a tensor, for which some versions read numbers on the host then, so that no graph can be captured. Bilinear
+# interpolation and padding are composed of other operations.
+WITHOUT_DETERMINISTIC_FORM = {
+    "_adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d_backward",
+    "bincount",
+    "cumsum",
+    "grid_sampler_2d_backward",
+    "histc",
+    "median",
+    "nll_loss2d_forward",
+    "put_",
+    "scatter.src",
+    "upsample_bicubic2d_backward",
+    "upsample_linear1d_backward",
+}
 ADVERSARIAL = ("beta-vae-gan", "patchvae-gan+w")
 CPU = torch.device("cpu")
 
@@ -48,6 +67,31 @@ def bigan_losses(networks, config, images, noise):
     out = networks["model"](images, noise=noise)
     real, fake = networks["discriminator"](images, out.code)[0], networks["discriminator"](out.generated, out.prior)[0]
     return -(F.logsigmoid(-real) + F.logsigmoid(fake)).mean(), -(F.logsigmoid(real) + F.logsigmoid(-fake)).mean()
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that PyTorch performs, with and without their overload."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        name = str(operation).removeprefix("aten.")
+        self.names |= {name, name.partition(".")[0]}
+        return operation(*arguments, **options or {})
+
+
+@pytest.mark.parametrize("size", [16, 56])  # grids of 2 x 2 and 7 x 7 cells: the second is averaged unevenly
+@pytest.mark.parametrize("system", [*SYSTEMS, "recipe of parts"])
+def test_no_operation_of_a_step_lacks_a_deterministic_form_on_a_gpu(system, size):
+    options = {"system": system} if system in SYSTEMS else PARTS_RECIPE
+    training = build_system(tiny_config("unused", **options), size, size, 3, 4, CPU)
+    images = torch.rand(4, 3, size, size).contiguous(memory_format=torch.channels_last)
+    with Operations() as performed:
+        update(training, images, torch.arange(4), 3, Noise(0, 3, 0))
+    assert {"convolution", "convolution_backward"} <= performed.names
+    assert performed.names & WITHOUT_DETERMINISTIC_FORM == set()
 
 
 def update(training, images, labels, step, noise):
