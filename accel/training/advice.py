@@ -66,9 +66,11 @@ def before_training(config: TrainingConfig, dataset: Dataset, steps_an_epoch: in
         last = temperature_at(steps - 1, config) / config.temperature
         if last > FALLEN and steps >= STEPS_TO_JUDGE:
             rate = math.log(config.temperature / config.temperature_floor) / steps
+            digit = 10.0 ** (math.floor(math.log10(rate)) - 1)  # the second one, rounded up
             said.append(
                 f"the temperature will decrease by only {1 - last:.0%} over the {steps:,} steps, so occurrences stay "
-                f"soft: with --temperature-rate {rate:.1g} it reaches {config.temperature_floor:g} at the end"
+                f"soft: with --temperature-rate {math.ceil(rate / digit) * digit:.2g} it reaches "
+                f"{config.temperature_floor:g} at the end"
             )
     return said + about_images(dataset)
 
@@ -82,21 +84,22 @@ def about_images(dataset: Dataset) -> list[str]:
         _, times = Counter(train).most_common(1)[0]
         said.append(
             f"{copies:,} of {len(train):,} training images are copies of others (one image occurs {times:,} times), "
-            f"and parts will model the copied images: remove the copies from --data {dataset.name}"
+            f"and parts will model the copied images: remove the copies from {dataset.name}"
         )
     seen = set(train)
     shared = sum(value in seen for value in test)
     if shared > COPIES * len(test):
         said.append(
             f"{shared:,} of {len(test):,} held-out images are also training images, so held-out results are too "
-            f"optimistic: remove them from --data {dataset.name}"
+            f"optimistic: remove them from {dataset.name}"
         )
     if dataset.class_names is not None and len(dataset.class_names) == 1 and Path(dataset.name).is_dir():
         (name,) = dataset.class_names
         deeper = Path(dataset.name) / name
+        mended = f"use --data {deeper}" if deeper.is_dir() else f"move them up one level, out of {name}"
         said.append(
             f"all images are in one class folder, {name}, so all have the same label: if the folders inside it are the "
-            f"classes, use --data {deeper}"
+            f"classes, {mended}"
         )
     return said
 
@@ -138,8 +141,8 @@ def _problems(
     found = {}
     if recent and min(recent) > RISEN * lowest:
         found["rising"] = (
-            f"the reconstruction error has risen from {lowest:.4g} to {recent[-1]:.4g} nats: try a smaller "
-            f"--learning-rate, for example {config.learning_rate / 3:.1g}"
+            f"the reconstruction error has risen from {lowest:.4g} to {recent[-1]:.4g} nats: in a new "
+            f"run, try a smaller --learning-rate, for example {config.learning_rate / 3:.1g}"
         )
     rate = line.get("images_per_second") or 0.0
     if config.threads is not None and config.threads > 1 and rate < SLOWER * fastest:
@@ -151,50 +154,52 @@ def _problems(
     if line["step"] < STEPS_TO_JUDGE and (line["step"] < steps or steps * config.learning_rate < DISTANCE):
         return found
     if problem := collapse(line, config, steps):
-        found["collapse"] = problem
+        name, found[name] = problem
         return found
     if "held_out_psnr" in line and line["held_out_psnr"] < constant + LIKE_A_CONSTANT:
         found["constant"] = (
             f"reconstructions reach {line['held_out_psnr']:.1f} dB, hardly more than the mean colour of all images "
-            f"({constant:.1f} dB): try a larger --learning-rate, more --epochs, or smaller --beta-app and --beta-occ"
+            f"({constant:.1f} dB): in a new run, try a larger --learning-rate, more --epochs, or smaller --beta-app "
+            "and --beta-occ"
         )
     if "held_out_active_parts" in line and line["step"] >= steps / 2:
         dead = config.num_parts - line["held_out_active_parts"]
         if dead > config.num_parts / 4 and not config.renew:  # which retires parts on purpose
+            warm_up = "" if config.warm_up else f"--warm-up {steps // 2} gives every part a chance, "
             found["dead"] = (
-                f"{dead} of {config.num_parts} parts occur nowhere: "
-                f"{'' if config.warm_up else '--warm-up gives every part a chance, '}a smaller --beta-occ keeps more "
-                f"of them, and --num-parts {config.num_parts - dead} saves their cost"
+                f"{dead} of {config.num_parts} parts occur nowhere: in a new run, {warm_up}a smaller --beta-occ keeps "
+                f"more of them, and --num-parts {config.num_parts - dead} saves their cost"
             )
         if saturated := line.get("held_out_saturated_parts", 0):
             found["saturated"] = (
-                f"{saturated} of {config.num_parts} parts occur nearly everywhere, so they locate nothing: try a "
-                "larger --beta-occ or a smaller --occurrence-prior"
+                f"{saturated} of {config.num_parts} parts occur nearly everywhere, so they locate nothing: in a "
+                "new run, try a larger --beta-occ or a smaller --occurrence-prior"
             )
     return found
 
 
-def collapse(line: Line, config: TrainingConfig, steps: int) -> str | None:
-    """A warning if, by a line of metrics.jsonl, codes carry no information on the image or its parts; else None."""
+def collapse(line: Line, config: TrainingConfig, steps: int) -> tuple[str, str] | None:
+    """(name, warning) if, by a line of metrics.jsonl, codes carry no information on the image or its parts."""
     # With a prior mean, parts may be located before their appearance is learned.
     learned_late = config.appearance_prior_mean != 0 and line["step"] < steps / 2
     if "held_out_kl_appearance" not in line:
         return None
     if line["held_out_kl_appearance"] + line["held_out_kl_occurrence"] < COLLAPSED:
-        return (
-            "both divergences are near 0 nats, so reconstructions do not depend on the image: use a smaller --beta-app "
-            "and --beta-occ"
+        return "no code", (
+            "both divergences are near 0 nats, so reconstructions do not depend on the image: in a new run, use a "
+            "smaller --beta-app and --beta-occ"
         )
     if line["held_out_kl_appearance"] < COLLAPSED and not learned_late:
-        return (
-            "the appearance divergence is near 0 nats, so codes contain no information about appearance: use a smaller "
-            "--beta-app"
+        return "no appearance", (
+            "the appearance divergence is near 0 nats, so codes contain no information about appearance: in a new run, "
+            "use a smaller --beta-app"
         )
     if line.get("held_out_active_parts") == 0:
         first = "with --appearance-prior-mean 2 parts can be located before their appearance is learned, "
         first = "" if config.appearance_prior_mean else first
-        return (
-            f"no part occurs anywhere with a probability above one half: {first}a larger --learning-rate or more "
-            "--epochs let training progress further, and a smaller --beta-occ makes occurrences cheaper"
+        return "no part", (
+            f"no part occurs anywhere with a probability above one half: in a new run, {first}a larger "
+            "--learning-rate or more --epochs let training progress further, and a smaller --beta-occ makes "
+            "occurrences cheaper"
         )
     return None

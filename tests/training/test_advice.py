@@ -1,6 +1,7 @@
 """The warnings of a run, each provoked in a run of seconds."""
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from accel.data import Dataset, ImageSet, load
 from accel.training import TrainingConfig, advice, config_for, loop, train
+from accel.training.schedule import temperature_at
 from tests.training.tiny import STEPS, starting_from, tiny_config, tiny_dataset
 
 
@@ -89,13 +91,13 @@ def silence(*heads):
     [
         (
             ("occurrence_head", "appearance_mean_head", "appearance_log_variance_head"),
-            "both divergences are near 0 nats, so reconstructions do not depend on the image: use a smaller --beta-app "
-            "and --beta-occ",
+            "both divergences are near 0 nats, so reconstructions do not depend on the image: in a new run, use a "
+            "smaller --beta-app and --beta-occ",
         ),
         (
             ("appearance_mean_head", "appearance_log_variance_head"),
-            "the appearance divergence is near 0 nats, so codes contain no information about appearance: use a smaller "
-            "--beta-app",
+            "the appearance divergence is near 0 nats, so codes contain no information about appearance: in a new run, "
+            "use a smaller --beta-app",
         ),
     ],
 )
@@ -113,7 +115,7 @@ def test_dead_parts_are_counted(capsys, tmp_path, soon, monkeypatch):
     starting_from(monkeypatch, change)
     sentences = said(capsys, tmp_path / "run", learning_rate=1e-4)
     (dead,) = [words for words in sentences if "occur nowhere" in words]
-    assert dead.startswith("2 of 3 parts occur nowhere: --warm-up")
+    assert dead.startswith("2 of 3 parts occur nowhere: in a new run, --warm-up 6 gives")  # of 12 steps
     assert "--num-parts 1" in dead
     sentences = said(capsys, tmp_path / "renewed", learning_rate=1e-4, renew=1.0)
     assert not [words for words in sentences if "occur nowhere" in words]  # retired parts are no mistake
@@ -134,7 +136,7 @@ def test_a_rising_loss_names_a_smaller_step(tmp_path, capsys, monkeypatch):
     run.fit(jump)
     (sentence,) = [words for words in warnings(capsys) if "risen" in words]  # others judge the run at its end
     assert sentence.startswith("the reconstruction error has risen from ")
-    assert sentence.endswith("try a smaller --learning-rate, for example 3e-05")
+    assert sentence.endswith("nats: in a new run, try a smaller --learning-rate, for example 3e-05")
 
 
 def test_an_interruption_does_not_say_things_twice(tmp_path, capsys, soon):
@@ -167,8 +169,8 @@ def test_too_few_steps_and_a_temperature_that_stays(tmp_path, capsys):
     enough = dataclasses.replace(config, epochs=250, temperature_rate=0.003)
     assert advice.before_training(enough, dataset, 20) == []
     rate = float(stays.split("--temperature-rate ")[1].split()[0])
-    assert not any("temperature" in words for words in
-                   advice.before_training(dataclasses.replace(config, temperature_rate=rate), dataset, 20))  # fmt: skip
+    followed = dataclasses.replace(config, temperature_rate=rate)
+    assert not any("temperature" in words for words in advice.before_training(followed, dataset, 20))
     assert said(capsys, tmp_path / "run")[0].startswith("12 steps with learning rate 0.001 are too few")
 
 
@@ -208,21 +210,54 @@ def test_copies_are_counted(copies, shared):
         )
     if shared:
         assert sentences[-1].startswith(f"{shared} of 8 held-out images are also training images")
-    assert all("--data photographs" in words for words in sentences)
+    assert all(words.endswith("from photographs") for words in sentences)
+
+
+def write_classes(folder):
+    """Two class folders of five images each."""
+    image_module = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(len(str(folder)))
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            image_module.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
 def test_one_class_folder_names_the_folder_below(tmp_path):
-    image_module = pytest.importorskip("PIL.Image")
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(5):
-            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            image_module.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    write_classes(tmp_path / "photos")
     (sentence,) = advice.about_images(load(tmp_path))
     assert sentence.startswith("all images are in one class folder, photos")
     assert sentence.endswith(f"use --data {tmp_path / 'photos'}")
     assert advice.about_images(load(tmp_path / "photos")) == []
+
+
+def test_one_class_folder_in_each_split_is_to_be_left_out(tmp_path):
+    write_classes(tmp_path / "train" / "photos")
+    write_classes(tmp_path / "test" / "photos")
+    (sentence,) = advice.about_images(load(tmp_path))
+    assert sentence.startswith("all images are in one class folder, photos")
+    assert sentence.endswith("if the folders inside it are the classes, move them up one level, out of photos")
+
+
+@given(steps=st.integers(500, 10_000), floor=st.floats(0.01, 0.5))
+def test_the_proposed_temperature_rate_reaches_the_floor(steps, floor):
+    config = TrainingConfig(data="photographs", epochs=1, temperature_rate=1e-9, temperature_floor=floor)
+    (sentence,) = [words for words in advice.before_training(config, tiny_dataset(), steps) if "temperature" in words]
+    rate = float(sentence.split("--temperature-rate ")[1].split()[0])
+    last = temperature_at(steps, dataclasses.replace(config, temperature_rate=rate))
+    assert last == floor
+    assert math.exp(-rate * steps) > floor**1.2  # and hardly sooner: one digit more, rounded up
+
+
+def test_one_emptiness_does_not_hide_another():
+    empty = {"held_out_psnr": 20.0, "held_out_kl_appearance": 0.0, "held_out_kl_occurrence": 0.0}
+    full = {"held_out_psnr": 20.0, "held_out_kl_appearance": 5.0, "held_out_kl_occurrence": 5.0}
+    parts = {"train_reconstruction": 9.0, "held_out_active_parts": 0}
+    lines = [full | parts | {"step": 600}, empty | parts | {"step": 1200}]
+    config = TrainingConfig(data="photographs")
+    assert advice.after_epoch(config, lines[:1], 2400, 12.0)[0].startswith("no part occurs anywhere")
+    assert advice.after_epoch(config, lines, 2400, 12.0)[0].startswith("both divergences are near 0 nats")
 
 
 def test_psnr_of_one_colour():
@@ -240,7 +275,9 @@ def test_a_short_run_is_judged_at_its_end():
     lines = [line | {"step": step, "held_out_active_parts": 0, "train_reconstruction": 9.0} for step in (225, 450)]
     assert advice.after_epoch(config, lines[:1], 450, 12.0) == []
     (sentence,) = advice.after_epoch(config, lines, 450, 12.0)
-    assert sentence.startswith("no part occurs anywhere with a probability above one half: with --appearance-prior")
+    assert sentence.startswith(
+        "no part occurs anywhere with a probability above one half: in a new run, with --appearance"
+    )
     assert advice.after_epoch(dataclasses.replace(config, learning_rate=1e-4), lines, 450, 12.0) == []  # too few steps
 
 
@@ -249,9 +286,9 @@ def test_no_warning_proposes_what_is_already_done():
     line |= {"train_reconstruction": 9.0, "held_out_active_parts": 0}
     done = TrainingConfig(data="photographs", appearance_prior_mean=2.0, warm_up=300)
     (none,) = advice.after_epoch(done, [line], 900, 12.0)
-    assert none.startswith("no part occurs anywhere with a probability above one half: a larger --learning-rate")
+    assert none.startswith("no part occurs anywhere with a probability above one half: in a new run, a larger")
     (dead,) = advice.after_epoch(done, [line | {"held_out_active_parts": 3}], 900, 12.0)
-    assert dead.startswith("13 of 16 parts occur nowhere: a smaller --beta-occ")
+    assert dead.startswith("13 of 16 parts occur nowhere: in a new run, a smaller --beta-occ")
 
 
 @pytest.mark.parametrize(("mean", "step", "warned"), [(0.0, 900, True), (2.0, 900, False), (2.0, 1000, True)])
