@@ -15,7 +15,12 @@ HELP = "decode a folder of images into one file, from which training reads faste
 class PackOptions(Options):
     """The options of `pack`."""
 
-    image_size: int = option(224, "packing", "height and width to which images are resized", check=within(1, LARGEST))
+    image_size: int = option(
+        224,
+        "packing",
+        "height and width of images: the shorter side is resized to it, and the centre cropped",
+        check=within(1, LARGEST),
+    )
     data_dir: str | None = option(
         None, "packing", "folder that holds indoor67/, places205/ and imagenet/ as published", absent="data"
     )

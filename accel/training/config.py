@@ -81,7 +81,7 @@ class TrainingConfig(BottleneckOptions):
     image_size: int | None = option(
         None,
         "data",
-        "height and width to which images are resized",
+        "height and width of images: the shorter side is resized to it, and the centre cropped; parts is drawn at it",
         check=within(1, LARGEST),
         absent="their own, 32 for parts",
     )
@@ -92,7 +92,7 @@ class TrainingConfig(BottleneckOptions):
     flip: str = option(
         "auto",
         "data",
-        "mirror a random half of the images horizontally; auto: if the data set recommends it",
+        "mirror a random half of the images horizontally; auto: for every data set except parts",
         choices=("auto", "yes", "no"),
     )
 
@@ -109,7 +109,13 @@ class TrainingConfig(BottleneckOptions):
         "d_p, dimension of a part's appearance vector; the code of a beta-vae has num_parts × part_dim dimensions",
         check=within(1, LARGEST),
     )
-    encoder: str = option("paper", "model", "architecture of the residual encoder", choices=ENCODERS)
+    encoder: str = option(
+        "paper",
+        "model",
+        "architecture of the residual encoder, and so the width of a cell: 32 pixels for resnet18, 8 for the others; "
+        "small costs the least, and fine divides each cell into 4 × 4 places",
+        choices=ENCODERS,
+    )
     head: str | None = option(
         None,
         "model",
@@ -227,14 +233,14 @@ class TrainingConfig(BottleneckOptions):
         False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
     )
 
-    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without PatchVAE": OTHER_PARTS_RECIPE}
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts with other systems": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str | None:
         """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
             return None
         row = SYSTEMS.get(self.system)
-        return "parts without PatchVAE" if row and row.model != "PatchVAE" else "parts"
+        return "parts with other systems" if row and row.model != "PatchVAE" else "parts"
 
     def __post_init__(self) -> None:
         if self.beta_identity is None and self.occurrence not in (None, "categorical"):

@@ -78,7 +78,7 @@ def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
         return "paper", f"the quick recipe does not support {system}"
     steps = PAPER_EPOCHS * (images // PAPER_BATCH)
     if device == "cpu":
-        return "quick", "the paper's recipe needs a GPU"
+        return "quick", "the paper's recipe is slow on a CPU"
     if steps < PAPER_STEPS:
         return "quick", f"the paper's recipe would take {steps:,} steps, too few for its learning rate"
     return "paper", f"{steps:,} steps"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel import cli
-from accel.commands.train import with_recipe, with_threads
+from accel.commands.train import RecipeOptions, with_recipe, with_threads
 from accel.data import Dataset, ImageSet
 from accel.models import PatchVAE
-from accel.training import TrainingConfig, config_for, recipes
+from accel.training import TrainingConfig, config_for, pace, recipes
 from accel.training.advice import before_training
 from accel.training.catalogue import SYSTEMS
 from accel.training.config import OTHER_PARTS_RECIPE, PARTS_RECIPE
@@ -132,6 +132,26 @@ def test_the_log_counts_the_steps_of_the_images_that_are_learned_from():
         assert f" 2 epochs, {steps} steps of 10 images" in opening
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(0.5, ""), (3.0, "--train-images 100 it takes about 5 min\n")])
+def test_a_long_epoch_names_a_number_of_images(seconds, words, monkeypatch):
+    monkeypatch.setattr(pace, "measure_pace", lambda *_: pace.Pace({1: seconds}, 1))
+    given = {"data": "photographs", "batch_size": 1, "epochs": 2, "device": "cpu"}
+    _, opening = with_threads(TrainingConfig(**given), "options", images_of(600), torch.device("cpu"))
+    assert opening.endswith(words or "threads: 1 of 1\n")
+    assert ("an epoch takes about 30 min, and results are shown at its end" in opening) == bool(words)
+
+
+def test_the_help_of_the_recipe_says_what_quick_sets():
+    (field,) = dataclasses.fields(RecipeOptions)
+    words = field.metadata["help"].replace("-", "_")
+    assert f"about {recipes.QUICK_STEPS['cpu']:,} steps of {recipes.batch_size_for(64)} images" in words
+    assert (
+        f"of {recipes.batch_size_for(65)} above 64 pixels, on a CPU, {recipes.QUICK_STEPS['cuda']:,} on a GPU" in words
+    )
+    for name, value in recipes.QUICK.items():
+        assert f"{name.replace('learning_rate', 'learning rate')} {value}" in words or f"{value} {name}" in words
+
+
 def test_options_without_effect_are_left_alone():
     named = {"data": "photographs", "system": "beta-vae"}
     for system, row in SYSTEMS.items():
@@ -147,7 +167,9 @@ def test_the_command_says_what_it_chose_and_trains_by_it(capsys, tmp_path, monke
     words = ["train", "--data", str(tmp_path / "squares.npz"), "--device", "cpu", "--batch-size", "6", "--threads", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "quick")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("recipe quick (the paper's recipe needs a GPU): 2 epochs, 8 steps of 6 images each, about ")
+    assert out.startswith(
+        "recipe quick (the paper's recipe is slow on a CPU): 2 epochs, 8 steps of 6 images each, about "
+    )
     assert "\nthreads: 1 of 1\n" in out
     assert "8 steps with learning rate" in err
     config = TrainingConfig.from_json_file(tmp_path / "quick" / "config.json")
