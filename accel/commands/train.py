@@ -63,6 +63,7 @@ def run(given: dict) -> None:
     from accel.training import checkpoint, processes
     from accel.training.loop import open_run, refuse_existing
     from accel.training.resources import choose_device, load_dataset
+    from accel.training.run_folder import LEFT_OUT
 
     if resume:
         folder = config.folder
@@ -93,6 +94,8 @@ def run(given: dict) -> None:
     print(summary(training.folder, model, dataset, found))
     print()
     written = ["model/", *draw_closing_pictures(training, found)]
+    if dataset.left_out:
+        written.append(LEFT_OUT)
     print(f"{training.folder}: {', '.join(written)} after {time.monotonic() - began:.0f} s")
 
 

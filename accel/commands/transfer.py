@@ -59,13 +59,16 @@ def run(given: dict) -> None:
 
 def describe(entry: dict) -> str:
     """A result as text for the terminal, with its settings."""
-    text = f"{entry['protocol']} on {entry['data']}: top-1 {entry['last_top1']:.2f} %"
+
+    def accuracy(key: str, untrained: str) -> str:
+        words = f"{entry[key]:.2f} %"
+        return f"{words} (untrained encoder {entry[untrained]:.2f} %)" if untrained in entry else words
+
+    text = f"{entry['protocol']} on {entry['data']}: top-1 {accuracy('last_top1', 'untrained_top1')}"
     if entry["epochs"]:
-        text += f" after {entry['epochs']} epochs, {entry['selected_top1']:.2f} % at epoch {entry['selected_epoch']}"
-        text += " (selected on the held-out tenth of the training images)"
-    if "untrained_top1" in entry:
-        text += f"; untrained encoder {entry['untrained_top1']:.2f} %"
+        text += f" after {entry['epochs']} epochs, {accuracy('selected_top1', 'untrained_selected_top1')} "
+        text += f"at epoch {entry['selected_epoch']}, selected on the held-out tenth of the training images"
     if "top5" in entry:
-        text += f"; top-5 {entry['top5']:.2f} %"
+        text += f"; top-5 {accuracy('top5', 'untrained_top5')}"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())
     return f"{text}\n  {parameters}, seed {entry['seed']}, {entry['seconds']:.1f} s"

@@ -21,6 +21,11 @@ from accel.training.step import choose_execution
 from accel.training.systems import build_model
 
 UNTRAINED = "untrained"  # folder, in that of the run, for transfers from its initial weights
+UNTRAINED_KEYS = {
+    "untrained_top1": "last_top1",
+    "untrained_selected_top1": "selected_top1",
+    "untrained_top5": "top5",
+}
 
 
 def transfer(
@@ -35,7 +40,8 @@ def transfer(
 
     protocol: "conv1", "conv3" or "conv5", which freeze the layers Conv1, Conv[1-3] or Conv[1-5] as in the paper's
     tables and fine-tune the rest; or "knn" or "linear". dataset: used instead of config.data.
-    untrained: also measure the encoder before training, for the entry's `untrained_top1`.
+    untrained: also measure the encoder before training, for the entry's `untrained_top1` (of the last epoch),
+    `untrained_selected_top1` and `untrained_top5`, as far as the protocol has them.
     The classifier of the last epoch is saved in transfer/PROTOCOL/model. An interrupted transfer continues after its
     last saved epoch when it is started again. On a CPU, PyTorch then takes at most as many threads as the run
     did, also after this call.
@@ -60,7 +66,8 @@ def transfer(
     entry = measure(model, folder)
     if untrained:
         before = before_training(run, model, dataset)
-        entry["untrained_top1"] = measure(before, folder / UNTRAINED)["last_top1"]
+        baseline = measure(before, folder / UNTRAINED)
+        entry |= {new: baseline[old] for new, old in UNTRAINED_KEYS.items() if old in baseline}
     record(folder, entry)
     return entry
 

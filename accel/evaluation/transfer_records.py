@@ -21,6 +21,9 @@ class Entry(TypedDict):
     selected_top1: NotRequired[float]
     selected_top5: NotRequired[float]
     selected_epoch: NotRequired[int]
+    untrained_top1: NotRequired[float]
+    untrained_selected_top1: NotRequired[float]
+    untrained_top5: NotRequired[float]
     parameters: NotRequired[dict[str, Any]]
     seconds: NotRequired[float]
 

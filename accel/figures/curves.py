@@ -92,8 +92,8 @@ def discovery_bars(
 def transfer_bars(results: Sequence[Mapping]) -> "Figure":
     """A Figure of the accuracies of transfers, from the results of transfer.json, with a bar for each protocol.
 
-    The bar is the mean of all results with the settings of the last one for a protocol and data set. Raises ImportError
-    if matplotlib is missing.
+    A second bar is that of the untrained encoder, if it was measured. A bar is the mean of all results with the
+    settings of the last one for a protocol and data set. Raises ImportError if matplotlib is missing.
     """
 
     def bar(result: Mapping) -> str:
@@ -104,12 +104,18 @@ def transfer_bars(results: Sequence[Mapping]) -> "Figure":
 
     latest = {bar(result): settings(result) for result in results}
     accuracies: dict[str, list[float]] = {}
+    untrained: dict[str, list[float]] = {}
     for result in results:
         if settings(result) == latest[bar(result)]:
             accuracies.setdefault(bar(result), []).append(result["last_top1"])
+            if "untrained_top1" in result:
+                untrained.setdefault(bar(result), []).append(result["untrained_top1"])
     names = list(accuracies)
+    groups = {"the run's encoder": np.array([np.mean(accuracies[name]) for name in names])}
+    if untrained:
+        groups["untrained encoder"] = np.array([np.mean(untrained.get(name, np.nan)) for name in names])
     return _bars(
-        {"top-1 accuracy": np.array([np.mean(accuracies[name]) for name in names])},
+        groups,
         names,
         title="Recognition accuracy with the run's features",
         text="Top-1 accuracy in per cent on test images after the last epoch, for classifiers on top of the frozen "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OUTLINE = (255, 212, 0)
 WHITE = 255
-FINDS = 3  # multiple of chance from which the average precision counts as finding a type
+FINDS = 0.5  # average precision from which a part counts as finding a type; some untrained parts reach 0.4
 EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if the part occurs everywhere or nowhere."
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
@@ -47,8 +47,7 @@ def parts(
         precision = np.nan_to_num(part_average_precision(occurrence_maps(model, images.images), images.truth))
         order = np.argsort(-precision.max(axis=1), kind="stable")
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
-        chance = images.truth.mean(axis=(0, 2, 3))
-        labels = [_finding(row, chance, names) for row in precision]
+        labels = [_finding(row, names) for row in precision]
     best = order[:rows]
     tiles = []
     for part in best:
@@ -65,11 +64,10 @@ def parts(
     )
 
 
-def _finding(precision: np.ndarray, chance: np.ndarray, names: Sequence[str]) -> str:
-    """The type with the highest average precision for a part, as text; no type if that is near chance."""
+def _finding(precision: np.ndarray, names: Sequence[str]) -> str:
+    """The type with the highest average precision for a part, as text; no type if that is low."""
     best = precision.argmax()
-    found = precision[best] >= FINDS * chance[best]
-    return f"{names[best] if found else 'no type'}, AP {precision[best]:.2f}"
+    return f"{names[best] if precision[best] >= FINDS else 'no type'}, AP {precision[best]:.2f}"
 
 
 def _state(found: Occurrences, part: int) -> str:

@@ -116,6 +116,11 @@ def _discovery(run: RunRecord, finder: str) -> Mapping[str, Any]:
     return (run.measures or {}).get("discovery", {}).get(finder, {})
 
 
+def _accuracies(run: RunRecord, key: str) -> dict[str, float]:
+    """{protocol: accuracy of the last transfer that has it}"""
+    return {result["protocol"]: result[key] for result in run.transfer if key in result}
+
+
 def _title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
@@ -138,15 +143,16 @@ def _summary(runs: Sequence[RunRecord]) -> str:
         columns[title] = [_discovery(run, "model").get(key) for run in runs]
     columns["dead parts"] = [(run.measures or {}).get("parts", {}).get("dead") for run in runs]
     for protocol in _names((result["protocol"] for result in run.transfer) for run in runs):
-        columns[f"{protocol}, top-1 %"] = [
-            next((one["last_top1"] for one in reversed(run.transfer) if one["protocol"] == protocol), None)
-            for run in runs
-        ]
+        columns[f"{protocol}, top-1 %"] = [_accuracies(run, "last_top1").get(protocol) for run in runs]
     for run in runs:
         for finder, title in BASELINES.items():
-            if found := _discovery(run, finder):
-                values = {"run": f"{title} ({run.name})", "data": run.config.get("data")}
-                values |= {title: found.get(key) for title, key in DISCOVERY.items()}
+            found = _discovery(run, finder)
+            values = {title: found[key] for title, key in DISCOVERY.items() if key in found}
+            if finder == "untrained":
+                accuracies = _accuracies(run, "untrained_top1")
+                values |= {f"{protocol}, top-1 %": value for protocol, value in accuracies.items()}
+            if values:
+                values |= {"run": f"{title} ({run.name})", "data": run.config.get("data")}
                 for column, cells in columns.items():
                     cells.append(values.get(column))
     known = {title: values for title, values in columns.items() if any(value is not None for value in values)}
@@ -242,8 +248,9 @@ def _transfer(runs: Sequence[RunRecord]) -> str:
         "epochs": "epochs",
         "last_top1": "top-1 %, last",
         "selected_top1": "top-1 %, selected",
-        "untrained_top1": "untrained",
         "selected_epoch": "selected epoch",
+        "untrained_top1": "untrained, last",
+        "untrained_selected_top1": "untrained, selected",
     }
     rows = [[run.name] + [one.get(key) for key in header] for run in runs for one in run.transfer]
     return _table("Recognition accuracy with the run's encoder", ["run", *header.values()], rows) if rows else ""
@@ -307,6 +314,8 @@ GLOSSARY = {
     "for +w.",
     "KL, appearance and occurrence": "divergence of the posterior from the prior: information in the code about how "
     "parts look, and where they occur. If it is near 0, the code has no such information.",
+    "KL ground": "divergence of the code of the background model from its prior.",
+    "identity": "the part of the occurrence divergence that says which part occurs; --beta-identity weighs it.",
     "PSNR, SSIM": "similarity of reconstructions and images: PSNR in dB, about 12 for one colour and 20 for a blurred "
     "image; SSIM from 0 to 1, by local structure.",
     "Fréchet distance": "distance between the distributions of reconstructions and images, in the features of a "

@@ -295,9 +295,11 @@ def test_the_untrained_encoder_is_that_of_a_run_of_no_epochs(run, tmp_path, prot
     both = transfer(run, protocol, options, data, untrained=True)
     alone = transfer(run, protocol, options, data)
     assert both["last_top1"] == alone["last_top1"]
-    assert "untrained_top1" not in alone
+    assert not [key for key in alone if "untrained" in key]
     never = train(tiny_config(tmp_path / "never", epochs=0), tiny_dataset())
-    assert both["untrained_top1"] == transfer(never, protocol, options, data)["last_top1"]
+    expected = transfer(never, protocol, options, data)
+    assert both["untrained_top1"] == expected["last_top1"]
+    assert both["untrained_selected_top1"] == expected["selected_top1"]
 
 
 def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
@@ -312,8 +314,11 @@ def test_the_command_prints_what_it_depends_on(run, tmp_path, capsys):
         assert f"{protocol} on {tmp_path / 'coloured.npz'}: top-1 " in out
     assert "learning rate 0.01" in out
     assert "; top-5 " in out
-    assert out.count("; untrained encoder ") == len(FREEZES)
     entries = json.loads((run / "transfer.json").read_text())["results"]
+    for entry in entries:
+        for key in ("untrained_top1", "untrained_selected_top1", "untrained_top5"):
+            assert f"(untrained encoder {entry[key]:.2f} %)" in out
+    assert out.count("(untrained encoder ") == 3 * len(FREEZES)
     assert [entry["protocol"] for entry in entries] == list(FREEZES)
     assert cli.main([*words, "--freeze", "conv1", "--no-untrained"]) == 0
     assert "untrained" not in capsys.readouterr().out

@@ -34,6 +34,8 @@ def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [71.0, 40.0]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["conv1\ncifar10", "knn\nphotos.npz"]
     assert "conv1 on cifar10 (2), knn on photos.npz (1)" in figure.get_label()
+    results[1]["untrained_top1"], results[2]["untrained_top1"] = 50.0, 54.0
+    assert [bar.get_width() for bar in transfer_bars(results).axes[0].patches] == [71.0, 40.0, 52.0, 0.0]
 
 
 def test_discovery_bars_compare_means_type_by_type():

@@ -123,7 +123,7 @@ def test_a_part_that_finds_nothing_names_no_type():
     cells[:, 1] = np.where(truth[:, 0], 255, 10)
     labels = labels_of(parts(Oracle(), ImageSet(cells_as_images(cells), truth=truth), ["moon", "star"]))
     assert labels[0] == "part 1\nmoon, AP 1.00"
-    # Noise ranks cells as chance does: average precision near the tenth that holds the type, far below three times it.
+    # Noise ranks cells as chance does: average precision near the tenth that holds the type.
     assert [label.split("\n")[1].split(",")[0] for label in labels[1:]] == ["no type", "no type"]
 
 

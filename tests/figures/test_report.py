@@ -77,6 +77,15 @@ class Page(HTMLParser):
         return [element for element in self.elements if element["tag"] == tag]
 
 
+def test_the_summary_has_the_untrained_encoder_s_accuracy_in_its_own_row():
+    transfer = {"protocol": "conv5", "data": "cifar10", "seed": 0, "epochs": 90, "last_top1": 55.5}
+    page = Page(html_report([run_record("one"), run_record("two", transfer=[transfer | {"untrained_top1": 33.25}])]))
+    rows = [row["text"] for row in page.all("tr")]
+    (row,) = [row for row in rows if "untrained encoder (two)" in row]
+    assert "33.25" in row
+    assert not any("untrained encoder (one)" in row for row in rows)
+
+
 def test_everything_is_in_the_one_file():
     text = html_report([run_record("one"), run_record("two", "beta-vae", loss=250.0)])
     page = Page(text)
