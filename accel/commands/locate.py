@@ -29,13 +29,18 @@ class LocateOptions(Options):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments and options of the command."""
-    parser.add_argument("run", metavar="RUN", help="folder of a run or a model; parts: the model of the package")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder of a run or a model, or the word parts for the model that comes with the package",
+    )
     parser.add_argument(
         "source",
         metavar="IMAGES",
-        help="an image file, or a folder of images at any depth; the shorter side is resized as in training, and the "
-        "longer one in proportion, so parts should be as large in the image as they were there; of the longer side, "
-        "less than a cell is left out at the ends, and what exceeds 16 times the shorter one",
+        help="an image file, or a folder of images at any depth; each is resized so that its shorter side has the size "
+        "of the training images, and parts are found if they are then about as large as in training; the longer side "
+        "is cropped to whole cells, and to 16 times the shorter one; files that are no images are listed in "
+        "OUT.left-out.txt",
     )
     parser.add_argument(
         "out",

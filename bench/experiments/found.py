@@ -44,7 +44,7 @@ def main():
     parser.add_argument("out", type=Path, help="PNG file to write")
     parser.add_argument("runs", nargs="+", metavar="RUN=FOLDER", help="run folder, and the images it trained on")
     parser.add_argument(
-        "--parts", type=int, nargs="+", default=[0, 1, 3, 4, 5], help="ranks of the parts to show, by information"
+        "--parts", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="ranks of the parts to show, by information"
     )
     given = parser.parse_args()
     rows, labels = [], []
