@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PATH = Path(__file__).parents[2] / "examples" / "parts_of_a_folder.ipynb"
-SIZES = "IMAGES, EPOCHS = 4000, 10"
+SIZES = "IMAGES, EPOCHS = 4000, 12"
 LARGEST = 200_000  # bytes
 
 
