@@ -22,6 +22,7 @@ from bench.common.records import machine, write
 from bench.common.timing import CUDA
 
 ROOT = Path(__file__).parents[1]
+IMAGES, SIDE = 50_000, 32
 
 
 def random_images(path, count, side):
@@ -41,22 +42,25 @@ def whole_run(folder, *options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=50_000, metavar="N")
-    parser.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
+    parser.add_argument("--images", type=int, metavar="N", help=f"default: {IMAGES}")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help=f"default: {SIDE}")
     parser.add_argument("--epochs", type=int, metavar="N", help="default: 90, or those of the default run")
     parser.add_argument("--parts", action="store_true", help="the default run instead")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the result, with device and versions")
     options, training = parser.parse_known_args()
+    if options.parts and (options.images or options.image_size):
+        parser.error("--images and --image-size have no effect with --parts")
+    count, side = options.images or IMAGES, options.image_size or SIDE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not options.parts:
-            random_images(folder / "images.npz", options.images, options.image_size)
+            random_images(folder / "images.npz", count, side)
             training += ["--data", str(folder / "images.npz"), "--recipe", "paper"]
-        if options.epochs:
+        if options.epochs is not None:
             training += ["--epochs", str(options.epochs)]
         seconds, lines = whole_run(folder / "run", *training)
     captured = sum(line["captured"] for line in lines)
-    what = "the default run" if options.parts else f"{options.images:,} random images of {options.image_size} px"
+    what = "the default run" if options.parts else f"{count:,} random images of {side} px"
     row = {"run": what, "epochs": len(lines), "seconds": seconds, "epochs_in_a_graph": captured}
     print(
         f"{machine()['device']}: {len(lines)} epochs, {captured} of them in a CUDA graph, of {what}, from process "

@@ -23,7 +23,7 @@ class RecipeOptions(Options):
         "recipe",
         "defaults of the options that are not given: those of the paper, which are listed below, or quick ones (about "
         "4,000 steps of 16 images, or of 8 above 64 pixels, on a CPU, 8,000 on a GPU; learning rate 0.002, encoder "
-        "small, categorical occurrences, beta-app 0.1, temperature-floor 0.5 at the end, warm-up over half of the "
+        "small, categorical occurrences, beta-app 0.1, temperature-floor 0.5, warm-up over half of the "
         "steps); auto takes quick on a CPU or for few images, but never for adversarial systems or supervised; the log "
         "states the choice; the data set parts has a recipe of its own",
         choices=("auto", "paper", "quick"),

@@ -66,8 +66,8 @@ def describe(entry: dict) -> str:
 
     text = f"{entry['protocol']} on {entry['data']}: top-1 {accuracy('last_top1', 'untrained_top1')}"
     if entry["epochs"]:
-        text += f" after {entry['epochs']} epochs, {accuracy('selected_top1', 'untrained_selected_top1')} "
-        text += f"at epoch {entry['selected_epoch']}, selected on the held-out tenth of the training images"
+        text += f" after {entry['epochs']} epochs; {accuracy('selected_top1', 'untrained_selected_top1')} at the epoch "
+        text += f"selected on the held-out tenth of the training images, here {entry['selected_epoch']}"
     if "top5" in entry:
         text += f"; top-5 {accuracy('top5', 'untrained_top5')}"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())

@@ -108,12 +108,12 @@ def transfer_bars(results: Sequence[Mapping]) -> "Figure":
     for result in results:
         if settings(result) == latest[bar(result)]:
             accuracies.setdefault(bar(result), []).append(result["last_top1"])
-            if "untrained_top1" in result:
-                untrained.setdefault(bar(result), []).append(result["untrained_top1"])
+            untrained.setdefault(bar(result), []).append(result.get("untrained_top1", np.nan))
     names = list(accuracies)
     groups = {"the run's encoder": np.array([np.mean(accuracies[name]) for name in names])}
-    if untrained:
-        groups["untrained encoder"] = np.array([np.mean(untrained.get(name, np.nan)) for name in names])
+    baselines = np.array([np.mean(untrained[name]) for name in names])  # of the same runs, or none
+    if np.isfinite(baselines).any():
+        groups["untrained encoder"] = baselines
     return _bars(
         groups,
         names,

@@ -117,8 +117,9 @@ def _discovery(run: RunRecord, finder: str) -> Mapping[str, Any]:
 
 
 def _accuracies(run: RunRecord, key: str) -> dict[str, float]:
-    """{protocol: accuracy of the last transfer that has it}"""
-    return {result["protocol"]: result[key] for result in run.transfer if key in result}
+    """{protocol: accuracy}, of the last transfer of each protocol, if it has that accuracy"""
+    last = {result["protocol"]: result for result in run.transfer}
+    return {protocol: result[key] for protocol, result in last.items() if key in result}
 
 
 def _title(name: str) -> str:

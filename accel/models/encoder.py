@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from accel.ops.backend import accumulation_dtype
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -54,7 +56,8 @@ def coarse_vector(features: Tensor) -> Tensor:
     if height % rows == 0 and width % columns == 0:
         features = functional.avg_pool2d(features, (height // rows, width // columns))
     else:
-        features = _averaged(_averaged(features, 2, rows), 3, columns)
+        averaged = _averaged(_averaged(features.to(accumulation_dtype(features)), 2, rows), 3, columns)
+        features = averaged.to(features.dtype)
     return features.flatten(1)
 
 

@@ -112,8 +112,8 @@ class TrainingConfig(BottleneckOptions):
     encoder: str = option(
         "paper",
         "model",
-        "architecture of the residual encoder, and so the width of a cell: 32 pixels for resnet18, 8 for the others; "
-        "small costs the least, and fine divides each cell into 4 × 4 places",
+        "architecture of the residual encoder, and so the width of its cells: 32 pixels for resnet18, 2 for fine (of "
+        "which PatchVAE joins 4 × 4), and 8 for the others; small costs the least",
         choices=ENCODERS,
     )
     head: str | None = option(
@@ -233,14 +233,14 @@ class TrainingConfig(BottleneckOptions):
         False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
     )
 
-    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts with other systems": OTHER_PARTS_RECIPE}
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without a PatchVAE": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str | None:
         """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
             return None
         row = SYSTEMS.get(self.system)
-        return "parts with other systems" if row and row.model != "PatchVAE" else "parts"
+        return "parts without a PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
     def __post_init__(self) -> None:
         if self.beta_identity is None and self.occurrence not in (None, "categorical"):

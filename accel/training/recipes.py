@@ -75,7 +75,7 @@ def choose_options(
 def choose_recipe(images: int, device: str, system: str) -> tuple[str, str]:
     """(name, reason) of the recipe for a number of training images on a device, "cpu" or "cuda"."""
     if SYSTEMS[system].trainer != "AutoencoderSystem":
-        return "paper", f"the quick recipe does not support {system}"
+        return "paper", f"quick is not chosen for {system}"
     steps = PAPER_EPOCHS * (images // PAPER_BATCH)
     if device == "cpu":
         return "quick", "the paper's recipe is slow on a CPU"

@@ -3,6 +3,7 @@
 import functools
 import os
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from bench import compile, parts, tracing, training
+from bench import whole_run as whole_runs
 from bench.common import steps
 from bench.common.isolated import isolated
 from bench.whole_run import random_images, whole_run
@@ -130,7 +132,18 @@ def test_a_whole_run_is_one_of_all_its_epochs(tmp_path):
     seconds, lines = whole_run(tmp_path / "run", *map(str, options))
     assert seconds > 0
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert not any(line["captured"] for line in lines) or torch.cuda.is_available()
+
+
+def test_epochs_without_a_graph_fail_on_a_gpu(monkeypatch, capsys):
+    lines = [{"captured": True}, {"captured": False}]
+    monkeypatch.setattr(whole_runs, "whole_run", lambda *_: (1.5, lines))
+    monkeypatch.setattr(sys, "argv", ["whole_run.py", "--parts"])
+    monkeypatch.setattr(whole_runs, "CUDA", False)
+    whole_runs.main()
+    assert "2 epochs, 1 of them in a CUDA graph, of the default run" in capsys.readouterr().out
+    monkeypatch.setattr(whole_runs, "CUDA", True)
+    with pytest.raises(SystemExit, match="1 of 2 epochs ran without a CUDA graph"):
+        whole_runs.main()
 
 
 def test_a_step_is_compiled_in_advance_in_a_process_of_its_own():

@@ -84,6 +84,9 @@ def test_the_summary_has_the_untrained_encoder_s_accuracy_in_its_own_row():
     (row,) = [row for row in rows if "untrained encoder (two)" in row]
     assert "33.25" in row
     assert not any("untrained encoder (one)" in row for row in rows)
+    later = [transfer | {"untrained_top1": 33.25}, transfer | {"data": "photos.npz", "last_top1": 91.0}]
+    text = html_report([run_record("two", transfer=later)])
+    assert "untrained encoder (two)" not in text  # whose accuracy belongs to another transfer than the last one
 
 
 def test_everything_is_in_the_one_file():

@@ -18,10 +18,10 @@ STRIDES = {"paper": (1, 2), "release": (1, 2), "resnet18": (1, 2, 2, 2), "small"
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
 def test_coarse_features_are_means_of_the_windows_of_adaptive_pooling(height, width, seed):
-    features = torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    features.requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator).requires_grad_()
     results = [coarse_vector(features), functional.adaptive_avg_pool2d(features, coarse_grid((height, width)))]
-    incoming = torch.randn_like(results[0])
+    incoming = torch.randn(results[0].shape, dtype=torch.float64, generator=generator)
     gradients = [torch.autograd.grad((result.flatten(1) * incoming).sum(), features)[0] for result in results]
     assert_close("features", results[0], results[1].flatten(1), relative=1e-12, absolute=1e-14)
     assert_close("gradient", *gradients, relative=1e-12, absolute=1e-14)

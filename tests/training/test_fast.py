@@ -187,7 +187,7 @@ def identities_of(model, images):
     return known.to(images.device)
 
 
-# Without warm-up, in which β is a tensor: its value is read, but never on a GPU.
+# Warm-up is left out: it makes β a tensor, whose value the host checks on a CPU, but not on a GPU.
 RECIPE = ("patchvae+w", PARTS_RECIPE | {"warm_up": 0})
 
 
