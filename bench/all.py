@@ -80,6 +80,8 @@ def plan(folder, quick):
         yield from sanitized(folder)
     yield stage("whole run", "whole_run", [] if CUDA else TINY_RUN, 4, hurry=False)
     yield stage("determinism", "determinism", [], 2)
+    few_epochs = tiny_parts or ["--epochs", "3"]
+    yield stage("deterministic run", "whole_run", ["--parts", "--deterministic", *few_epochs], 1, hurry=False)
     yield stage("parts", "parts", [], 1)
     if not quick:
         yield Stage("overhead", script("overhead"), 10 * MINUTE, folder / "overhead.txt", (GPU, "triton"))
