@@ -160,7 +160,7 @@ def main():
     options = parser.parse_args()
     capability = torch.cuda.get_device_capability() if CUDA else PRETENDED
     workers = os.cpu_count()
-    # A contender with all configurations, then the next.
+    # By contender: by configuration, all steps of the largest one would need memory at the same time.
     compiled_steps = sorted(steps.compiled_contenders(options.quick), key=lambda which: which[1]) if CUDA else []
     # Of Inductor in each process.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, workers // STEPS_AT_ONCE))

@@ -1,14 +1,13 @@
 """Time of a whole training run, from process start to the last figure.
 
-    python bench/whole_run.py [--images 50000] [--image-size 32] [--epochs 90] [--output FILE.json]
-    python bench/whole_run.py --parts [--output FILE.json]
+    python bench/whole_run.py [--images 50000] [--image-size 32] [--output FILE.json] [OPTION OF train …]
+    python bench/whole_run.py --parts [--output FILE.json] [OPTION OF train …]
 
 By the paper's recipe on random images, a fifth of them held out; or the default run on the data set parts. On a GPU it
 fails if the steps of an epoch were not replayed as one CUDA graph.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from accel.training.run_folder import read_history
 from bench.common.records import machine, write
 from bench.common.timing import CUDA
 
@@ -36,15 +36,13 @@ def whole_run(folder, *options):
     began = time.perf_counter()
     command = [sys.executable, "-m", "accel", "train", "--out", str(folder), *options]
     subprocess.run(command, cwd=ROOT, check=True)
-    seconds = time.perf_counter() - began
-    return seconds, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return time.perf_counter() - began, read_history(folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, metavar="N", help=f"default: {IMAGES}")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help=f"default: {SIDE}")
-    parser.add_argument("--epochs", type=int, metavar="N", help="default: 90, or those of the default run")
     parser.add_argument("--parts", action="store_true", help="the default run instead")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the result, with device and versions")
     options, training = parser.parse_known_args()
@@ -56,8 +54,6 @@ def main():
         if not options.parts:
             random_images(folder / "images.npz", count, side)
             training += ["--data", str(folder / "images.npz"), "--recipe", "paper"]
-        if options.epochs is not None:
-            training += ["--epochs", str(options.epochs)]
         seconds, lines = whole_run(folder / "run", *training)
     captured = sum(line["captured"] for line in lines)
     what = "the default run" if options.parts else f"{count:,} random images of {side} px"

@@ -121,17 +121,18 @@ def with_threads(config: TrainingConfig, whose: str, dataset, device) -> tuple[T
     from accel.training.resources import learned_images
 
     images = len(learned_images(config, dataset))
-    each = steps_an_epoch(images, config.batch_size)
-    opening = f"{whose}: {config.epochs} epochs, {config.epochs * each:,} steps of {config.batch_size} images each"
+    steps = config.epochs * steps_an_epoch(images, config.batch_size)
+    opening = f"{whose}: {config.epochs} epochs, {steps:,} steps of {config.batch_size} images each"
     if device.type == "cpu" and processes.count() == 1 and config.epochs:
         try:
             pace = measure_pace(config, dataset)
         except (MemoryError, RuntimeError):
             return config, opening + "\n"  # the run will fail in the same way, and report it
         config = dataclasses.replace(config, threads=pace.threads)
-        opening += f", about {duration(run_seconds(config, dataset, pace.seconds[pace.threads]))}"
+        seconds = run_seconds(config, dataset, pace.seconds[pace.threads])
+        opening += f", about {duration(seconds)}"
         opening += f"\nthreads: {pace.reason}"
-        if (epoch := each * pace.seconds[pace.threads]) > LONG_EPOCH:
+        if (epoch := seconds / config.epochs) > LONG_EPOCH:
             fewer = float(f"{images * LONG_EPOCH / 2 / epoch:.1g}")
             opening += (
                 f"\nan epoch takes about {duration(epoch)}, and results are shown at its end: with --train-images "

@@ -233,14 +233,14 @@ class TrainingConfig(BottleneckOptions):
         False, "run", "also write the lines of metrics.jsonl as TensorBoard files, into tensorboard/ in the run folder"
     )
 
-    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts without a PatchVAE": OTHER_PARTS_RECIPE}
+    RECIPES: ClassVar = {"parts": PARTS_RECIPE, "parts with another model than PatchVAE": OTHER_PARTS_RECIPE}
 
     def recipe(self) -> str | None:
         """The key of RECIPES for this data set and system, or None for the general defaults."""
         if self.data not in (None, "parts"):
             return None
         row = SYSTEMS.get(self.system)
-        return "parts without a PatchVAE" if row and row.model != "PatchVAE" else "parts"
+        return "parts with another model than PatchVAE" if row and row.model != "PatchVAE" else "parts"
 
     def __post_init__(self) -> None:
         if self.beta_identity is None and self.occurrence not in (None, "categorical"):

@@ -33,7 +33,7 @@ THREE = {"occurrence": "categorical", "appearance_prior_mean": 2.0, "warm_up": 1
 VARIANTS = {  # of the defaults; "quick" is the recipe as it is
     "quick": None,
     "paper's, 10 epochs": {"epochs": 10},
-    "that of the set parts, 12 epochs": {k: v for k, v in PARTS_RECIPE.items() if k != "train_images"} | {"epochs": 12},
+    "that of the set parts, 12 epochs": PARTS_RECIPE | {"train_images": None, "epochs": 12},
     "larger steps": SMALL,
     "three options": SMALL | THREE,
     "three options, encoder paper": SMALL | THREE | {"encoder": "paper"},

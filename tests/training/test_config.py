@@ -157,7 +157,7 @@ def test_help_shows_every_default():
     assert "(default: 1.0)" in text
     assert f"(default: 90, {PARTS_RECIPE['epochs']} for parts)" in text
     assert "(default: bernoulli, categorical for parts)" in text
-    assert "(default: paper, fine for parts, small for parts without a PatchVAE)" in text
+    assert "(default: paper, fine for parts, small for parts with another model than PatchVAE)" in text
     assert "None" not in text
 
 

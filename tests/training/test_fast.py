@@ -21,7 +21,7 @@ from accel.training.held_out import HeldOut, evaluating
 from accel.training.step import TrainingStep, choose_execution
 from accel.training.systems import build_system
 from tests.support import assert_close, needs_gpu
-from tests.training.tiny import tiny_config, tiny_dataset
+from tests.training.tiny import identities_of, tiny_config, tiny_dataset
 
 SYSTEMS = ["patchvae+w", "beta-vae"]
 
@@ -178,13 +178,6 @@ class NothingRead(TorchDispatchMode):
         if function is torch.ops.aten.index.Tensor:
             assert all(index is None or index.dtype != torch.bool for index in args[1])
         return function(*args, **(kwargs or {}))
-
-
-def identities_of(model, images):
-    """A part, or none, in each cell of each image: int16 (B, h, w)."""
-    generator = torch.Generator().manual_seed(0)
-    known = torch.randint(-1, 3, (len(images), *model.grid), generator=generator, dtype=torch.int16)
-    return known.to(images.device)
 
 
 # Warm-up is left out: it makes β a tensor, whose value the host checks on a CPU, but not on a GPU.

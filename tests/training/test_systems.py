@@ -20,7 +20,7 @@ from accel.training.interrupt import Stopped
 from accel.training.systems import adam, build_system, model_class
 from tests.models.test_encoder import randomise_statistics
 from tests.support import assert_close
-from tests.training.tiny import assert_same_run, metrics, tiny_config, tiny_dataset
+from tests.training.tiny import assert_same_run, identities_of, metrics, tiny_config, tiny_dataset
 
 # Operations that torch.use_deterministic_algorithms(True) refuses on a GPU, of those that a network may use; and
 # scatter of a tensor, for which some versions read numbers on the host then, so that no graph can be captured. Bilinear
@@ -88,9 +88,7 @@ def test_no_operation_of_a_step_lacks_a_deterministic_form_on_a_gpu(system, size
     options = {"system": system} if system in SYSTEMS else PARTS_RECIPE
     training = build_system(tiny_config("unused", **options), size, size, 3, 4, CPU)
     images = torch.rand(4, 3, size, size).contiguous(memory_format=torch.channels_last)
-    cells = size // 8
-    identities = torch.arange(4 * cells**2, dtype=torch.int16).view(4, cells, cells) % 5 - 1
-    labels = torch.arange(4) if system in SYSTEMS else identities
+    labels = torch.arange(4) if system in SYSTEMS else identities_of(training.model, images)
     with Operations() as performed:
         terms = update(training, images, labels, 3, Noise(0, 3, 0))
     assert {"convolution", "convolution_backward"} <= performed.names

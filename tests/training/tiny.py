@@ -60,3 +60,10 @@ def assert_same_run(one, other):
     assert metrics(one) == metrics(other)
     weights = [torch.load(folder / "model" / "weights.pt", weights_only=True) for folder in (one, other)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def identities_of(model, images):
+    """A part, or none, in each cell of each image: int16 (B, h, w)."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randint(-1, 3, (len(images), *model.grid), generator=generator, dtype=torch.int16)
+    return known.to(images.device)
