@@ -156,6 +156,40 @@ def paths_named_in(text):
     }
 
 
+def anchors(text):
+    """The anchors that GitHub gives to the headings of a text in Markdown."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def dead_links_of(path):
+    """Links in a Markdown file to missing files of the repository or to missing headings of them."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]
+    found = []
+    for link in links:
+        file, _, place = link.partition("#")
+        target = path.parent / file if file else path
+        if not target.exists() or (place and place not in anchors(target.read_text())):
+            found.append(link)
+    return found
+
+
+DOCUMENTS = [path for path in ROOT.rglob("*.md") if not {"build", "runs"} & {*path.relative_to(ROOT).parts}]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_link_of_a_document_is_dead(path):
+    assert dead_links_of(path) == []
+
+
+@pytest.mark.parametrize("link", ["[a](no.md)", "[a](#no)", "[a](one.md#no)", "![a](no.png)"])
+def test_planted_dead_link_in_a_document_is_found(tmp_path, link):
+    page = tmp_path / "one.md"
+    page.write_text(f"# A title, with 2 signs\n[a](#a-title-with-2-signs) [a](one.md) [a](https://x) {link}")
+    assert dead_links_of(page) == [link.partition("(")[2][:-1]]
+
+
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "CHANGELOG.md"])
 def test_paths_that_a_document_names_exist(document):
     words = paths_named_in((ROOT / document).read_text()) - {"model/"}

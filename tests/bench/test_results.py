@@ -55,3 +55,18 @@ def test_the_training_step_is_what_was_measured():
     assert float(rate.replace(",", "")) == pytest.approx(row["images_a_second"], abs=50)
     for fact in (document["device"], *(document[x].partition("+")[0] for x in ("torch", "triton"))):
         assert fact in text
+
+
+def test_means_of_the_ladder_are_what_was_measured():
+    """Every cell of the table of harder images is a mean over seeds in ladder.json, or empty if there is none."""
+    methods = ["new recipe", "first recipe", "paper's recipe, 8 epochs", "k-means on cells", "untrained",
+               "fine encoder taught"]  # fmt: skip
+    found = {}
+    for row in measured("ladder")["results"]:
+        found.setdefault((row["rung"], row["method"]), []).append(row["mean"])
+        found.setdefault((row["rung"], "chance"), []).append(row["chance"])
+    rows = [line.strip("|").split("|") for line in table(RESULTS / "README.md", "| images | new recipe |")]
+    assert {name.strip() for name, *_ in rows} == {rung for rung, _ in found}
+    for name, *cells in rows:
+        means = [found.get((name.strip(), method)) for method in (*methods, "chance")]
+        assert [cell.strip() for cell in cells] == [f"{sum(m) / len(m):.2f}" if m else "" for m in means]
