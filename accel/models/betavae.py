@@ -38,7 +38,7 @@ class BetaVAE(VectorAutoencoder):
     """The encoder and decoder of PatchVAE with a code z ~ N(m, v), one vector of latent_dim dimensions per image.
 
     image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
-    encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
+    encoder: "paper", "release" or "small" (scale 8), "fine" (scale 2), or "resnet18" (scale 32).
 
     Raises ValueError for a value out of range.
     """

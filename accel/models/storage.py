@@ -36,7 +36,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     that installs the package safetensors.
     """
     read = _safetensors().load
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     contents = read_file(path, largest=None)
     try:
@@ -61,7 +61,7 @@ def load_tensors(path: Path, classes: Sequence[type] = ()) -> object:
     Raises FileNotFoundError, or ValueError if the file is damaged or holds anything else, including tensors that are
     sparse, have no storage, or are larger than their storage.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     refuse_unusual(path)
     try:

@@ -112,8 +112,8 @@ class TrainingConfig(BottleneckOptions):
     encoder: str = option(
         "paper",
         "model",
-        "architecture of the residual encoder, and so the width of its cells: 32 pixels for resnet18, 2 for fine (of "
-        "which PatchVAE joins 4 × 4), and 8 for the others; small costs the least",
+        "architecture of the residual encoder, and so the width of its cells: 8 pixels (paper, release, small), 32 "
+        "(resnet18) or 2 (fine, of which PatchVAE joins 4 × 4 to one cell of 8); small costs the least",
         choices=ENCODERS,
     )
     head: str | None = option(
@@ -132,7 +132,7 @@ class TrainingConfig(BottleneckOptions):
     places: int | None = option(
         None,
         "model",
-        "k; a part lies at one of k × k places within its cell, which are the cells of the encoder",
+        "k; PatchVAE joins k × k cells of the encoder to one cell, and a part lies at one of these k × k places",
         check=at_least(1),
         absent="4 for the encoder fine, else 1",
     )

@@ -219,7 +219,7 @@ def main():
         ran = int((corpus / f"{name}.count").read_text())
         total += ran
         print(f"{name}: {ran:,} inputs", flush=True)
-        row = f"{FORMATS[name]}, changed where that reaches new code", "a value, or one sentence"
+        row = f"{FORMATS[name]}, mutated by fuzzing guided by coverage", "a value, or one sentence"
         reliability.update(ROOT / "docs" / "reliability.md", {(*row, f"fuzz_targets.py::{name}"): ran})
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{total:,} inputs in {used.ru_utime + used.ru_stime:,.0f} seconds of the processor")
