@@ -24,9 +24,22 @@ from .divergence import (
     identity_information,
     identity_information_gradients,
 )
-from .noise import Noise, appearance_noise, dropout_noise, occurrence_noise
+from .layers import compose, compose_gradients, ground_pixels, ground_pixels_gradients
+from .noise import Noise, appearance_noise, dropout_noise, ground_noise, occurrence_noise, place_noise
 from .objective import Elbo, elbo, elbo_gradients
 from .patterns import evidence, exchangeability, identity_cross_entropy, identity_cross_entropy_gradients
+from .placement import (
+    map_of_places,
+    place,
+    place_divergence,
+    place_divergence_gradients,
+    place_gradients,
+    places_of_cells,
+    sample_place,
+    sample_place_gradients,
+    split_places,
+    split_places_gradients,
+)
 from .quality import frechet_distance, psnr, ssim
 from .weighted_loss import (
     gradient_energy_weights,
@@ -45,6 +58,8 @@ __all__ = [
     "categorical_divergence",
     "categorical_divergence_gradients",
     "category_log_probabilities",
+    "compose",
+    "compose_gradients",
     "dropout_noise",
     "elbo",
     "elbo_gradients",
@@ -54,16 +69,30 @@ __all__ = [
     "gaussian_divergence",
     "gaussian_divergence_gradients",
     "gradient_energy_weights",
+    "ground_noise",
+    "ground_pixels",
+    "ground_pixels_gradients",
     "identity_cross_entropy",
     "identity_cross_entropy_gradients",
     "identity_information",
     "identity_information_gradients",
+    "map_of_places",
     "occurrence_noise",
     "patch_bottleneck",
     "patch_bottleneck_gradients",
+    "place",
+    "place_divergence",
+    "place_divergence_gradients",
+    "place_gradients",
+    "place_noise",
+    "places_of_cells",
     "pooled_patch_bottleneck",
     "pooled_patch_bottleneck_gradients",
     "psnr",
+    "sample_place",
+    "sample_place_gradients",
+    "split_places",
+    "split_places_gradients",
     "ssim",
     "weighted_squared_error",
     "weighted_squared_error_gradients",

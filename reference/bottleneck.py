@@ -24,7 +24,7 @@ VARIANCE_RULES = ("geometric", "arithmetic")
 class BottleneckOptions:
     """Options of the bottleneck: keyword arguments of all functions below.
 
-    Raises ValueError for an unknown name or a π out of range.
+    Raises ValueError for an unknown name, or a π not between 0 and 1.
     """
 
     variance: str = "geometric"  # or "arithmetic": how log-variances are pooled, see pool_appearance
@@ -48,8 +48,15 @@ class BottleneckOptions:
         return DISTRIBUTIONS[self.occurrence]
 
     def prior(self, parts):
-        """π as given, or the default of the distribution."""
-        return self.distribution.default_prior(parts) if self.occurrence_prior is None else self.occurrence_prior
+        """π as given, or the default of the distribution; ValueError if N·π leaves nothing for "none"."""
+        if self.occurrence_prior is None:
+            return self.distribution.default_prior(parts)
+        if self.occurrence == "categorical" and not self.occurrence_prior < 1 / parts:
+            raise ValueError(
+                f"occurrence_prior must be below 1/N = {1 / parts:g} for categorical occurrences of {parts} parts, got "
+                f"{self.occurrence_prior:g}"
+            )
+        return self.occurrence_prior
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Draw:
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
 
     @property
-    def address(self):
+    def noise_drawn(self):
         """The noise, or None without sampling."""
         return self.noise if self.sample else None
 
@@ -134,17 +141,19 @@ def _epsilon(draw, shape):
     return appearance_noise(draw.noise, *shape) if draw.sample else np.zeros(shape)
 
 
-def _second_half(logits, mean, log_variance, options, draw):
+def _sample_and_place(logits, mean, log_variance, options, draw):
     """ẑ[b, n, d, l] = z_app[b, n, d] · y[b, n, l], and both divergences (equations 9 and 11)."""
     z = sample_appearance(mean, log_variance, _epsilon(draw, mean.shape))
-    y, _, _ = sample_occurrence(options.distribution, logits, draw.temperature, draw.address, options.straight_through)
+    y, _, _ = sample_occurrence(
+        options.distribution, logits, draw.temperature, draw.noise_drawn, options.straight_through
+    )
     code = z[..., None] * y[:, :, None]
     kl_appearance = gaussian_divergence(mean, log_variance, options.appearance_prior_mean).sum((1, 2))
     kl_occurrence = options.distribution.divergence(logits, options.prior(logits.shape[1]))
     return code, np.exp(log_variance), kl_appearance, kl_occurrence
 
 
-def _second_half_gradients(d_output, d_code, logits, mean, log_variance, options, draw):
+def _sample_and_place_gradients(d_output, d_code, logits, mean, log_variance, options, draw):
     """Returns (d_a, d_m, d_log v), where d_a does not include the gradient through the pooling weights.
 
         d_z = Σ_l d_ẑ y_l,    d_y_l = Σ_d d_ẑ z_d,    d_a = relax_gradients(d_y, x) dx/da
@@ -156,7 +165,7 @@ def _second_half_gradients(d_output, d_code, logits, mean, log_variance, options
     distribution, prior = options.distribution, options.prior(logits.shape[1])
     epsilon = _epsilon(draw, mean.shape)
     z = sample_appearance(mean, log_variance, epsilon)
-    y, x, slope = sample_occurrence(distribution, logits, draw.temperature, draw.address, options.straight_through)
+    y, x, slope = sample_occurrence(distribution, logits, draw.temperature, draw.noise_drawn, options.straight_through)
     variance = np.exp(log_variance)
     d_z = np.einsum("bndl,bnl->bnd", d_code, y)
     d_y = np.einsum("bndl,bnd->bnl", d_code, z)
@@ -211,7 +220,7 @@ def patch_bottleneck(
         _cells(appearance_log_variance, parts),
         options.variance,
     )
-    code, variance, kl_appearance, kl_occurrence = _second_half(logits, mean, log_variance, options, draw)
+    code, variance, kl_appearance, kl_occurrence = _sample_and_place(logits, mean, log_variance, options, draw)
     return PatchBottleneck(code.reshape(appearance_mean.shape), mean, variance, kl_appearance, kl_occurrence)
 
 
@@ -238,7 +247,7 @@ def patch_bottleneck_gradients(
     weights = occurrence_weights(options.distribution, logits)
     maps = _cells(appearance_mean, parts), _cells(appearance_log_variance, parts)
     mean, log_variance = pool_appearance(weights, *maps, options.variance)
-    d_logits, d_mean, d_log_variance = _second_half_gradients(
+    d_logits, d_mean, d_log_variance = _sample_and_place_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
     )
     d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
@@ -308,16 +317,16 @@ def pooled_patch_bottleneck(
     features: f (B, E, h, w). weight: W (2·N·D, E, k, k), k odd, the first N·D outputs for μ, the others for
     s; zero padding. bias: (2·N·D,).
     """
-    options, draw = _linear(options), Draw(temperature, noise, sample)
+    options, draw = _geometric_options(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
     weights = occurrence_weights(options.distribution, logits)
     mean, log_variance = _pool_features(weights, features, weight, bias)
-    code, variance, kl_appearance, kl_occurrence = _second_half(logits, mean, log_variance, options, draw)
+    code, variance, kl_appearance, kl_occurrence = _sample_and_place(logits, mean, log_variance, options, draw)
     return PatchBottleneck(code.reshape(images, -1, height, width), mean, variance, kl_appearance, kl_occurrence)
 
 
-def _linear(options):
+def _geometric_options(options):
     """The options, which must use the geometric rule; ValueError otherwise."""
     options = BottleneckOptions(**options)
     if options.variance != "geometric":
@@ -364,12 +373,12 @@ def pooled_patch_bottleneck_gradients(
         d_W_δ = Σ_b g F[δ],        d_bias = Σ_b g,             d_F[δ] = Wᵀ_δ g,
         d_f_{l+δ} += w_l d_F[δ],   d_w_l = Σ_δ d_F[δ] · f_{l+δ}
     """
-    options, draw = _linear(options), Draw(temperature, noise, sample)
+    options, draw = _geometric_options(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
     weights = occurrence_weights(options.distribution, logits)
     mean, log_variance = _pool_features(weights, features, weight, bias)
-    d_logits, d_mean, d_log_variance = _second_half_gradients(
+    d_logits, d_mean, d_log_variance = _sample_and_place_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
     )
     d_projected = np.stack([d_mean, d_log_variance])

@@ -26,7 +26,7 @@ def ground_pixels(ground, height, width):
 
 
 def ground_pixels_gradients(d_pixels, points):
-    """d_g = Wᵀ d_G W."""
+    """d_g = Wᵀ d_G W: (B, C, height, width) → (B, C, points, points)."""
     rows, columns = (interpolation(points, pixels) for pixels in d_pixels.shape[2:])
     return np.einsum("ya,bcyx,xz->bcaz", rows, d_pixels, columns)
 
@@ -38,7 +38,7 @@ def compose(layers, ground):
 
 
 def compose_gradients(d_images, layers, ground):
-    """(d_layers, d_G).
+    """(d_layers, d_G), of d (B, C, H, W) and in the shapes of `compose`.
 
     d_c = d α (1 − tanh² c),  d_b = Σ_C d (tanh c − tanh G) α (1 − α),  d_G = d (1 − α)(1 − tanh² G)
     """

@@ -31,7 +31,7 @@ def places_of_cells(maps, k):
 
 
 def map_of_places(cells, k, grid):
-    """The inverse of `places_of_cells` for h × w = grid cells, which is also its vector-Jacobian product."""
+    """(B, C, h·w, k²) → (B, C, h·k, w·k): the inverse and vector-Jacobian product of `places_of_cells`; grid (h, w)."""
     batch, channels = cells.shape[:2]
     maps = cells.reshape(batch, channels, *grid, k, k).transpose(0, 1, 2, 4, 3, 5)
     return maps.reshape(batch, channels, grid[0] * k, grid[1] * k)
@@ -47,7 +47,7 @@ def split_places(logits):
 
 
 def split_places_gradients(d_total, d_log_q, logits):
-    """d_a_o = d_log q_o + q_o (d_A − Σ_j d_log q_j); 0 for an infinite logit."""
+    """d_a_o = d_log q_o + q_o (d_A − Σ_j d_log q_j), (B, N, L, K); 0 for an infinite logit."""
     q = np.exp(split_places(logits)[1])
     return np.isfinite(logits) * (d_log_q + q * (d_total - d_log_q.sum(-1))[..., None])
 
@@ -64,7 +64,7 @@ def sample_place(log_q, temperature=1.0, noise=None, straight_through=False):
 
 
 def sample_place_gradients(d_s, log_q, temperature=1.0, noise=None):
-    """d_log q_o = s_o (d_s_o − Σ_j s_j d_s_j) / τ, for relaxed and discrete samples; q d_s without noise."""
+    """d_log q_o = s_o (d_s_o − Σ_j s_j d_s_j) / τ, (B, N, L, K), for both kinds of samples; q d_s without noise."""
     s = sample_place(log_q, temperature, noise)
     if noise is None:
         return s * d_s
@@ -77,7 +77,7 @@ def place_divergence(probability, log_q):
 
 
 def place_divergence_gradients(d_divergence, probability, log_q):
-    """(d_p, d_log q):  d_p = KL of the places in the cell,  d_log q_o = p q_o (log q_o + log K + 1)."""
+    """(d_p, d_log q):  d_p = KL of the places in the cell,  d_log q_o = p q_o (log q_o + log K + 1); d (B,)."""
     incoming = d_divergence[:, None, None]
     inner = np.exp(log_q) * (log_q + np.log(log_q.shape[-1]) + 1.0)
     return incoming * _divergences(log_q), (incoming * probability)[..., None] * inner
@@ -93,5 +93,5 @@ def place(code, s):
 
 
 def place_gradients(d_placed, code, s):
-    """(d_ẑ, d_s):  d_ẑ = Σ_o d s_o,  d_s_o = Σ_d d ẑ_d."""
+    """(d_ẑ, d_s):  d_ẑ = Σ_o d s_o,  d_s_o = Σ_d d ẑ_d, of d (B, N, D, L, K)."""
     return (d_placed * s[:, :, None]).sum(-1), (d_placed * code[..., None]).sum(2)

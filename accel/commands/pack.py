@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from accel.common.options import Options, add_options, option, within
+from accel.training.config import LARGEST
 
-LARGEST = 1 << 16  # height and width of an image
 HELP = "decode a folder of images into one file, from which training reads faster"
 
 

@@ -60,15 +60,17 @@ def run(given: dict) -> None:
 def describe(entry: dict) -> str:
     """A result as text for the terminal, with its settings."""
 
-    def accuracy(key: str, untrained: str) -> str:
-        words = f"{entry[key]:.2f} %"
+    from accel.evaluation.transfer_records import UNTRAINED_KEYS
+
+    def accuracy(key: str) -> str:
+        words, untrained = f"{entry[key]:.2f} %", UNTRAINED_KEYS[key]
         return f"{words} (untrained encoder {entry[untrained]:.2f} %)" if untrained in entry else words
 
-    text = f"{entry['protocol']} on {entry['data']}: top-1 {accuracy('last_top1', 'untrained_top1')}"
+    text = f"{entry['protocol']} on {entry['data']}: top-1 {accuracy('last_top1')}"
     if entry["epochs"]:
-        text += f" after {entry['epochs']} epochs; {accuracy('selected_top1', 'untrained_selected_top1')} at the epoch "
+        text += f" after {entry['epochs']} epochs; {accuracy('selected_top1')} at the epoch "
         text += f"selected on the held-out tenth of the training images, here {entry['selected_epoch']}"
     if "top5" in entry:
-        text += f"; top-5 {accuracy('top5', 'untrained_top5')}"
+        text += f"; top-5 {accuracy('top5')}"
     parameters = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["parameters"].items())
     return f"{text}\n  {parameters}, seed {entry['seed']}, {entry['seconds']:.1f} s"

@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from accel.common.describing import in_one_line
-from accel.common.progress import progress
+from accel.common.progress import progress, say
 from accel.data.images import Dataset, ImageSet
 from accel.data.resize import fit_array
 from accel.data.safe_pickle import safe_unpickle
@@ -152,7 +151,7 @@ def _fetch(archive: Archive, path: Path) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(archive.url, timeout=TIMEOUT) as response:
             total = int(response.headers.get("Content-Length", 0))
-            print(f"downloading {archive.url} ({total / 2**20:.0f} MiB) to {path.parent}", file=sys.stderr)
+            say(f"downloading {archive.url} ({total / 2**20:.0f} MiB) to {path.parent}", error=True)
             received = 0
             with progress(total, unit="B", unit_scale=True) as advance:
                 while block := response.read(BLOCK):

@@ -79,7 +79,7 @@ class Packed:
     @property
     def bad_list(self) -> Path:
         """The text file with one line for each file that was left out, if any."""
-        return self.path.with_suffix(".bad.txt")
+        return _bad_list(self.path)
 
 
 def pack(listing: Listing, out: Path, image_size: int) -> Packed:
@@ -199,6 +199,10 @@ def _refuse_changed(folder: Path, crcs: dict[str, int], out: Path) -> None:
 
 def _journal(out: Path) -> Path:
     return out.with_name(out.name + ".journal")
+
+
+def _bad_list(out: Path) -> Path:
+    return out.with_suffix(".bad.txt")
 
 
 def _digest(listing: Listing, image_size: int) -> str:
@@ -385,7 +389,7 @@ class _Packing:
         }
         texts = {self.out.with_suffix(".json"): json.dumps(about) + "\n"}
         if bad:
-            texts[Packed(self.out, 0, 0, bad).bad_list] = "".join(f"{sentence}\n" for sentence in bad.values())
+            texts[_bad_list(self.out)] = "".join(f"{sentence}\n" for sentence in bad.values())
         # File names that are not UTF-8 contain surrogates.
         write_whole({path: text.encode(errors="backslashreplace") for path, text in texts.items()})
         with self.partial.open("r+b") as array:

@@ -10,9 +10,9 @@ from torch.nn import functional
 from accel.common.describing import ShowsShapes
 from accel.data import Dataset, ImageSet
 from accel.evaluation.clustering import k_means
-from accel.evaluation.occurrences import OCCURS, SATURATED, SUREST, occurrence_maps
+from accel.evaluation.occurrences import SUREST, occurrence_maps
 from accel.models.autoencoder import scaled_pixels
-from accel.training.held_out import in_order
+from accel.training.held_out import OCCURS, SATURATED, in_order
 
 CHOOSING_IMAGES = 4000  # training images for choosing the part of each type and for fitting baselines
 

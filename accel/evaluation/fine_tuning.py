@@ -23,9 +23,11 @@ from accel.data.digests import digests
 from accel.evaluation.probes import extract, top_accuracies
 from accel.evaluation.splits import BATCH, Examples, split
 from accel.models import Classifier
-from accel.models.encoder import coarse_vector
+from accel.models.classifier import HIDDEN
+from accel.models.encoder import COARSE_GRID, coarse_vector
 from accel.models.storage import load_tensors, tensors_to_bytes
 from accel.ops import Noise
+from accel.training import checkpoint
 from accel.training.capture import Captured
 from accel.training.checkpoint import Moments, writing
 from accel.training.compilation import Compiled
@@ -233,7 +235,7 @@ class Fit:
             self.network.save_pretrained(self.folder / "model")
         self.network.load_state_dict(self.best[2])
         selected = self.accuracies("test")
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        (self.folder / checkpoint.NAME).unlink(missing_ok=True)
         outcome = {"last_top1": last[0], "selected_top1": selected[0], "selected_epoch": self.best[1]}
         if self.dataset.num_classes > 5:
             outcome |= {"top5": last[1], "selected_top5": selected[1]}
@@ -298,14 +300,14 @@ class Fit:
             "seconds": self.seconds,
             "best": self.best,
         }
-        path = self.folder / "checkpoint.pt"
+        path = self.folder / checkpoint.NAME
         self.folder.mkdir(parents=True, exist_ok=True)
         with writing(path, self.folder):
             write_whole({path: tensors_to_bytes(state)})
 
     def resume(self) -> None:
         """Restores an interrupted transfer with the same settings, if the run was not trained further since."""
-        path = self.folder / "checkpoint.pt"
+        path = self.folder / checkpoint.NAME
         if not path.is_file():
             return
         state = load_tensors(path)
@@ -346,12 +348,12 @@ class FineTuning(Fit):
     def kept_features(self, model):
         encoder = self.network.encoder
         frozen = FREEZES[self.protocol] >= len(encoder.stages()) and self.config.frozen_bn_stats == "keep"
-        cells = 16 * encoder.out_channels
+        cells = COARSE_GRID**2 * encoder.out_channels
         fits = 4 * cells * (2 * len(self.train) + len(self.sets["test"])) <= CACHE
         return self.extract_all(encoder, coarse_vector) if frozen and fits else None
 
     def own_parameters(self):
-        return {"hidden": 512, "dropout": 0.5, "frozen_bn_stats": self.config.frozen_bn_stats}
+        return {"hidden": HIDDEN, "dropout": 0.5, "frozen_bn_stats": self.config.frozen_bn_stats}
 
     def logits(self, inputs, noise=None):
         if self.features is not None:

@@ -249,8 +249,8 @@ def measures_table(measures: dict) -> str:
     images = measures["images"]
     rows = [f"{images['count']:,} held-out images of {images['data']}, {images['size']}"]
 
-    def number(value, digits: int = 3) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+    def number(value) -> str:
+        return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
     for one in measures.get("reconstructions", ()):
         title = f"{TITLES[one['name']]}{', ' + one['unit'] if one['unit'] else ''}"
@@ -262,10 +262,6 @@ def measures_table(measures: dict) -> str:
         parts = measures["parts"]
         rows.append("")
         rows += [f"{title:<28}{number(parts[name]):>12}" for name, title in PART_TITLES.items()]
-        rows += [
-            f"{title:<28}{parts[name]:>12}"
-            for name, title in (("dead", "dead parts"), ("saturated", "saturated parts"))
-        ]
         rows.append(
             "expected occurrences: sum of all parts' probabilities over the cells of an image\n"
             "effective number: of equally frequent parts with the same entropy\n"
@@ -307,4 +303,6 @@ PART_TITLES = {
     "mean_overlap": "mean overlap of two parts",
     "consistency_pixels": "consistency, pixels",
     "consistency_features": "consistency, features",
+    "dead": "dead parts",
+    "saturated": "saturated parts",
 }

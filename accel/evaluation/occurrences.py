@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from accel.common.describing import ShowsShapes
 from accel.models.autoencoder import scaled_pixels
 from accel.ops.placement import most_probable_places
-from accel.training.held_out import SATURATED, evaluating, in_order
+from accel.training.held_out import OCCURS, SATURATED, evaluating, in_order
 
 BATCH_SIZE = 256
 PIXELS = 2**22  # of a batch of images of any size, at most
-OCCURS = 0.5  # a part occurs in a cell where its probability is greater
 ALIKE = 0.8  # overlap of the maps of two parts above which they count as one part
 SUREST = 50  # number of most probable occurrences of a part, at most one per image, that represent it
 

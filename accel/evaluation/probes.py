@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from accel.data import Dataset
-from accel.evaluation.splits import Chosen, Examples, split
+from accel.evaluation.splits import Examples, Subset, split
 from accel.models.autoencoder import scaled_pixels
 from accel.models.encoder import coarse_vector
 from accel.training.held_out import evaluating
@@ -27,7 +27,7 @@ def top_accuracies(batches: Examples) -> tuple[float, float]:
 
 
 def featured(
-    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
+    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Subset, device: torch.device, mirror: bool = False
 ) -> Examples:
     """pool(φ(x)), (B, F), and labels of each batch on the device, in evaluation mode; mirrored if `mirror`."""
     encoder.to(device, memory_format=torch.channels_last)
@@ -39,14 +39,14 @@ def featured(
 
 
 def extract(
-    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Chosen, device: torch.device, mirror: bool = False
+    encoder: nn.Module, pool: Callable[[Tensor], Tensor], chosen: Subset, device: torch.device, mirror: bool = False
 ) -> Tensor:
     """pool(φ(x)) of every image, (n, F); see `featured`."""
     return torch.cat([features for features, _ in featured(encoder, pool, chosen, device, mirror)])
 
 
 def knn(
-    encoder: nn.Module, train: Chosen, test: Chosen, num_classes: int, config: TransferConfig
+    encoder: nn.Module, train: Subset, test: Subset, num_classes: int, config: TransferConfig
 ) -> tuple[float, float]:
     """(top-1, top-5) in % of the weighted vote of the k nearest training images by cosine (Wu et al. 2018).
 

@@ -16,7 +16,7 @@ Examples = Iterator[tuple[Tensor, Tensor]]  # (inputs, labels) of each batch
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class Subset:
     """A subset of the images of a set, without copies."""
 
     images: ImageSet
@@ -38,10 +38,10 @@ class Chosen:
             yield images, torch.as_tensor(self.images.labels[some], device=device)
 
 
-def split(dataset: Dataset) -> dict[str, Chosen]:
+def split(dataset: Dataset) -> dict[str, Subset]:
     """Training images, a tenth of them for validation, both together, and test images."""
     train, test = dataset.train, dataset.test
     labelled = np.arange(len(train)) if dataset.supervised is None else np.flatnonzero(dataset.supervised)
     most, tenth = held_out(dataset.name, len(labelled))
     indices = {"train": labelled[most], "validation": labelled[tenth], "both": labelled}
-    return {name: Chosen(train, some) for name, some in indices.items()} | {"test": Chosen(test, np.arange(len(test)))}
+    return {name: Subset(train, some) for name, some in indices.items()} | {"test": Subset(test, np.arange(len(test)))}

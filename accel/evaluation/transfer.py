@@ -12,7 +12,7 @@ from torch import nn
 from accel.data import Dataset, load
 from accel.evaluation.fine_tuning import FITS
 from accel.evaluation.probes import vote
-from accel.evaluation.transfer_records import record
+from accel.evaluation.transfer_records import UNTRAINED_KEYS, record
 from accel.training.config import TrainingConfig
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
 from accel.training.resources import at_most_its_threads, choose_device, load_dataset
@@ -21,11 +21,6 @@ from accel.training.step import choose_execution
 from accel.training.systems import build_model
 
 UNTRAINED = "untrained"  # folder, in that of the run, for transfers from its initial weights
-UNTRAINED_KEYS = {
-    "untrained_top1": "last_top1",
-    "untrained_selected_top1": "selected_top1",
-    "untrained_top5": "top5",
-}
 
 
 def transfer(
@@ -67,7 +62,7 @@ def transfer(
     if untrained:
         before = before_training(run, model, dataset)
         baseline = measure(before, folder / UNTRAINED)
-        entry |= {new: baseline[old] for new, old in UNTRAINED_KEYS.items() if old in baseline}
+        entry |= {UNTRAINED_KEYS[key]: baseline[key] for key in UNTRAINED_KEYS if key in baseline}
     record(folder, entry)
     return entry
 

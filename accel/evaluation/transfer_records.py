@@ -7,6 +7,12 @@ from typing import Any, NotRequired, TypedDict
 from accel.common.files import held, read_json, write_whole
 
 NAME = "transfer.json"
+# Accuracies, and the keys under which those of the untrained encoder stand.
+UNTRAINED_KEYS = {
+    "last_top1": "untrained_top1",
+    "selected_top1": "untrained_selected_top1",
+    "top5": "untrained_top5",
+}
 
 
 class Entry(TypedDict):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from accel.evaluation import Occurrences, find_occurrences
-from accel.evaluation.occurrences import OCCURS
 from accel.figures.canvas import enlarge, heat, mosaic
 from accel.figures.parts import overlay
 from accel.figures.reconstructions import as_images, code_of
-from accel.training.held_out import evaluating, in_order
+from accel.training.held_out import OCCURS, evaluating, in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

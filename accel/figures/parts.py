@@ -9,6 +9,7 @@ from torch import nn
 from accel.data import ImageSet
 from accel.evaluation import Occurrences, crop_patches, find_occurrences, occurrence_maps, part_average_precision
 from accel.figures.canvas import charts, enlarge, heat, mosaic, points
+from accel.training.held_out import OCCURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +146,7 @@ def overlay(image: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
     light = (DARKEST + (1 - DARKEST) * occurrence).repeat(height, axis=0).repeat(width, axis=1)
     tile = (tile * light[:, :, None]).astype(np.uint8)
     line = max(1, round(height / 16))
-    occurs = np.pad(occurrence > 0.5, 1)
+    occurs = np.pad(occurrence > OCCURS, 1)
     for row, column in np.argwhere(occurs) - 1:
         cell = tile[row * height : (row + 1) * height, column * width : (column + 1) * width]
         above, below = occurs[row, column + 1], occurs[row + 2, column + 1]

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from accel.evaluation.measures import PART_TITLES, TITLES
+from accel.figures.curves import PREFIXES
 
 
 @dataclass(frozen=True)
@@ -177,18 +178,16 @@ def _measures(runs: Sequence[RunRecord]) -> str:
 
 
 def _ledger(runs: Sequence[RunRecord]) -> str:
-    kinds = {"train_": "training", "held_out_": "held out"}
-
     def terms(line: Mapping) -> list[str]:
-        return [key.removeprefix(kind) for kind in kinds for key in line if key.startswith(kind)]
+        return [key.removeprefix(kind) for kind in PREFIXES for key in line if key.startswith(kind)]
 
     trained = [run for run in runs if run.history]
     if not trained:
         return ""
     header = ["nats per image, except PSNR (dB) and counts"]
-    header += [f"{run.name}, {kind}" for run in trained for kind in kinds.values()]
+    header += [f"{run.name}, {kind}" for run in trained for kind in PREFIXES.values()]
     rows = [
-        [term.replace("_", " ")] + [run.history[-1].get(kind + term) for run in trained for kind in kinds]
+        [term.replace("_", " ")] + [run.history[-1].get(kind + term) for run in trained for kind in PREFIXES]
         for term in _names(terms(run.history[-1]) for run in trained)
     ]
     content = _table("Terms of the loss in the last epoch", header, rows)
@@ -207,10 +206,7 @@ def _parts(runs: Sequence[RunRecord]) -> str:
     content = ""
     found = [run for run in runs if run.measures and "parts" in run.measures]
     if found:
-        rows = [
-            [title] + [run.measures["parts"][name] for run in found]
-            for name, title in (PART_TITLES | {"dead": "dead parts", "saturated": "saturated parts"}).items()
-        ]
+        rows = [[title] + [run.measures["parts"][name] for run in found] for name, title in PART_TITLES.items()]
         content += _table(
             "Parts on held-out images, without ground truth", ["measure", *[run.name for run in found]], rows
         )

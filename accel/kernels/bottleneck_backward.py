@@ -60,7 +60,7 @@ def scratch_places(image, cells, parts, N: tl.constexpr, L: tl.constexpr):
 
 @triton.jit
 def gather_samples(
-    maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
+    maps, statistics, coupled, tile, z, of_divergence, draw,
     CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -72,6 +72,7 @@ def gather_samples(
     BLOCK_L: tl.constexpr = BLOCKS[2]
     FOLD: tl.constexpr = BLOCKS[3]
     image, parts, channels, part_inside, inside = tile
+    d_kl_occurrence, prior = of_divergence
     z_sum = tl.zeros([BLOCK_L // FOLD, BLOCK_N, BLOCK_D], tl.float32)
     for start in range(0, L, BLOCK_L):
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
@@ -92,16 +93,22 @@ def gather_samples(
 
 @triton.jit
 def spread_gradients(
-    maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
-    mean, log_variance, d_mean, d_log_variance, peak, share,
+    maps, statistics, coupled, tile, pooled, of_weights, of_divergence, draw,
     ARITHMETIC: tl.constexpr, CATEGORICAL: tl.constexpr, SAMPLE: tl.constexpr, HARD: tl.constexpr, DETACH: tl.constexpr,
     LAYOUTS: tl.constexpr, SHAPE: tl.constexpr, BLOCKS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The second pass over cells: d_μ = w d_m and d_s = w d_log v; with attached weights, also d_a or d_log p."""
+    """The second pass over cells: d_μ = w d_m and d_s = w d_log v; with attached weights, also d_a or d_log p.
+
+    pooled: m, log v and z, and the gradients of m and log v. of_weights: the largest exponent of weight_terms, and
+    1 / Σ_l p_l / exp(peak). of_divergence: the gradient of KL_occ, and its prior.
+    """
     N: tl.constexpr = SHAPE[0]
     L: tl.constexpr = SHAPE[2]
     BLOCK_L: tl.constexpr = BLOCKS[2]
     image, parts, channels, part_inside, inside = tile
+    mean, log_variance, z, d_mean, d_log_variance = pooled
+    peak, share = of_weights
+    d_kl_occurrence, prior = of_divergence
     if not DETACH:
         # Σ_j w_j d_w_j, from the pooled numbers, without a pass over cells.
         d_weight_mean = tl.sum(d_mean * mean + d_log_variance * (1.0 if ARITHMETIC else log_variance), axis=1)
@@ -191,11 +198,11 @@ def backward_kernel(
     d_mean = load_gradient(incoming, OF_MEAN, image, parts, numbers, number_inside, LAYOUTS)
     d_variance = load_gradient(incoming, OF_VARIANCE, image, parts, numbers, number_inside, LAYOUTS)
     d_kl_appearance = load_divergence_gradient(incoming, OF_KL_APPEARANCE, image, LAYOUTS)
-    d_kl_occurrence = load_divergence_gradient(incoming, OF_KL_OCCURRENCE, image, LAYOUTS)
+    of_divergence = (load_divergence_gradient(incoming, OF_KL_OCCURRENCE, image, LAYOUTS), prior)
     draw = read_draw(image, seed, step, first_image, temperature, SAMPLE)
 
     d_z = gather_samples(
-        maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
+        maps, statistics, coupled, tile, z, of_divergence, draw,
         CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
     )  # fmt: skip
     variance = tl.exp(log_variance)
@@ -214,8 +221,8 @@ def backward_kernel(
     else:
         peak = tl.load(saved + parts * SAVED + 2 * D, mask=part_inside, other=0.0)[None, :]
         share = 1.0 / tl.load(saved + parts * SAVED + 2 * D + 1, mask=part_inside, other=1.0)[None, :]
+        pooled = (mean, log_variance, z, d_mean, d_log_variance)
         spread_gradients(
-            maps, statistics, coupled, tile, z, d_kl_occurrence, prior, draw,
-            mean, log_variance, d_mean, d_log_variance, peak, share,
+            maps, statistics, coupled, tile, pooled, (peak, share), of_divergence, draw,
             ARITHMETIC, CATEGORICAL, SAMPLE, HARD, DETACH, LAYOUTS, SHAPE, BLOCKS, INDEX,
         )  # fmt: skip

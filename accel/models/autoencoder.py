@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 from accel.common.describing import described
 from accel.ops import Noise, appearance_noise
 
-from .decoder import Decoder, Templates
+from .decoder import Decoder, ImageDecoder
 from .encoder import Encoder, coarse_grid, coarse_vector, layout_of
 from .pretrained import Pretrained
 
@@ -124,21 +124,13 @@ class Backbone(Pretrained):
         return self.encoder(scaled_pixels(images, stem.dtype))
 
 
-class Coded(Protocol):
-    """A posterior with a code for a decoder."""
-
-    @property
-    def code(self) -> Tensor:
-        """The input of the decoder."""
-
-
 class Autoencoder(Backbone):
     """An encoder φ and a decoder G around a bottleneck; a subclass adds `decoder`, `encode`, `decode` and `sample`."""
 
     has_decoder = True
-    decoder: Decoder | Templates
+    decoder: ImageDecoder
 
-    def encode(self, images: Tensor) -> Coded:
+    def encode(self, images: Tensor) -> Any:
         """The posterior of images (B, channels, H, W), which includes its `code`, without sampling."""
         raise NotImplementedError
 
@@ -164,12 +156,21 @@ class Autoencoder(Backbone):
 class VectorAutoencoder(Autoencoder):
     """An autoencoder whose code is one vector of latent_dim dimensions per image.
 
-    Features are averaged to at most 4 × 4 cells for the linear layers of a subclass. For decoding, a linear layer gives
-    latent_dim channels on the same cells, which are repeated to fill the grid; the decoder is that of a PatchVAE with
-    N·D = latent_dim. Accepts images of image_size only.
+    Features are averaged to at most 4 × 4 cells for the `heads` of a subclass, linear layers. For decoding, a linear
+    layer gives latent_dim channels on the same cells, which are repeated to fill the grid; the decoder is that of a
+    PatchVAE with N·D = latent_dim. Accepts images of image_size only.
     """
 
-    def __init__(self, image_size: int | tuple[int, int], channels: int, encoder: str, latent_dim: int):
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int] = 32,
+        channels: int = 3,
+        latent_dim: int = 96,
+        encoder: str = "paper",
+    ):
         check_positive(latent_dim=latent_dim)
         super().__init__(image_size, channels, encoder)
         self.decoder = Decoder(latent_dim, channels, self.encoder.scale, layout_of(encoder).width)
@@ -181,11 +182,12 @@ class VectorAutoencoder(Autoencoder):
         }
         self.latent_dim, self.coarse_grid = latent_dim, coarse_grid(self.grid)
         cells = self.coarse_grid[0] * self.coarse_grid[1]
-        self.coarse_features = self.encoder.out_channels * cells
         self.expand = nn.Linear(latent_dim, latent_dim * cells)
+        for head in self.heads:
+            self.add_module(head, nn.Linear(self.encoder.out_channels * cells, latent_dim))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, coarse_features).
+        """Images (B, channels, *image_size) → features on `coarse_grid`, flattened (B, C · cells).
 
         Raises ValueError for images of another size, or as `features` does.
         """

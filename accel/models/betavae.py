@@ -45,17 +45,9 @@ class BetaVAE(VectorAutoencoder):
 
     has_variance = True
 
-    def __init__(
-        self,
-        *,
-        image_size: int | tuple[int, int] = 32,
-        channels: int = 3,
-        latent_dim: int = 96,
-        encoder: str = "paper",
-    ):
-        super().__init__(image_size, channels, encoder, latent_dim)
-        self.mean = nn.Linear(self.coarse_features, latent_dim)
-        self.log_variance = nn.Linear(self.coarse_features, latent_dim)
+    heads = ("mean", "log_variance")
+    mean: nn.Linear
+    log_variance: nn.Linear
 
     def forward(
         self,

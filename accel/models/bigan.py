@@ -29,21 +29,13 @@ class Bigan(VectorAutoencoder):
     """The encoder and decoder of BetaVAE with a code z = E(x) that has no variance, trained adversarially.
 
     image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
-    encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
+    encoder: "paper", "release" or "small" (scale 8), "fine" (scale 2), or "resnet18" (scale 32).
 
     Raises ValueError for a value out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        image_size: int | tuple[int, int] = 32,
-        channels: int = 3,
-        latent_dim: int = 96,
-        encoder: str = "paper",
-    ):
-        super().__init__(image_size, channels, encoder, latent_dim)
-        self.code = nn.Linear(self.coarse_features, latent_dim)
+    heads = ("code",)
+    code: nn.Linear
 
     def forward(self, images: Tensor, noise: Noise) -> BiganOutput:
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → codes, and as many images from sampled codes.

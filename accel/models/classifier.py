@@ -48,7 +48,7 @@ class Classifier(Backbone):
         height, width = coarse_grid(self.grid)
         self.hidden = nn.Linear(self.encoder.out_channels * height * width, HIDDEN)
         self.output = nn.Linear(HIDDEN, num_classes)
-        self.still: list[nn.Module] = []  # frozen modules whose batch-norm statistics do not change
+        self.fixed: list[nn.Module] = []  # frozen modules whose batch-norm statistics do not change
 
     def freeze(self, stages: int, keep_statistics: bool = True) -> None:
         """Freezes the weights of the first `stages` entries of `encoder.stages()`, and their batch-norm statistics.
@@ -58,13 +58,13 @@ class Classifier(Backbone):
         frozen = [module for stage in self.encoder.stages()[:stages] for module in stage]
         for module in frozen:
             module.requires_grad_(False)
-        self.still = frozen if keep_statistics else []
+        self.fixed = frozen if keep_statistics else []
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; modules with frozen statistics stay in evaluation mode."""
         super().train(mode)
-        for module in self.still:
+        for module in self.fixed:
             module.eval()
         return self
 

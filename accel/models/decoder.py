@@ -1,6 +1,7 @@
 """The decoder G: from codes on the grid to images."""
 
 from collections import OrderedDict
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,7 +12,26 @@ def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-class Decoder(nn.Module):
+class ImageDecoder(nn.Module):
+    """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
+
+    code_axis: ClassVar[int]  # the axis of `code_weight` that belongs to the channels of the code
+
+    @property
+    def code_weight(self) -> Tensor:
+        """The weights of the layer that reads the code."""
+        raise NotImplementedError
+
+    def unbounded(self, code: Tensor) -> Tensor:
+        """The output before the tanh, (B, channels, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
+        return self.unbounded(code).tanh()
+
+
+class Decoder(ImageDecoder):
     """A 1×1 convolution, then log₂(scale) transposed convolutions (4×4/2), the last to pixels.
 
     Each transposed convolution doubles the grid and halves the channels, so all cost the same, and the last has `width`
@@ -22,7 +42,9 @@ class Decoder(nn.Module):
     `scale` is a power of two, at least 2.
     """
 
-    def __init__(self, in_channels: int, channels: int = 3, scale: int = 8, width: int = 64):
+    code_axis = 1
+
+    def __init__(self, in_channels: int, channels: int, scale: int, width: int):
         super().__init__()
         last, width = width, width * scale // 2
         self.input = _block(nn.Conv2d(in_channels, width, 1, bias=False))
@@ -32,46 +54,34 @@ class Decoder(nn.Module):
             width //= 2
         self.output = nn.ConvTranspose2d(width, channels, 4, 2, padding=1, bias=False)
 
-    def reading(self) -> Tensor:
-        """The weights of the layer that reads the code."""
+    @property
+    def code_weight(self) -> Tensor:
+        """Of the 1×1 convolution."""
         return self.input.get_parameter("conv.weight")
-
-    def of_channels(self, weights: Tensor) -> Tensor:
-        """Weights of the shape of `reading`, or their gradient, by the code's channels: a view (in_channels, …)."""
-        return weights.transpose(0, 1)
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The output before the tanh, (B, channels, h · scale, w · scale)."""
         return self.output(self.pyramid(self.input(code)))
 
-    def forward(self, code: Tensor) -> Tensor:
-        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
-        return self.unbounded(code).tanh()
 
-
-class Templates(nn.Module):
+class Templates(ImageDecoder):
     """One transposed convolution: each channel of a code draws one picture at each of its cells, and pictures add up.
 
     Codes (B, in_channels, h, w) become images (B, channels, h · scale, w · scale) in [−1, 1] (tanh).
     side: side of the pictures in pixels; side − scale must be even and not negative.
     """
 
+    code_axis = 0
+
     def __init__(self, in_channels: int, channels: int, scale: int, side: int):
         super().__init__()
         self.output = nn.ConvTranspose2d(in_channels, channels, side, scale, padding=(side - scale) // 2)
 
-    def reading(self) -> Tensor:
-        """The weights of the layer that reads the code."""
+    @property
+    def code_weight(self) -> Tensor:
+        """The pictures, (in_channels, channels, side, side)."""
         return self.output.weight
-
-    def of_channels(self, weights: Tensor) -> Tensor:
-        """Weights of the shape of `reading`, or their gradient, by the code's channels: a view (in_channels, …)."""
-        return weights
 
     def unbounded(self, code: Tensor) -> Tensor:
         """The output before the tanh, (B, channels, h · scale, w · scale)."""
         return self.output(code)
-
-    def forward(self, code: Tensor) -> Tensor:
-        """Codes (B, in_channels, h, w) → images (B, channels, H, W) in [−1, 1]."""
-        return self.unbounded(code).tanh()

@@ -272,6 +272,6 @@ _gradient_energy = define_launch(
 
 def gradient_energy_weights(images: Tensor, patch_size: int):
     """ω (B, C, H/p, W/p)."""
-    energy, scale = (x for x in _gradient_energy(images, patch_size))
+    energy, scale = _gradient_energy(images, patch_size)
     scale = scale[:, :, None, None]
     return torch.where(scale == 0.0, 1.0, energy * scale)

@@ -38,7 +38,7 @@ def patch_bottleneck(
             peak = log_variance_map.detach().amax(-1, keepdim=True)
             spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
             pooled = peak.squeeze(-1) + spread.log()
-        return _second_half(normalised, pooled_mean, pooled, (height, width), mean, options, draw)
+        return _sample_and_place(normalised, pooled_mean, pooled, (height, width), mean, options, draw)
 
 
 def pooled_patch_bottleneck(
@@ -58,7 +58,7 @@ def pooled_patch_bottleneck(
         shifted = F.unfold(maps, kernel, padding=kernel // 2).reshape(images, parts * kernel**2, height * width)
         pooled = torch.bmm(shifted, features.to(dtype).flatten(2).transpose(1, 2)).unflatten(1, (parts, kernel**2))
         mean, log_variance = project_pooled(pooled, weight.to(dtype).flip(2, 3), bias.to(dtype))
-        return _second_half(normalised, mean, log_variance, (height, width), features, options, draw)
+        return _sample_and_place(normalised, mean, log_variance, (height, width), features, options, draw)
 
 
 def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def project_pooled(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return projected.permute(2, 1, 0, 3) + bias.reshape(2, 1, parts, -1)
 
 
-def _second_half(
+def _sample_and_place(
     normalised: Tensor,
     mean: Tensor,
     log_variance: Tensor,

@@ -1,10 +1,11 @@
 """Captures a function of tensors as one CUDA graph, which the host launches with one call instead of hundreds."""
 
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from accel.common.progress import say
 
 WARM_UP = 3  # calls before the capture, which compile and choose kernels and create the state of optimisers
 
@@ -67,6 +68,6 @@ class Captured:
             self.failed = True
             torch.cuda.set_stream(current)  # a failed capture leaves its own stream active
             reason = str(cause or error).partition("\n")[0]
-            print(f"patchvae: warning: training continues without a CUDA graph: {reason}", file=sys.stderr, flush=True)
+            say(f"patchvae: warning: training continues without a CUDA graph: {reason}", error=True)
         else:
             self.graph = graph

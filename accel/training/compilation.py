@@ -1,13 +1,14 @@
 """A training step compiled by torch.compile, with a fallback to the uncompiled step."""
 
 import logging
-import sys
 from collections.abc import Callable
 
 import torch
 import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
 from torch import Tensor
+
+from accel.common.progress import say
 
 # The compiler warns that it ignores the profiler context in an optimiser's step, which is irrelevant here.
 logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(lambda record: "Profiler" not in record.getMessage())
@@ -46,13 +47,12 @@ class Compiled:
                 self.compiled(*arguments)
             except torch.OutOfMemoryError:
                 raise
-            except (
-                Exception
-            ) as error:  # compilers raise errors of many types; other errors occur again without compilation
+            # Compilers raise errors of many types; other errors occur again without compilation.
+            except Exception as error:
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
                 warning = f"patchvae: warning: training continues uncompiled: {type(error).__name__}: {reason}"
-                print(warning, file=sys.stderr, flush=True)
+                say(warning, error=True)
                 self.restore(saved)
                 self.function(*arguments)
             else:

@@ -16,6 +16,7 @@ from accel.training.config import TrainingConfig
 from accel.training.step import LossLedger, flushed_denormals
 from accel.training.systems import System
 
+OCCURS = 0.5  # a part occurs in a cell where its probability is greater
 SATURATED = 0.9  # a part that occurs in a larger share of all cells is saturated: it locates nothing
 HELD_OUT_PIXELS = 2**20  # minimal pixels per batch: with small images, training batches would not fill a GPU
 
@@ -78,7 +79,7 @@ class HeldOut:
         if self.system.model.has_decoder:
             result["psnr"] = self.quality.item() / len(images)
         if self.system.model.has_parts:
-            result["active_parts"] = int((self.surest > 0.5).sum())
+            result["active_parts"] = int((self.surest > OCCURS).sum())
             result["saturated_parts"] = int((self.occupied > SATURATED * len(images)).sum())
         return result
 
@@ -92,4 +93,4 @@ class HeldOut:
             self.quality += psnr(model.reconstruct(images), target).double().sum()
         if model.has_parts:
             self.surest.copy_(torch.maximum(self.surest, out.occurrence.amax((0, 2, 3))))
-            self.occupied += (out.occurrence > 0.5).double().mean((2, 3)).sum(0)
+            self.occupied += (out.occurrence > OCCURS).double().mean((2, 3)).sum(0)

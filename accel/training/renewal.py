@@ -53,17 +53,17 @@ NEVER = -1e4  # logit of a retired part, whose probability is 0 in every precisi
 UNKNOWN = -1  # in a map of identities: no part is known to occur in the cell
 
 
-class Occurrences(NamedTuple):
+class SureOccurrences(NamedTuple):
     """Sure occurrences of used parts at m places, which part each is, and where its picture's centre lies."""
 
     part: Tensor  # (m,) int64
     found: Places
     at: Places
 
-    def some(self, index: Tensor) -> "Occurrences":
+    def some(self, index: Tensor) -> "SureOccurrences":
         """Those with the given indices."""
         found, at = (tuple(numbers[index] for numbers in places) for places in (self.found, self.at))
-        return Occurrences(self.part[index], found, at)
+        return SureOccurrences(self.part[index], found, at)
 
 
 def rounds_of_assignment(epochs: int) -> set[int]:
@@ -150,7 +150,7 @@ def reassign_parts(
 
 def occurrences(
     model: PatchVAE, posterior: PatchPosterior, used: list[int], steps: list[tuple[int, int]]
-) -> Occurrences:
+) -> SureOccurrences:
     """The sure occurrences of the used parts, at least one, without those whose centres lie outside of the image.
 
     steps: `steps_to_centres` of the model, since the centre of what a part draws is to be its place.
@@ -162,7 +162,7 @@ def occurrences(
         part.append(torch.full_like(before[0], one))
         found.append(before)
         at.append(after)
-    return Occurrences(torch.cat(part), *(tuple(map(torch.cat, zip(*p, strict=True))) for p in (found, at)))
+    return SureOccurrences(torch.cat(part), *(tuple(map(torch.cat, zip(*p, strict=True))) for p in (found, at)))
 
 
 def on_cpu(places: Places) -> Places:
@@ -315,7 +315,7 @@ def become_variants(model: PatchVAE, parts: Tensor, step: tuple[int, int], gener
     """Gives parts (K,) the weights of the first of them, with noise, and all of them its picture moved by a step."""
     first, others = parts[0], parts[1:]
     if any(step):
-        pictures = _pictures(model, model.decoder.reading())
+        pictures = _pictures(model, model.decoder.code_weight)
         pictures[first] = shifted(pictures[first], *(-places * model.encoder.scale for places in step))
     for weights in _by_part(model, nn.Parameter.detach):
         spread = weights[first].std(correction=0) if weights[first].numel() > model.part_dim else 0.0
@@ -331,7 +331,9 @@ def first_of_each(keys: Tensor) -> Tensor:
     )
 
 
-def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, found: Occurrences, part: Tensor) -> None:
+def fit_pictures(
+    model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, found: SureOccurrences, part: Tensor
+) -> None:
     """Fits the decoder's weights to pixels (n, C, H, W), with m occurrences drawn by new parts (m,) at their centres.
 
     posterior: of the same images, before parts were assigned anew. Minimises the squared error.
@@ -352,7 +354,7 @@ def fit_pictures(model: PatchVAE, pixels: Tensor, posterior: PatchPosterior, fou
     few = evenly_spaced(len(pixels), FITTED)
     code, pixels = code[few].flatten(1, 2), pixels[few]
     setting = {name: value[few] for name, value in setting.items()}
-    weight = model.decoder.reading()
+    weight = model.decoder.code_weight
     optimiser = torch.optim.Adam([weight], lr=FITTING_RATE)
     for _ in range(FITTING_STEPS):
         with torch.enable_grad(), in_evaluation(model):
@@ -382,13 +384,13 @@ def _by_part(model: PatchVAE, of: Callable[[nn.Parameter], Tensor | None]) -> li
     heads = (model.occurrence_head, model.appearance_mean_head, model.appearance_log_variance_head)
     tensors = [of(parameter) for head in heads for parameter in head.parameters()]
     views = [tensor.unflatten(0, (model.num_parts, -1)) for tensor in tensors if tensor is not None]
-    pictures = of(model.decoder.reading())
+    pictures = of(model.decoder.code_weight)
     return views if pictures is None else [*views, _pictures(model, pictures)]
 
 
 def _pictures(model: PatchVAE, weights: Tensor) -> Tensor:
     """The decoder's weights, their gradient or a moment of it, by the part that they draw: a view (N, …)."""
-    return model.decoder.of_channels(weights).unflatten(0, (model.num_parts, -1))
+    return weights.transpose(0, model.decoder.code_axis).unflatten(0, (model.num_parts, -1))
 
 
 @torch.no_grad()

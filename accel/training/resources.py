@@ -1,9 +1,8 @@
 """The data set and the device of a run."""
 
-import sys
-
 import torch
 
+from accel.common.progress import say
 from accel.data import Dataset, ImageSet, load
 from accel.data.listing import left_out_lines
 from accel.training import processes
@@ -22,7 +21,7 @@ def load_dataset(config: TrainingConfig) -> Dataset:
             strict=config.strict,
         )
     if dataset.left_out and processes.rank() == 0:
-        print(left_out_lines(dataset.left_out), file=sys.stderr, flush=True)
+        say(left_out_lines(dataset.left_out), error=True)
     return dataset
 
 

@@ -219,7 +219,7 @@ class TrainingStep:
         self.ledger.add(losses, len(images), self.clock)
         # Compilation is interrupted here, which gives one graph before and one after the backward pass.
         self.system.backward(self.system.descended_loss(losses))
-        self.system.move()
+        self.system.step_optimisers()
         self.clock += 1
 
     def state_dict(self) -> dict:

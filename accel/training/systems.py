@@ -68,7 +68,7 @@ class System:
         for optimiser in self.optimisers.values():
             processes.average_gradients(optimiser)
 
-    def move(self) -> None:
+    def step_optimisers(self) -> None:
         """Takes one step of every optimiser."""
         for optimiser in self.optimisers.values():
             optimiser.step()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.layers import compose, compose_gradients, ground_pixels, ground_pixels_gradients
+from reference import compose, compose_gradients, ground_pixels, ground_pixels_gradients
 from tests.reference.test_placement import slope_is
 
 sizes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(2, 7), st.integers(2, 7))

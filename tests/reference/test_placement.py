@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import Noise
-from reference.noise import place_noise
-from reference.occurrence import Categorical
-from reference.placement import (
+from reference import (
+    Noise,
     map_of_places,
     place,
     place_divergence,
     place_divergence_gradients,
     place_gradients,
+    place_noise,
     places_of_cells,
     sample_place,
     sample_place_gradients,
     split_places,
     split_places_gradients,
 )
+from reference.occurrence import Categorical
 
 
 def slope_is(function, gradient, at, incoming):

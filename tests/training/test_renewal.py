@@ -129,10 +129,10 @@ def test_of_two_that_move_into_a_cell_the_first_is_drawn():
     target = (image, torch.tensor([4, 5]), torch.tensor([6, 6]))  # both in cell 5
     drawn = []
     model.decode = lambda code, **setting: (
-        drawn.append((code, setting)) or model.decoder.reading().square().sum() + pixels
+        drawn.append((code, setting)) or model.decoder.code_weight.square().sum() + pixels
     )
     part = torch.tensor([2, 2])
-    renewal.fit_pictures(model, pixels, posterior, renewal.Occurrences(part, places, target), part)
+    renewal.fit_pictures(model, pixels, posterior, renewal.SureOccurrences(part, places, target), part)
     code, setting = drawn[0]
     at = code.unflatten(1, (model.num_parts, -1))[0, 2, 0]
     assert at.nonzero().tolist() == [[1, 1]]

@@ -100,7 +100,7 @@ def update(training, images, labels, step, noise):
     """Takes a training step as a run does; returns the terms of the loss before the update."""
     _, losses = training.losses(images, labels, step, noise)
     training.backward(training.descended_loss(losses))
-    training.move()
+    training.step_optimisers()
     return {term: value.detach() for term, value in losses.items()}
 
 
