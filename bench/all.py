@@ -93,7 +93,7 @@ def plan(folder, quick):
 
 
 def sanitized(folder):
-    """A stage that runs unusual shapes under compute-sanitizer."""
+    """Two stages that run unusual shapes under compute-sanitizer, one with each of its tools."""
     watched = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode", "1", "--tool"]
     for tool in ("memcheck", "racecheck"):
         command = [*watched, tool, sys.executable, "-m", "pytest", *ODD_SHAPES]

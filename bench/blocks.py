@@ -30,10 +30,6 @@ DTYPES, FORMATS = (torch.float32, torch.bfloat16), (torch.contiguous_format, tor
 SWEPT = [(128, 64, 16, 28), (256, 64, 16, 7)]
 SMALL = [(128, 16, 6, 4), (128, 16, 6, 8), (128, 16, 6, 14), (128, 64, 1, 14)]
 PASSES = "forward", "backward", "both"
-BENCHMARKS = {
-    "bottleneck": (bottleneck, compile.launch_bottleneck),
-    "weighted_loss": (weighted_loss, compile.launch_weighted_loss),
-}
 
 
 def table_tile(shape, dtype, memory_format, kind=bottleneck.KINDS[0], backward=False):
@@ -54,7 +50,7 @@ def neighbours(tile, warps, most_cells):
 
 
 def measurements(quick):
-    """(name in BENCHMARKS, arguments of make_case, tile or None for the table's) of every row."""
+    """(name in compile.OPERATORS, arguments of make_case, tile or None for the table's) of every row."""
     kinds = bottleneck.KINDS[:1] if quick else bottleneck.KINDS
     shapes = SWEPT if quick else SWEPT + SMALL
     for shape, dtype, memory_format in itertools.product(shapes, DTYPES, FORMATS):
@@ -82,7 +78,7 @@ def with_tile(tile):
 def launch(benchmark, arguments, tile):
     """Compiles the kernels of a row, in a process that compile.prepare has prepared."""
     with with_tile(tile):
-        return compile.perform(functools.partial(BENCHMARKS[benchmark][1], *arguments))
+        return compile.perform(functools.partial(compile.launch_operator, benchmark, *arguments))
 
 
 def calls_of(case, provider, sets, incoming, name):
@@ -100,10 +96,10 @@ def calls_of(case, provider, sets, incoming, name):
 
 def measure(benchmark, arguments, tile, bandwidth):
     """A row: milliseconds of each pass and their shares of the copy's bandwidth, or a failure."""
-    module = BENCHMARKS[benchmark][0]
+    module = compile.OPERATORS[benchmark]
     case = module.make_case(*arguments)
     row = {"case": case.label, **case.facts}
-    provider = next(module.make_providers(*[case] * (module is bottleneck), False, False))
+    provider = next(module.make_providers(case, False, False))
     if module is bottleneck:
         row |= {"dtype": str(case.dtype)[6:], "channels_last": case.memory_format == torch.channels_last}
         tiles = [tile or table_tile(*arguments, backward=backward) for backward in (False, True)]

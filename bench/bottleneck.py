@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench.common import formulations
-from bench.common.harness import OURS, Case, Provider, arguments, run, versions
-from bench.common.timing import CUDA, DEVICE
+from bench.common.harness import OURS, Case, Provider, command, run, versions
+from bench.common.timing import DEVICE
 
 TEMPERATURE = 0.5
 FIELDS = "code", "appearance_mean", "appearance_variance", "kl_appearance", "kl_occurrence"
@@ -153,14 +153,7 @@ def reason(row):
 
 
 def main():
-    options = arguments(__doc__.splitlines()[0])
-    cases = [make_case(*c) for c in grid(CUDA, options.quick, options.sweep)]
-    table = len(grid(CUDA, options.quick, False))
-
-    def providers(case):
-        contiguous = case.memory_format == torch.contiguous_format
-        return make_providers(case, case in cases[:table], CUDA and contiguous and not options.quick)
-
+    options, cases, providers = command(__doc__.splitlines()[0], make_case, make_providers, grid)
     for case in cases:
         if coupling := case.facts["coupling_bytes"]:
             share = coupling / (case.forward_bytes + case.backward_bytes)

@@ -35,11 +35,12 @@ from bench.common.timing import CUDA, first_line
 
 IMAGES = 2
 PRETENDED = 9, 0  # the capability of a GPU that is not there
+OPERATORS = {"bottleneck": bottleneck, "weighted_loss": weighted_loss}
 STEPS_AT_ONCE, STEPS_SECONDS = 8, 150.0  # processes that compile training steps, and the time limit of each
 
 
 def stand_in_for_a_gpu(capability=PRETENDED):
-    """A context in which launches stop at the driver."""
+    """From now on, launches in this process stop at the driver."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -83,18 +84,10 @@ def hidden_gpu():
     return mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="")
 
 
-def launch_bottleneck(shape, *arguments, images=IMAGES):
-    case = bottleneck.make_case((images, *shape[1:]), *arguments)
-    launch_case(case, next(bottleneck.make_providers(case, False, False)))
-
-
-def launch_weighted_loss(shape, *arguments, images=IMAGES):
-    case = weighted_loss.make_case((images, *shape[1:]), *arguments)
-    launch_case(case, next(weighted_loss.make_providers(False, False)))
-
-
-def launch_case(case, provider):
+def launch_operator(name, shape, *arguments, images=IMAGES):
     """Every launch of a benchmark's check and timings."""
+    case = OPERATORS[name].make_case((images, *shape[1:]), *arguments)
+    provider = next(OPERATORS[name].make_providers(case, False, False))
     leaves = case.inputs(0)
     both(provider, leaves, case.incoming(provider.run(leaves)))
 
@@ -111,10 +104,9 @@ def launches(cuda, quick):
     for configuration in reversed(steps.configurations(cuda)):
         for precision in precisions:
             yield functools.partial(launch_step, configuration.with_batch(IMAGES), precision)
-    for arguments in bottleneck.grid(cuda, quick, not quick):
-        yield functools.partial(launch_bottleneck, *arguments)
-    for arguments in weighted_loss.grid(cuda, quick, not quick):
-        yield functools.partial(launch_weighted_loss, *arguments)
+    for name, benchmark in OPERATORS.items():
+        for arguments in benchmark.grid(cuda, quick, not quick):
+            yield functools.partial(launch_operator, name, *arguments)
 
 
 def perform(launch):

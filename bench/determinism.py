@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import bottleneck, weighted_loss
 from bench.common import steps
 from bench.common.harness import both
 from bench.common.isolated import isolated
 from bench.common.records import machine, write
 from bench.common.timing import CUDA
+from bench.compile import OPERATORS
 
 STEPS = 10
 IMAGES = 8  # of each case: the bits are compared on the host
@@ -35,21 +35,17 @@ def digest(tensors):
 
 def of_operators(quick, times):
     """{case: digests of the outputs and gradients, one for each time}"""
-    made = []
-    for shape, *arguments in bottleneck.grid(CUDA, quick, False):
-        case = bottleneck.make_case((IMAGES, *shape[1:]), *arguments)
-        made.append((case, next(bottleneck.make_providers(case, False, False))))
-    for shape, *arguments in weighted_loss.grid(CUDA, quick, False):
-        case = weighted_loss.make_case((IMAGES, *shape[1:]), *arguments)
-        made.append((case, next(weighted_loss.make_providers(False, False))))
     found = {}
-    for case, provider in made:
-        leaves = case.inputs(0)
-        incoming = case.incoming(provider.run(leaves))
-        found[case.label] = []
-        for _ in range(times):
-            outputs, gradients = both(provider, leaves, incoming)
-            found[case.label].append(digest([*outputs, *gradients]))
+    for benchmark in OPERATORS.values():
+        for shape, *arguments in benchmark.grid(CUDA, quick, False):
+            case = benchmark.make_case((IMAGES, *shape[1:]), *arguments)
+            provider = next(benchmark.make_providers(case, False, False))
+            leaves = case.inputs(0)
+            incoming = case.incoming(provider.run(leaves))
+            found[case.label] = []
+            for _ in range(times):
+                outputs, gradients = both(provider, leaves, incoming)
+                found[case.label].append(digest([*outputs, *gradients]))
     return found
 
 

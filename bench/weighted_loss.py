@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 from accel import ops
 from bench.common import formulations
-from bench.common.harness import OURS, Case, Provider, arguments, run, versions
-from bench.common.timing import CUDA, DEVICE
+from bench.common.harness import OURS, Case, Provider, command, run, versions
+from bench.common.timing import DEVICE
 
 CHECKED = 2  # images that are compared with the reference
 SHAPES = [(128, 32), (256, 224)]  # (B, side), three channels
@@ -57,7 +57,7 @@ def make_case(shape, dtype, memory_format):
     )
 
 
-def make_providers(others, compiled):
+def make_providers(case, others, compiled):
     """Our implementation, and optionally the others and their compiled versions."""
 
     def ours(leaves):
@@ -88,14 +88,7 @@ def reason(row):
 
 
 def main():
-    options = arguments(__doc__.splitlines()[0])
-    cases = [make_case(*c) for c in grid(CUDA, options.quick, options.sweep)]
-    table = len(grid(CUDA, options.quick, False))
-
-    def providers(case):
-        contiguous = case.memory_format == torch.contiguous_format
-        return make_providers(case in cases[:table], CUDA and contiguous and not options.quick)
-
+    options, cases, providers = command(__doc__.splitlines()[0], make_case, make_providers, grid)
     run("Weighted squared error, forward and backward, 3 channels", cases, providers, options, reason)
 
 

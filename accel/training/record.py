@@ -82,7 +82,7 @@ def session(device: torch.device, step: int) -> Session:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    versions["git"] = _git()
+    versions["git"] = commit()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["device"]
     return {
         "began": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -95,8 +95,8 @@ def session(device: torch.device, step: int) -> Session:
     }
 
 
-def _git() -> str | None:
-    """The git commit of this code, with a + if files differ from it."""
+def commit() -> str | None:
+    """The git commit of this code, with a + if files differ from it; None outside of a repository, or without git."""
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(SOURCE), *words]

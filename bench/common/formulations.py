@@ -3,8 +3,7 @@
 plain_*: straightforward PyTorch from the equations. release_*: as described for the authors' release: probabilities
 with 1e-7 added, weights and occurrences expanded to maps for every dimension of a part, the arithmetic rule, a
 convolution for the gradient energy, and weights expanded to pixels. Random numbers come from PyTorch's generator unless
-they are
-given: uniform (B, N, L) and normal (B, N, D).
+they are given: uniform (B, N, L) and normal (B, N, D).
 """
 
 import math
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = 1e-7
+PATCH = 8  # pixels along each side of a patch, which has one weight
 
 
 def plain_bottleneck(
@@ -88,19 +88,19 @@ def release_bottleneck(logits, mean, log_variance, temperature, prior, uniform=N
     return [code, m.view(shape), v.view(shape), kl_appearance.sum(1), kl_occurrence.sum((1, 2, 3))]
 
 
-def plain_weighted_error(reconstruction, images, patch_size=8):
+def plain_weighted_error(reconstruction, images):
     """R of each image, weighted by gradient energy."""
     with torch.no_grad():
         padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
         vertical = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
         horizontal = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
-        energy = F.avg_pool2d((vertical + horizontal - 4 * images).abs().float(), patch_size)
+        energy = F.avg_pool2d((vertical + horizontal - 4 * images).abs().float(), PATCH)
         weights = energy / energy.mean((2, 3), keepdim=True)
     squared = (images - reconstruction).float().square()
-    return [(weights * F.avg_pool2d(squared, patch_size)).sum((1, 2, 3)) * patch_size**2]
+    return [(weights * F.avg_pool2d(squared, PATCH)).sum((1, 2, 3)) * PATCH**2]
 
 
-def release_weighted_error(reconstruction, images, patch_size=8):
+def release_weighted_error(reconstruction, images):
     """The same by a convolution, with weights expanded to pixels."""
     channels, height, width = images.shape[1:]
     with torch.no_grad():
@@ -110,7 +110,7 @@ def release_weighted_error(reconstruction, images, patch_size=8):
         stencil[1, 1].fill_(-4)
         stencil = stencil.expand(channels, 1, 3, 3)
         response = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), stencil, groups=channels).abs()
-        energy = F.avg_pool2d(response, patch_size)
-        mask = F.interpolate(energy, scale_factor=patch_size, mode="nearest")
+        energy = F.avg_pool2d(response, PATCH)
+        mask = F.interpolate(energy, scale_factor=PATCH, mode="nearest")
         mask = mask / mask.sum((2, 3), keepdim=True) * (height * width)
     return [(mask * (images - reconstruction) ** 2).sum((1, 2, 3))]

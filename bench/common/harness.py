@@ -194,7 +194,8 @@ HEAD = (
 )
 
 
-def arguments(description):
+def command(description, make_case, make_providers, grid):
+    """Options of the command line, cases of the grid, and providers of a case: others only for cases of the table."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few shapes and short timings, under a minute")
     parser.add_argument(
@@ -202,7 +203,15 @@ def arguments(description):
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results, with device and versions")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the achieved share of the copy bandwidth")
-    return parser.parse_args()
+    options = parser.parse_args()
+    cases = [make_case(*c) for c in grid(CUDA, options.quick, options.sweep)]
+    table = len(grid(CUDA, options.quick, False))
+
+    def providers(case):
+        contiguous = case.memory_format == torch.contiguous_format
+        return make_providers(case, case in cases[:table], CUDA and contiguous and not options.quick)
+
+    return options, cases, providers
 
 
 def why_slow(row, reason):
@@ -215,7 +224,7 @@ def why_slow(row, reason):
 def run(description, cases, providers, options, reason):
     """Measures every case with providers(case); prints and writes each row, then plots. Exits with 1 if any failed.
 
-    reason(row): why a large shape reaches less than 70 % of the copy bandwidth, or an empty text.
+    reason(row): why a large shape reaches less than 70 % of the copy bandwidth, or None.
     """
     if not CUDA:
         print("No CUDA device: PyTorch formulations on the CPU at small shapes; the fused kernels need a GPU.")

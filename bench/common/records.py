@@ -3,24 +3,13 @@
 import datetime
 import json
 import platform
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from accel.common.files import write_whole
+from accel.training.record import commit
 from bench.common.timing import CUDA
-
-
-def commit():
-    """The checked-out commit, marked where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return "unknown"
-    return result.stdout.strip() or "unknown"
 
 
 def machine():

@@ -172,15 +172,11 @@ def compare(got, expected):
 
 def how_it_ran(step):
     """Whether a step was compiled, whether it was one CUDA graph, and if not why."""
-    captured = getattr(step, "captured", None)
-    if captured is None:
-        captured = getattr(step.run, "graph", None) is not None
-    compiled = step.compiled if hasattr(step, "compiled") else step.execution.compile
-    row = {"compiled": compiled, "captured": captured}
+    captured = getattr(step.run, "graph", None) is not None
+    row = {"compiled": step.compiled, "captured": captured}
     if not captured:
-        failed = getattr(step.run, "failed", None)
         if isinstance(step.run, Captured):
-            why = failed if isinstance(failed, str) else "the capture failed, and standard error says why"
+            why = "the capture failed, and standard error says why"
         else:
             why = "a graph needs a GPU" if not CUDA else "its step is not captured"
         row["no_graph_because"] = why

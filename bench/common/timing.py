@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from accel.training.capture import WARM_UP
+
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-WARM_UP = 3  # calls before a capture: kernels are compiled and chosen
 
 
 def first_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from accel.commands.finished import FinishedRun, FinishedRunOptions, open_finished_run
 from accel.commands.measure import MeasureOptions, measure_run
+from accel.common.files import write_whole
 from accel.common.options import flag
 from accel.data import Dataset
 from accel.evaluation import occurrence_maps
@@ -166,8 +167,8 @@ def write(run: Path, folder: Path) -> None:
     opened = open_finished_run(run, FinishedRunOptions(device="cpu"))
     figures = figures_of(opened)
     opened.model.save_pretrained(folder)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / "README.md").write_text(card(figures))
+    files = {"figures.json": json.dumps(figures, indent=2) + "\n", "README.md": card(figures)}
+    write_whole({folder / name: words.encode() for name, words in files.items()})
 
 
 def main():

@@ -9,7 +9,6 @@ so a sweep may be interrupted and continued. Results are JSON and a Markdown tab
 
 import argparse
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -18,10 +17,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from accel.common.files import write_whole
 from accel.data import Dataset, load
 from accel.evaluation.transfer import transfer
 from accel.training import TrainingConfig, train
 from accel.training.protocols import TransferConfig
+from accel.training.record import processor
 from accel.training.run_folder import read_history
 
 # Short runs need longer steps than the paper's 90 epochs of 1e-4.
@@ -113,7 +114,7 @@ def main():
         "data": dataset.name,
         "epochs": given.epochs,
         "transfer_epochs": given.transfer_epochs,
-        "hardware": f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "hardware": f"{processor()}, {torch.get_num_threads()} thread(s)",
         "torch": torch.__version__,
         "baseline": BASELINE,
         "rows": [],
@@ -125,8 +126,8 @@ def main():
     done = {row["name"]: row for row in before["rows"] if same and row["options"] == VARIANTS.get(row["name"])}
     for name, options in VARIANTS.items():
         result["rows"].append(done[name] if name in done else measure(name, options, dataset, given))
-        given.results.write_text(json.dumps(result, indent=2) + "\n")
-        given.results.with_suffix(".md").write_text(table(result))
+        files = {given.results: json.dumps(result, indent=2) + "\n", given.results.with_suffix(".md"): table(result)}
+        write_whole({path: words.encode() for path, words in files.items()})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def cases():
                 case = bottleneck.make_case((2, 4, 3, 4), dtype, memory_format, kind)
                 yield case, list(bottleneck.make_providers(case, True, False))
             case = weighted_loss.make_case((2, 16), dtype, memory_format)
-            yield case, list(weighted_loss.make_providers(True, False))
+            yield case, list(weighted_loss.make_providers(case, True, False))
 
 
 @pytest.mark.parametrize(

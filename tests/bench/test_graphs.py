@@ -77,7 +77,7 @@ def pretend(monkeypatch, failure=None):
 def row(cuda, size=16):
     """A row for our loss; each of its passes reports its leaves to the stand-in."""
     case = weighted_loss.make_case((2, size), torch.float32, FORMAT)
-    ours = next(weighted_loss.make_providers(False, False))
+    ours = next(weighted_loss.make_providers(case, False, False))
 
     def run(leaves):
         outputs = ours.run(leaves)
@@ -103,7 +103,7 @@ def test_the_stand_in_refuses_a_leaf_whose_graph_of_another_stream_is_alive(monk
 def test_shapes_of_every_size_are_timed_in_a_graph(monkeypatch, limit_in_milliseconds):
     cuda = pretend(monkeypatch)
     case = weighted_loss.make_case((2, 16), torch.float32, FORMAT)
-    provider = next(weighted_loss.make_providers(False, False))
+    provider = next(weighted_loss.make_providers(case, False, False))
     sets = [case.inputs(seed) for seed in range(2)]
     bandwidth = 1e3 * (case.forward_bytes + case.backward_bytes) / limit_in_milliseconds
     times = harness.timings(case, provider, sets, bandwidth, 0.0)
@@ -137,6 +137,6 @@ def test_a_failed_capture_is_a_fact_of_its_row_and_no_failure(monkeypatch):
 
 def test_a_row_without_a_gpu_says_that_it_was_in_no_graph():
     case = weighted_loss.make_case((2, 16), torch.float32, FORMAT)
-    measured = harness.measure(case, next(weighted_loss.make_providers(False, False)), 1e9, 0.0)
+    measured = harness.measure(case, next(weighted_loss.make_providers(case, False, False)), 1e9, 0.0)
     if not timing.CUDA:
         assert (measured["graph"], measured["no_graph_because"]) == (None, "a graph needs a GPU")

@@ -225,12 +225,11 @@ from bench import compile
 from bench.common.compilations import counting
 compile.prepare_here()
 arguments, counts = (torch.bfloat16, torch.channels_last), []
-for what, images, side in json.loads(sys.argv[1]):
+for name, images, side in json.loads(sys.argv[1]):
+    kind = "arithmetic", "categorical"
+    cases = {"bottleneck": [(0, 4, 3, side), *arguments, kind], "weighted_loss": [(0, 8 * side), *arguments]}
     with counting() as kernels:
-        if what == "bottleneck":
-            compile.launch_bottleneck((0, 4, 3, side), *arguments, ("arithmetic", "categorical"), images=images)
-        else:
-            compile.launch_weighted_loss((0, 8 * side), *arguments, images=images)
+        compile.launch_operator(name, *cases[name], images=images)
     counts.append((kernels.compiled, kernels.found))
 print(json.dumps(counts))
 """
@@ -247,9 +246,9 @@ def test_what_was_compiled_for_two_images_is_what_the_benchmarks_launch_for_many
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
-    operators = "bottleneck", "weighted loss"
+    operators = "bottleneck", "weighted_loss"
     first = compiled_and_found(*((operator, 2, 4) for operator in operators))
     assert all(compiled > 0 and found == 0 for compiled, found in first)
-    *again, other = compiled_and_found(*((operator, 37, 4) for operator in operators), ("weighted loss", 2, 5))
+    *again, other = compiled_and_found(*((operator, 37, 4) for operator in operators), ("weighted_loss", 2, 5))
     assert again == [[0, compiled] for compiled, _ in first]
     assert other[0] > 0  # another shape is another kernel
