@@ -15,7 +15,7 @@ import numpy as np
 
 from .divergence import gaussian_divergence, gaussian_divergence_gradients
 from .noise import Noise, appearance_noise
-from .occurrence import DISTRIBUTIONS, occurrence_weights, occurrence_weights_gradients, sample_occurrence
+from .occurrence import DISTRIBUTIONS, occurrence_log_weights, occurrence_log_weights_gradients, sample_occurrence
 
 VARIANCE_RULES = ("geometric", "arithmetic")
 
@@ -93,8 +93,8 @@ class PatchBottleneck:
 # First half: one appearance per part and image
 
 
-def pool_appearance(weights, mean, log_variance, variance):
-    """m = Σ_l w_l μ_l, and log v by one of two rules. Maps (B, N, D, L) → m, log v, each (B, N, D).
+def pool_appearance(log_weights, mean, log_variance, variance):
+    """m = Σ_l w_l μ_l, and log v by one of two rules. log w (B, N, L), maps (B, N, D, L) → m, log v, each (B, N, D).
 
         geometric:   log v = Σ_l w_l s_l
         arithmetic:  v = Σ_l w_l exp(s_l)
@@ -102,30 +102,32 @@ def pool_appearance(weights, mean, log_variance, variance):
     The geometric rule is linear in the map s, as the mean is in μ; pooled_patch_bottleneck relies on this. The
     arithmetic rule is that of the authors' release.
     """
+    weights = np.exp(log_weights)
     pooled_mean = np.einsum("bnl,bndl->bnd", weights, mean)
     if variance == "geometric":
         return pooled_mean, np.einsum("bnl,bndl->bnd", weights, log_variance)
-    # Relative to the largest s over the cells, so that exp neither overflows nor underflows.
-    peak = log_variance.max(-1)
-    spread = np.einsum("bnl,bndl->bnd", weights, np.exp(log_variance - peak[..., None]))
-    return pooled_mean, peak + np.log(spread)
+    # Relative to the largest term, so that exp neither overflows nor underflows, even if the largest s has w = 0.
+    terms = log_weights[:, :, None] + log_variance
+    peak = terms.max(-1)
+    return pooled_mean, peak + np.log(np.exp(terms - peak[..., None]).sum(-1))
 
 
-def pool_appearance_gradients(d_mean, d_log_variance, weights, mean, log_variance, variance):
-    """Returns (d_w, d_μ, d_s).
+def pool_appearance_gradients(d_mean, d_log_variance, log_weights, mean, log_variance, variance):
+    """Returns (d_log w, d_μ, d_s), where d_log w_l = w_l d_w_l.
 
-    geometric:   d_μ_l = w_l d_m,  d_s_l = w_l d_log v,                  d_w_l = Σ_d (d_m μ_l + d_log v s_l)
-    arithmetic:  d_s_l = w_l r_l d_log v with r_l = exp(s_l − log v),    d_w_l = Σ_d (d_m μ_l + d_log v r_l)
+    geometric:   d_μ_l = w_l d_m,  d_s_l = w_l d_log v,  d_log w_l = Σ_d (d_μ_l μ_l + d_s_l s_l)
+    arithmetic:  d_s_l = r_l d_log v with the share r_l = w_l exp(s_l) / v,  d_log w_l = Σ_d (d_μ_l μ_l + d_s_l)
     """
+    weights = np.exp(log_weights)[:, :, None]
+    d_mean_map = d_mean[..., None] * weights
     if variance == "geometric":
-        pooled, slope = log_variance, np.ones_like(log_variance)
+        d_log_variance_map = d_log_variance[..., None] * weights
+        share = d_log_variance_map * log_variance
     else:
-        _, pooled_log_variance = pool_appearance(weights, mean, log_variance, variance)
-        pooled = slope = np.exp(log_variance - pooled_log_variance[..., None])
-    d_weights = np.einsum("bnd,bndl->bnl", d_mean, mean) + np.einsum("bnd,bndl->bnl", d_log_variance, pooled)
-    d_mean_map = d_mean[..., None] * weights[:, :, None]
-    d_log_variance_map = d_log_variance[..., None] * weights[:, :, None] * slope
-    return d_weights, d_mean_map, d_log_variance_map
+        _, pooled = pool_appearance(log_weights, mean, log_variance, variance)
+        share = d_log_variance[..., None] * np.exp(log_weights[:, :, None] + log_variance - pooled[..., None])
+        d_log_variance_map = share
+    return (d_mean_map * mean + share).sum(2), d_mean_map, d_log_variance_map
 
 
 # Second half: samples, code, divergences
@@ -205,7 +207,7 @@ def patch_bottleneck(
 ):
     """The bottleneck from maps: a (B, N, h, w), μ and s (B, N·D, h, w) → PatchBottleneck.
 
-        w = occurrence_weights(a),   (m, log v) = pool_appearance(w, μ, s)
+        log w = occurrence_log_weights(a),   (m, log v) = pool_appearance(log w, μ, s)
         ẑ[n·D + d, l] = z_app[n, d] · y[n, l]
         KL_app = Σ_{n,d} KL(N(m, v) ‖ N(c, 1)),   KL_occ = Σ_l KL(p ‖ π) of the distribution of occurrences
 
@@ -215,7 +217,7 @@ def patch_bottleneck(
     images, parts, _, _ = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
     mean, log_variance = pool_appearance(
-        occurrence_weights(options.distribution, logits),
+        occurrence_log_weights(options.distribution, logits),
         _cells(appearance_mean, parts),
         _cells(appearance_log_variance, parts),
         options.variance,
@@ -238,23 +240,23 @@ def patch_bottleneck_gradients(
     """(d_a, d_μ, d_s) of patch_bottleneck, from d_output, a PatchBottleneck of incoming derivatives.
 
     The second half gives d_m and d_log v, and pool_appearance_gradients distributes them over the cells. With
-    detach_weights=False, d_w is propagated to the logits. Gradients have the shapes of the inputs: (B, N, h, w),
+    detach_weights=False, d_log w is propagated to the logits. Gradients have the shapes of the inputs: (B, N, h, w),
     (B, N·D, h, w).
     """
     options, draw = BottleneckOptions(**options), Draw(temperature, noise, sample)
     images, parts, _, _ = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
-    weights = occurrence_weights(options.distribution, logits)
+    log_weights = occurrence_log_weights(options.distribution, logits)
     maps = _cells(appearance_mean, parts), _cells(appearance_log_variance, parts)
-    mean, log_variance = pool_appearance(weights, *maps, options.variance)
+    mean, log_variance = pool_appearance(log_weights, *maps, options.variance)
     d_logits, d_mean, d_log_variance = _sample_and_place_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
     )
-    d_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
-        d_mean, d_log_variance, weights, *maps, options.variance
+    d_log_weights, d_mean_map, d_log_variance_map = pool_appearance_gradients(
+        d_mean, d_log_variance, log_weights, *maps, options.variance
     )
     if not options.detach_weights:
-        d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
+        d_logits = d_logits + occurrence_log_weights_gradients(options.distribution, d_log_weights, logits)
     return (
         _of_finite(d_logits, logits).reshape(occurrence_logits.shape),
         d_mean_map.reshape(appearance_mean.shape),
@@ -320,7 +322,7 @@ def pooled_patch_bottleneck(
     options, draw = _geometric_options(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
-    weights = occurrence_weights(options.distribution, logits)
+    weights = np.exp(occurrence_log_weights(options.distribution, logits))
     mean, log_variance = _pool_features(weights, features, weight, bias)
     code, variance, kl_appearance, kl_occurrence = _sample_and_place(logits, mean, log_variance, options, draw)
     return PatchBottleneck(code.reshape(images, -1, height, width), mean, variance, kl_appearance, kl_occurrence)
@@ -376,7 +378,7 @@ def pooled_patch_bottleneck_gradients(
     options, draw = _geometric_options(options), Draw(temperature, noise, sample)
     images, parts, height, width = occurrence_logits.shape
     logits = occurrence_logits.reshape(images, parts, -1)
-    weights = occurrence_weights(options.distribution, logits)
+    weights = np.exp(occurrence_log_weights(options.distribution, logits))
     mean, log_variance = _pool_features(weights, features, weight, bias)
     d_logits, d_mean, d_log_variance = _sample_and_place_gradients(
         d_output, _cells(d_output.code, parts), logits, mean, log_variance, options, draw
@@ -391,5 +393,5 @@ def pooled_patch_bottleneck_gradients(
     d_features = shifted_gradients(d_patches.reshape(*patches.shape[:4], height, width))
     if not options.detach_weights:
         d_weights = np.einsum("bneij,beijl->bnl", d_pooled, patches)
-        d_logits = d_logits + occurrence_weights_gradients(options.distribution, d_weights, logits)
+        d_logits = d_logits + occurrence_log_weights_gradients(options.distribution, weights * d_weights, logits)
     return d_features, _of_finite(d_logits, logits).reshape(occurrence_logits.shape), d_weight, d_bias

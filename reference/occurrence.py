@@ -163,21 +163,22 @@ def sample_occurrence(distribution, logits, temperature, noise, straight_through
     return y, relaxed, 1.0 / temperature
 
 
-def occurrence_weights(distribution, logits):
-    """w_l = p_l / Σ_j p_j of each part, computed in log space. (B, N, L) → (B, N, L).
-
-        log w_l = log p_l − log Σ_j exp(log p_j)
+def occurrence_log_weights(distribution, logits):
+    """log w_l = log p_l − log Σ_j exp(log p_j), with w_l = p_l / Σ_j p_j of each part. (B, N, L) → (B, N, L).
 
     If every p rounds to zero, the logarithms still differ. So a part that occurs nowhere has an exact average as well,
     and the denominator needs no ε.
     """
     log_probability = distribution.log_probability(logits)
-    relative = np.exp(log_probability - log_probability.max(-1, keepdims=True))
-    return relative / relative.sum(-1, keepdims=True)
+    relative = log_probability - log_probability.max(-1, keepdims=True)
+    return relative - np.log(np.exp(relative).sum(-1, keepdims=True))
 
 
-def occurrence_weights_gradients(distribution, d_weights, logits):
-    """d_log p_l = w_l (d_w_l − Σ_j w_j d_w_j), the gradient of the softmax over cells, propagated to the logits."""
-    weights = occurrence_weights(distribution, logits)
-    centred = d_weights - (weights * d_weights).sum(-1, keepdims=True)
-    return distribution.log_probability_gradients(weights * centred, logits)
+def occurrence_log_weights_gradients(distribution, d_log_weights, logits):
+    """d_log p_l = d_log w_l − w_l Σ_j d_log w_j, the gradient of the log-softmax, propagated to the logits (B, N, L).
+
+    A function of w has d_log w_l = w_l d_w_l.
+    """
+    weights = np.exp(occurrence_log_weights(distribution, logits))
+    centred = d_log_weights - weights * d_log_weights.sum(-1, keepdims=True)
+    return distribution.log_probability_gradients(centred, logits)

@@ -118,8 +118,8 @@ def bottleneck_cases(draw, max_parts=9, max_dim=17, max_side=9, dtype=torch.floa
 
 @st.composite
 def extreme_cases(draw, max_parts=4, max_dim=3, max_side=4, dtype=torch.float64, pooled=False):
-    """bottleneck_cases at the limits of what is defined: infinite logits, log-variances of −100 and 80, temperature
-    10⁻³, prior 10⁻⁶.
+    """bottleneck_cases at the limits of what is defined: infinite logits, log-variances of −100 and 80, or of −105
+    in some cells, temperature 10⁻³, prior 10⁻⁶.
 
     A variance of exp(100) is more than float32 holds; what becomes of it stands in a test of its own.
     """
@@ -135,7 +135,10 @@ def extreme_cases(draw, max_parts=4, max_dim=3, max_side=4, dtype=torch.float64,
     chosen[..., 0, 0] |= kind == "one cell"
     logits[...] = np.where(chosen, signs, logits)
     if not pooled:
-        arrays[2] = to_numpy(torch.tensor(arrays[2] + draw(st.sampled_from([0.0, -100.0, 80.0]))).to(dtype))
+        # Further apart than exponentials of a float32, also where w vanishes in the cells with the larger ones.
+        apart = -105.0 * rng.integers(0, 2, logits.shape[2:])
+        shift = apart if draw(st.booleans()) else draw(st.sampled_from([0.0, -100.0, 80.0]))
+        arrays[2] = to_numpy(torch.tensor(arrays[2] + shift).to(dtype))
     options["temperature"] = draw(st.sampled_from([1e-3, 0.1, 1.0]))
     options["occurrence_prior"] = draw(st.sampled_from([None, 1e-6]))
     return arrays, options, address, incoming
@@ -177,6 +180,27 @@ def sharpness(options):
 def widening(arrays, pooled):
     """By how much more rounding counts where log-variances are large, of which exp is taken."""
     return 1.0 if pooled else max(1.0, np.abs(arrays[2]).max() / 8)
+
+
+# Logits and log-variances of two cells: the one with the larger log-variance has a weight of 10⁻⁵² or less.
+VANISHING = [([0.0, -120.0], [0.0, 110.0]), ([0.0, -1e4], [-50.0, 60.0]), ([-1e4, 0.0], [80.0, -100.0])]
+
+
+def hold_vanishing_weights_to_the_equation(logits, log_variance, backend, device="cpu"):
+    """log v = log Σ w exp(s), its gradient and KL_app under the arithmetic rule, from the sum's two terms."""
+    log_p = -np.logaddexp(0.0, -np.array(logits))
+    terms = log_p - np.logaddexp(*log_p) + log_variance
+    expected, share = np.logaddexp(*terms), np.exp(terms - np.logaddexp(*terms))
+    a, s = (torch.tensor(x, device=device).reshape(1, 1, 1, 2).float() for x in (logits, log_variance))
+    out = ops.patch_bottleneck(
+        a, torch.zeros_like(s), s.requires_grad_(), sample=False, variance="arithmetic", backend=backend
+    )
+    (gradient,) = torch.autograd.grad(out.kl_appearance.sum(), s)
+    v = np.exp(expected)
+    relative = 8 * ROUNDOFF[torch.float32] * max(map(abs, log_variance))  # of exponentials, whose arguments round
+    assert_close("v", out.appearance_variance, [[[v]]], relative=relative, absolute=1e-37)
+    assert_close("KL", out.kl_appearance, [0.5 * (v - 1 - expected)], relative=relative, absolute=relative)
+    assert_close("gradient", gradient.flatten(), 0.5 * (v - 1) * share, relative=relative, absolute=relative)
 
 
 def hold_overflow_to_reference(backend, device):

@@ -26,7 +26,7 @@ from .tiles import (
 )
 
 NOTHING = tl.constexpr(float("-inf"))  # as a logit or a log-variance: stands for weight 0
-LOWEST = tl.constexpr(-1e38)  # below every log-variance, and finite, so that differences are not NaN
+LOWEST = tl.constexpr(-1e38)  # below the sum of a log-weight and a log-variance, and finite: no difference is NaN
 
 
 @triton.jit
@@ -53,11 +53,11 @@ def relative_weights(
     maps, statistics, image, cells, parts, cell_inside, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """p_l / exp(peak), 0 outside the grid."""
+    """weight_terms relative to the peak: p_l / exp(peak) = exp(e) f, 0 outside the grid."""
     logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
     exponent, factor = weight_terms(logit, cell, peak[None, :], CATEGORICAL)
-    return tl.where((cells < L)[:, None], exponential(exponent) * factor, 0.0)
+    return tl.where((cells < L)[:, None], exponent, NOTHING), factor
 
 
 @triton.jit
@@ -80,7 +80,10 @@ def pool_geometric(
         # In contiguous maps a thread has so many numbers that both maps at once would take most of its registers.
         if BLOCKS[4]:
             spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
-        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
+        exponent, factor = relative_weights(
+            maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L
+        )
+        weight = exponential(exponent) * factor
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
         if not BLOCKS[4]:
@@ -98,7 +101,7 @@ def pool_arithmetic(
 ):  # fmt: skip
     """m = Σ w μ, log v = log Σ w exp(s), and the sum of the relative weights.
 
-    exp(s) is relative to the largest s so far, so that it neither overflows nor underflows.
+    w exp(s) is relative to the largest so far, so that it neither overflows nor underflows, even where w does.
     """
     BLOCK_N: tl.constexpr = BLOCKS[0]
     BLOCK_D: tl.constexpr = BLOCKS[1]
@@ -113,11 +116,15 @@ def pool_arithmetic(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS, NOTHING)
-        weight = relative_weights(maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L)
-        neighbours = tl.reshape(spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))
-        taller = tl.maximum(tallest, tl.max(neighbours, axis=1))
-        spread = tl.reshape(exponential(neighbours - taller[:, None, :, :]), (BLOCK_L, BLOCK_N, BLOCK_D))
-        spread_sum = spread_sum * exponential(tallest - taller) + folded(weight[:, :, None] * spread, FOLD)
+        exponent, factor = relative_weights(
+            maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L
+        )
+        weight = exponential(exponent) * factor
+        if not CATEGORICAL:
+            exponent += tl.log(factor)
+        terms = tl.reshape(exponent[:, :, None] + spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))
+        taller = tl.maximum(tallest, tl.max(terms, axis=1))
+        spread_sum = spread_sum * exponential(tallest - taller) + tl.sum(exponential(terms - taller[:, None]), axis=1)
         tallest = taller
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)

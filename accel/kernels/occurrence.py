@@ -20,7 +20,7 @@ from .tiles import (
     index_type,
     layouts,
     load_map,
-    log_sigmoid,
+    log_one_plus,
     reciprocal,
     sigmoid_and_slope,
     store_map,
@@ -144,10 +144,11 @@ def divergence(logit, cell, parts, prior, CATEGORICAL: tl.constexpr):
         terms = exponential(log_p) * (log_p - prior[0])
         terms += tl.where(parts[None, :] == 0, exponential(log_none) * (log_none - prior[1]), 0.0)
     else:
-        log_p = log_sigmoid(logit)
+        # log σ(a) = min(a, 0) − log(1 + exp(−|a|)), and log σ(−a) likewise: their difference, a, would cancel.
+        both = log_one_plus(exponential(-tl.abs(logit)))
         p, _ = sigmoid_and_slope(logit)
         not_p, _ = sigmoid_and_slope(-logit)
-        terms = p * (log_p - prior[0]) + not_p * (log_p - logit - prior[1])
+        terms = p * (tl.minimum(logit, 0.0) - both - prior[0]) + not_p * (tl.minimum(-logit, 0.0) - both - prior[1])
     return terms
 
 

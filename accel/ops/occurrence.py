@@ -161,11 +161,6 @@ def _uniform(normalised: Tensor, noise: Noise) -> Tensor:
     return occurrence_noise(noise, *normalised.shape, device=normalised.device, dtype=normalised.dtype)
 
 
-def occurrence_weights(distribution: Distribution, normalised: Tensor) -> Tensor:
-    """w (B, N, L), the share of each cell in a part's occurrences, computed in log space; sums to one over cells."""
-    return distribution.log_probability(normalised).softmax(-1)
-
-
 def sample_occurrence(
     distribution: Distribution,
     normalised: Tensor,

@@ -13,7 +13,7 @@ from .draw import Draw
 from .gaussian import gaussian_divergence, sample_gaussian
 from .layout import memory_format
 from .noise import appearance_noise
-from .occurrence import DISTRIBUTIONS, occurrence_weights, sample_occurrence
+from .occurrence import DISTRIBUTIONS, sample_occurrence
 
 
 def patch_bottleneck(
@@ -29,15 +29,13 @@ def patch_bottleneck(
         mean_map, log_variance_map = (
             maps.to(dtype).reshape(images, parts, part_dim, height * width) for maps in (mean, log_variance)
         )
-        weights = occurrence_weights(distribution, normalised.detach() if options.detach_weights else normalised)
+        log_p = distribution.log_probability(normalised.detach() if options.detach_weights else normalised)
+        weights = log_p.softmax(-1)
         pooled_mean = torch.einsum("bnl,bndl->bnd", weights, mean_map)
         if options.variance == "geometric":
             pooled = torch.einsum("bnl,bndl->bnd", weights, log_variance_map)
         else:
-            # Relative to the largest s over cells, so that exp neither overflows nor underflows.
-            peak = log_variance_map.detach().amax(-1, keepdim=True)
-            spread = torch.einsum("bnl,bndl->bnd", weights, (log_variance_map - peak).exp())
-            pooled = peak.squeeze(-1) + spread.log()
+            pooled = (log_p.log_softmax(-1)[:, :, None] + log_variance_map).logsumexp(-1)
         return _sample_and_place(normalised, pooled_mean, pooled, (height, width), mean, options, draw)
 
 
@@ -51,7 +49,8 @@ def pooled_patch_bottleneck(
     with torch.autocast(features.device.type, enabled=False):
         distribution = DISTRIBUTIONS[options.occurrence]
         normalised = distribution.normalise(occurrence_logits.to(dtype).flatten(2))
-        weights = occurrence_weights(distribution, normalised.detach() if options.detach_weights else normalised)
+        log_p = distribution.log_probability(normalised.detach() if options.detach_weights else normalised)
+        weights = log_p.softmax(-1)
         # Shifts the few weights instead of the many features: Σ_l w_l f_{l+δ} = Σ_l w_{l−δ} f_l. As unfold
         # lists w_{l+δ}, the offsets of the kernel are reversed.
         maps = weights.reshape(images, parts, height, width)

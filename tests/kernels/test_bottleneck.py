@@ -18,10 +18,12 @@ from tests.kernels.common import DEVICE, STORED, poisoned_memory
 from tests.support import (
     FIELDS,
     ROUNDOFF,
+    VANISHING,
     assert_close,
     bottleneck_cases,
     extreme_cases,
     hold_overflow_to_reference,
+    hold_vanishing_weights_to_the_equation,
     layouts,
     near_threshold,
     restride,
@@ -83,6 +85,26 @@ def test_half_precision_equals_the_reference_but_for_rounding(dtype, data):
 def test_extremes_equal_the_reference(pooled_head, data):
     case = data.draw(extreme_cases(dtype=torch.float32, pooled=pooled_head))
     hold_to_reference(case, torch.float32, ("contiguous",) * 3, pooled_head)
+
+
+@pytest.mark.parametrize("prior", [1e-3, 1 / 64, 0.3])
+def test_small_divergences_of_many_cells_are_exact(prior):
+    """Each rounds, as in float32 arithmetic of its own size, p (log p − log π), without cancellation of the logit."""
+    logits = torch.linspace(-16, 4, 32 * 32, device=DEVICE).reshape(1, 1, 32, 32)
+    logits = torch.cat([logits, torch.full_like(logits, np.log(prior / (1 - prior)))])  # the second has none at all
+    maps = torch.zeros(2, 1, 32, 32, device=DEVICE)
+    got = ops.patch_bottleneck(logits, maps, maps, sample=False, occurrence_prior=prior, backend="triton").kl_occurrence
+    expected = reference.bernoulli_divergence(logits.cpu().double().numpy().reshape(2, -1), prior).sum(1)
+    # Four roundings of p (log p − log π) and of (1 − p) (log(1 − p) − log(1 − π)) in each of 1024 cells.
+    p = torch.sigmoid(logits.cpu().double()).reshape(2, -1).numpy()
+    sizes = np.abs(p * np.log(p / prior)) + np.abs((1 - p) * (np.log1p(-p) - np.log1p(-prior))) + 2 * p + prior
+    bound = 4 * ROUNDOFF[torch.float32] * sizes.sum(1)
+    assert (np.abs(got.cpu().numpy() - expected) <= bound).all()
+
+
+@pytest.mark.parametrize(("logits", "log_variance"), VANISHING)
+def test_a_variance_where_weights_vanish(logits, log_variance):
+    hold_vanishing_weights_to_the_equation(logits, log_variance, "triton", DEVICE)
 
 
 def test_a_variance_beyond_float32_is_infinite_and_all_else_exact():

@@ -13,10 +13,12 @@ from accel.ops.occurrence import DISTRIBUTIONS
 from tests.support import (
     FIELDS,
     ROUNDOFF,
+    VANISHING,
     assert_close,
     bottleneck_cases,
     extreme_cases,
     hold_overflow_to_reference,
+    hold_vanishing_weights_to_the_equation,
     layouts,
     near_threshold,
     restride,
@@ -82,6 +84,11 @@ def test_pooled_float32_equals_the_reference(case, chosen):
 def test_extremes_equal_the_reference(dtype, pooled, data):
     case = data.draw(extreme_cases(dtype=dtype, pooled=pooled))
     hold_to_reference(case, dtype, pooled, ["contiguous"] * 4)
+
+
+@pytest.mark.parametrize(("logits", "log_variance"), VANISHING)
+def test_a_variance_where_weights_vanish(logits, log_variance):
+    hold_vanishing_weights_to_the_equation(logits, log_variance, "torch")
 
 
 def test_a_variance_beyond_float32_is_infinite_and_all_else_exact():

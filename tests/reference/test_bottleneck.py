@@ -98,6 +98,20 @@ def test_numbers_without_a_meaning_are_refused(options, message):
         reference.patch_bottleneck(*draw_maps(np.random.default_rng(0)), **{"noise": reference.Noise(0)} | options)
 
 
+@pytest.mark.parametrize("rest", [-1000.0, -1e4])
+def test_a_variance_where_weights_are_less_than_a_float_holds(rest):
+    """a = (0, rest), s = (0, 200 − rest): the second term is w exp(s) = exp(200), and v the sum over two cells."""
+    logits, maps = np.array([0.0, rest]), (np.zeros((1, 1, 1, 2)), np.array([[[[0.0, 200.0 - rest]]]]))
+    weights = bottleneck.occurrence_log_weights(reference.BottleneckOptions().distribution, logits[None, None])
+    _, pooled = bottleneck.pool_appearance(weights, *maps, "arithmetic")
+    # log p = −log 2 and rest; their sum is the first, but for exp(rest).
+    np.testing.assert_allclose(pooled, 200.0 + np.log(2.0), rtol=1e-12)
+    _, _, gradient = bottleneck.pool_appearance_gradients(
+        np.ones((1, 1, 1)), np.ones((1, 1, 1)), weights, *maps, "arithmetic"
+    )
+    np.testing.assert_allclose(gradient.ravel(), [0.0, 1.0], atol=1e-12)
+
+
 @pytest.mark.parametrize("rule", ["geometric", "arithmetic"])
 def test_a_part_that_is_nowhere_still_has_an_exact_average(rule):
     rng = np.random.default_rng(0)
@@ -178,14 +192,14 @@ def scalar(output, incoming):
 
 def frozen_weights(function, arrays, logits_at, **options):
     """The operator with its pooling weights fixed at the given logits, as detaching implies."""
-    original = bottleneck.occurrence_weights
+    original = bottleneck.occurrence_log_weights
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution
     fixed = original(distribution, logits_at.reshape(*logits_at.shape[:2], -1))
-    bottleneck.occurrence_weights = lambda *_: fixed
+    bottleneck.occurrence_log_weights = lambda *_: fixed
     try:
         return function(*arrays, **options)
     finally:
-        bottleneck.occurrence_weights = original
+        bottleneck.occurrence_log_weights = original
 
 
 @pytest.mark.parametrize("pooled", [False, True])

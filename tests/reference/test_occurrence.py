@@ -9,8 +9,8 @@ import reference
 from reference.occurrence import (
     Bernoulli,
     Categorical,
-    occurrence_weights,
-    occurrence_weights_gradients,
+    occurrence_log_weights,
+    occurrence_log_weights_gradients,
     sample_occurrence,
 )
 from tests.support import assert_close
@@ -49,8 +49,8 @@ def test_every_gradient_equals_central_differences(distribution, seed, parts, ce
         seed,
     )
     differences(
-        lambda a: occurrence_weights(distribution, a),
-        occurrence_weights_gradients(distribution, incoming, logits),
+        lambda a: occurrence_log_weights(distribution, a),
+        occurrence_log_weights_gradients(distribution, incoming, logits),
         logits,
         incoming,
         seed,
@@ -78,7 +78,7 @@ def test_every_gradient_equals_central_differences(distribution, seed, parts, ce
 @BOTH
 @given(seed=st.integers(0, 999), spread=st.sampled_from([0.0, 1.0, 30.0, 1e4]))
 def test_weights_sum_to_one_over_cells(distribution, seed, spread):
-    weights = occurrence_weights(distribution, draw_logits(seed, spread=spread))
+    weights = np.exp(occurrence_log_weights(distribution, draw_logits(seed, spread=spread)))
     assert (weights >= 0).all()
     assert_close("sum", weights.sum(-1), np.ones((2, 3)), relative=1e-14)
 
@@ -136,7 +136,7 @@ def test_one_part_is_a_bernoulli_variable(seed, prior):
         "log p": [d.log_probability(logits) for d in (Bernoulli, Categorical)],
         "divergence": [d.divergence(logits, prior) for d in (Bernoulli, Categorical)],
         "gradient": [d.divergence_gradients(incoming, logits, prior) for d in (Bernoulli, Categorical)],
-        "weights": [occurrence_weights(d, logits) for d in (Bernoulli, Categorical)],
+        "weights": [occurrence_log_weights(d, logits) for d in (Bernoulli, Categorical)],
     }
     for name, (one, other) in pairs.items():
         assert_close(name, other, one, relative=1e-12, absolute=1e-13)
@@ -189,8 +189,8 @@ def test_everything_is_finite_far_out(distribution, far):
         "d_y": distribution.relax_gradients(ones, x) * slope,
         "divergence": distribution.divergence(logits, 0.2),
         "d_divergence": distribution.divergence_gradients(np.ones(1), logits, 0.2),
-        "weights": occurrence_weights(distribution, logits),
-        "d_weights": occurrence_weights_gradients(distribution, ones, logits),
+        "weights": occurrence_log_weights(distribution, logits),
+        "d_weights": occurrence_log_weights_gradients(distribution, ones, logits),
     }.items():
         assert np.isfinite(value).all(), name
 
