@@ -249,6 +249,17 @@ def hold_a_nan_to_its_image(backend, device):
     assert torch.equal(gradient[1, 0], expected[1, 0])
 
 
+def hold_an_infinite_pixel_to_its_channel(backend, device):
+    """∞/∞ is NaN: an infinite pixel makes its channel's weights NaN, and does not pass for an image without edges."""
+    images = torch.zeros(1, 2, 8, 8, device=device)
+    images[0, 1, 2, 3] = torch.inf
+    weights = ops.gradient_energy_weights(images, 4, backend=backend)
+    error = ops.weighted_squared_error(torch.ones_like(images), images, 4, backend=backend)
+    assert (weights[0, 0] == 1).all()
+    assert weights[0, 1].isnan().any()
+    assert error.isnan().all()
+
+
 def near_threshold(logits, options, address, margin=1e-4):
     """Whether a straight-through decision is so close that rounding may change it."""
     distribution = reference.BottleneckOptions(occurrence=options["occurrence"]).distribution

@@ -91,6 +91,9 @@ class BottleneckOptions(Options):
         return BottleneckOptions(**json.loads(text))
 
 
+_KEYWORDS: dict[str, list[str]] = {}  # of functions and classes that take these options: all that they take
+
+
 def takes_bottleneck_options(function: Function) -> Function:
     """Decorator that adds the bottleneck's options and their defaults to the signature of a function with **options."""
     signature = inspect.signature(function)
@@ -103,6 +106,7 @@ def takes_bottleneck_options(function: Function) -> Function:
         for field in dataclasses.fields(BottleneckOptions)
     ]  # fmt: skip
     signature = signature.replace(parameters=[*parameters[:-1], *options])
+    _KEYWORDS[function.__qualname__.removesuffix(".__init__")] = [*signature.parameters]
     function.__signature__ = signature  # type: ignore[attr-defined]  # which inspect reads, and nobody declares
     return function
 
@@ -116,7 +120,8 @@ def declare(function: str, num_parts: int, options: dict[str, Any]) -> Bottlenec
     known = [field.name for field in dataclasses.fields(BottleneckOptions)]
     for name in options:
         if name not in known:
-            raise TypeError(f"{function}() has no argument {name!r}, the nearest is {nearest(name, known)!r}")
+            near = nearest(name, _KEYWORDS.get(function, known))
+            raise TypeError(f"{function}() has no argument {name!r}, the nearest is {near!r}")
     try:
         try:
             return _checked(num_parts, tuple((name, type(value), value) for name, value in options.items()))

@@ -199,7 +199,8 @@ def normalise_kernel(energy, error, scale, total, C: tl.constexpr, PATCHES: tl.c
         inside = (channels < C)[:, None] & (patches < PATCHES)[None, :]
         energy_sum += tl.load(energy + channels[:, None] * PATCHES + patches[None, :], mask=inside, other=0.0)
     mean = tl.sum(energy_sum, axis=1) / PATCHES
-    inverse = tl.where(mean == 0.0, 0.0, 1.0 / tl.where(mean == 0.0, 1.0, mean))
+    # 1 / ∞ would be 0, which stands for an image without gradients.
+    inverse = tl.where(mean == 0.0, 0.0, 1.0 / tl.where(mean == 0.0, 1.0, mean) + (mean - mean))
     tl.store(scale + image * C + channels, inverse, mask=channels < C)
     if error is not None:
         error += image * (C * PATCHES)

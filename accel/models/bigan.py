@@ -40,8 +40,10 @@ class Bigan(VectorAutoencoder):
     def forward(self, images: Tensor, noise: Noise) -> BiganOutput:
         """Images (B, channels, H, W), uint8 or float in [−1, 1] → codes, and as many images from sampled codes.
 
-        Raises ValueError for images of wrong size or dtype.
+        Raises ValueError for images of wrong size or dtype, or without noise.
         """
+        if not isinstance(noise, Noise):
+            raise ValueError(f"noise must be a Noise, got {type(noise).__name__}")
         code = self.code(self.pool(images))
         prior = appearance_noise(noise, len(images), 1, self.latent_dim, device=code.device).flatten(1)
         return BiganOutput(code, prior, self.decode(prior.to(self.expand.weight.dtype)))

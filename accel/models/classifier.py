@@ -23,7 +23,7 @@ class Classifier(Backbone):
     """Features φ(x) on at most 4 × 4 cells, dropout of ½, a linear layer of 512 units, ReLU, and an output layer.
 
     image_size: an integer or (H, W), the only size that is accepted. channels: number of channels of the images.
-    encoder: "paper", "release" or "small" (scale 8), or "resnet18" (scale 32).
+    encoder: "paper", "release" or "small" (scale 8), "fine" (scale 2), or "resnet18" (scale 32).
 
     Raises ValueError for a value out of range.
     """
@@ -77,7 +77,7 @@ class Classifier(Backbone):
 
     def penultimate(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """The input of the output layer, (B, 512). Raises ValueError as `forward` does."""
-        if tuple(images.shape[-2:]) != self.image_size:
+        if isinstance(images, Tensor) and tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(f"images must be (B, C, H, W) with (H, W) = {self.image_size}, got {tuple(images.shape)}")
         return self.represent(coarse_vector(self.features(images)), noise)
 
@@ -104,7 +104,8 @@ def load_torchvision(encoder: Encoder, path: str | Path) -> None:
         raise ValueError(f"{path}: not a state dict of torchvision's ResNet-18")
     weights = {}
     for name, value in own.items():
-        got = file.get(name)
+        # Published files are older than batch norm's counters.
+        got = file.get(name, value if name.endswith("num_batches_tracked") else None)
         if not isinstance(got, Tensor) or got.shape != value.shape:
             shape = tuple(got.shape) if isinstance(got, Tensor) else "missing"
             raise ValueError(

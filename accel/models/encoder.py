@@ -49,10 +49,10 @@ def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
     return min(grid[0], COARSE_GRID), min(grid[1], COARSE_GRID)
 
 
-def coarse_vector(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) averaged to `coarse_grid` and flattened: (B, C · cells)."""
+def coarse_vector(features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Features (B, C, h, w) averaged to a grid, `coarse_grid` by default, and flattened: (B, C · cells)."""
     height, width = features.shape[2:]
-    rows, columns = coarse_grid((height, width))
+    rows, columns = coarse_grid((height, width)) if grid is None else grid
     if height % rows == 0 and width % columns == 0:
         features = functional.avg_pool2d(features, (height // rows, width // columns))
     else:

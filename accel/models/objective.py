@@ -1,6 +1,5 @@
 """The training loss: the negative evidence lower bound with its two β (paper, equations 9 and 11)."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from accel.ops.occurrence import identity_information
 from .autoencoder import refuse_far_outside, refuse_no_tensor, scaled_pixels
 from .betavae import BetaVAEOutput
 from .patchvae import PatchVAEOutput
+
+PATCH = 8  # pixels per side of the patches of gradient-energy weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,8 +60,8 @@ def elbo(
     gradient. With it, their losses and gradients average to those of the whole batch, also if beta_identity is below 1.
 
     Raises ValueError for a β that is not finite, for different shapes, for images that are no tensor, integers other
-    than uint8, or floats that are NaN or far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for), or
-    for beta_identity and an output without parts.
+    than uint8, or floats that are NaN or far outside of [−1, 1] (on a CPU, since a GPU would have to be waited for),
+    for beta_identity and an output without parts, or for weighted=True and a height or width that 8 does not divide.
     """
     for name, beta in (("beta_app", beta_app), ("beta_occ", beta_occ), ("beta_identity", beta_identity)):
         # A GPU would have to be waited for, and in compiled code there is no number to look at.
@@ -70,16 +71,18 @@ def elbo(
             raise ValueError(f"elbo: {name} must be finite, got {beta}")
     refuse_no_tensor(images, "channels")
     if not images.is_cuda:
-        with contextlib.suppress(RuntimeError):  # of torch.func.vmap, under which no value can be read
-            refuse_far_outside(images)
+        refuse_far_outside(images)
     if out.reconstruction.shape != images.shape:
         shapes = f"{tuple(images.shape)}, the reconstruction {tuple(out.reconstruction.shape)}"
         raise ValueError(f"elbo: images are {shapes}")
     if beta_identity != 1 and not hasattr(out, "occurrence"):
         raise ValueError(f"elbo: beta_identity {beta_identity:g} needs a model with parts, got {type(out).__name__}")
     images = scaled_pixels(images, accumulation_dtype(out.reconstruction))
+    if weighted and (images.shape[2] % PATCH or images.shape[3] % PATCH):
+        size = "x".join(map(str, images.shape[2:]))
+        raise ValueError(f"elbo: weighted=True needs a height and width that {PATCH} divides, got {size}")
     if weighted:
-        error = weighted_squared_error(out.reconstruction, images)
+        error = weighted_squared_error(out.reconstruction, images, PATCH)
     else:
         error = (images - out.reconstruction).square().sum((1, 2, 3))
     reconstruction, kl_appearance, kl_occurrence = error.mean(), out.kl_appearance.mean(), out.kl_occurrence.mean()

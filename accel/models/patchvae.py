@@ -158,10 +158,10 @@ class PatchVAE(Autoencoder):
         self.appearance_mean_head = convolution(num_parts * part_dim)
         self.appearance_log_variance_head = convolution(num_parts * part_dim)
         if ground:
-            rows, columns = coarse_grid(
-                (self.image_size[0] // self.encoder.scale, self.image_size[1] // self.encoder.scale)
-            )
-            self.ground_head = nn.Linear(self.encoder.out_channels * rows * columns, 2 * channels * ground**2)
+            height, width = self.image_size
+            self.ground_grid = coarse_grid((height // self.encoder.scale, width // self.encoder.scale))
+            inputs = self.encoder.out_channels * math.prod(self.ground_grid)
+            self.ground_head = nn.Linear(inputs, 2 * channels * ground**2)
         with torch.no_grad():
             # Every cell starts near the prior: at p = ½ the divergence would dominate the loss, and training would
             # first switch off every part.
@@ -310,7 +310,7 @@ class PatchVAE(Autoencoder):
 
     def _ground(self, features: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The background (B, channels, points, points), sampled if there is noise, and its divergence (B,)."""
-        numbers = self.ground_head(coarse_vector(features))
+        numbers = self.ground_head(coarse_vector(features, self.ground_grid))
         mean, log_variance = numbers.to(accumulation_dtype(numbers)).chunk(2, 1)
         ground = mean
         if noise is not None:

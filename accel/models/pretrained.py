@@ -96,9 +96,11 @@ class Pretrained(nn.Module):
             raise ValueError(f"{path}: written in format {written}, this version reads format {FORMAT}")
         if description.get("system") != cls.__name__:
             raise ValueError(f"{path}: holds a {printable(description.get('system'))}, not a {cls.__name__}")
-        known = list(inspect.signature(cls).parameters)
+        parameters = inspect.signature(cls).parameters
+        known = list(parameters)
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())  # a subclass that passes them on
         for name in description["arguments"]:
-            if name not in known:
+            if name not in known and not takes_any:
                 raise ValueError(
                     f"{path}: {cls.__name__} has no argument {name!r}, the nearest is {nearest(name, known)!r}"
                 )
@@ -133,6 +135,8 @@ class Pretrained(nn.Module):
             if kinds[0] != kinds[1]:
                 got, expected = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, own[name]))
                 raise ValueError(f"{stored}: does not fit the configuration, {name!r} is {got}, not {expected}")
+            if not value.isfinite().all():
+                raise ValueError(f"{stored}: {name!r} holds numbers that are not finite")
         model.load_state_dict(weights, assign=True)
         return model.eval()
 

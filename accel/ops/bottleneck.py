@@ -1,5 +1,6 @@
 """The PatchVAE bottleneck as differentiable functions. The equations are in reference/bottleneck.py."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +51,12 @@ def patch_bottleneck(
 
     occurrence_logits: a (B, N, h, w); infinite logits are allowed, with p = 0 or 1 and gradient 0. appearance_mean,
     appearance_log_variance: μ and s (B, N·D, h, w); dimension d of part n is channel n·D + d. Any strides; float64,
-    float32, bfloat16 or float16, with float32 arithmetic inside.
+    float32, bfloat16 or float16, with float32 arithmetic inside. Under autocast too, if the backward pass is outside of
+    it, as PyTorch recommends; torch.compile needs torch._functorch.config.backward_pass_autocast = "off" for that.
     temperature: τ > 0 of the relaxed occurrences, a number or a 0-d tensor that does not require a gradient. noise:
     determines the random draws; required for sampling. sample=False: use the posterior's mean, without noise. backend:
-    "triton" or "torch"; Triton for CUDA tensors by default. options: variance, occurrence, occurrence_prior,
+    "triton" or "torch"; Triton for CUDA tensors by default, which has neither second derivatives, forward-mode
+    derivatives, nor torch.func. options: variance, occurrence, occurrence_prior,
     appearance_prior_mean, straight_through and detach_weights, documented in accel.BottleneckOptions.
 
     Raises ValueError for an argument of wrong shape, type or range, which the message names, and TypeError for an
@@ -73,7 +76,7 @@ def patch_bottleneck(
     check_shape(name, "appearance_log_variance", appearance_log_variance, "appearance_mean's shape", expected)
     draw = Draw(temperature, noise, sample)
     check_draw(name, draw)
-    declared = _declare(name, int(parts), **options)
+    declared = _declare(name, operator.index(parts), **options)
     inputs = occurrence_logits, appearance_mean, appearance_log_variance
     if choose_backend(name, backend, *inputs) == "torch":
         return PatchBottleneck(*plain.patch_bottleneck(*inputs, declared, draw))
@@ -107,7 +110,7 @@ def pooled_patch_bottleneck(
     name = "pooled_patch_bottleneck"
     check_tensors(name, features=features, occurrence_logits=occurrence_logits, weight=weight, bias=bias)
     images, parts, height, width = _check_logits(name, occurrence_logits)
-    channels = features.shape[1] if features.ndim == 4 else 0
+    channels = max(1, features.shape[1]) if features.ndim == 4 else 1
     check_shape(name, "features", features, "(B, E, h, w)", (images, channels, height, width))
     outputs, kernel = (weight.shape[0], weight.shape[-1]) if weight.ndim == 4 else (0, 1)
     if outputs == 0 or outputs % (2 * parts) or kernel % 2 == 0:
@@ -118,7 +121,7 @@ def pooled_patch_bottleneck(
     check_shape(name, "bias", bias, "(2·N·D,)", (outputs,))
     draw = Draw(temperature, noise, sample)
     check_draw(name, draw)
-    declared = _declare(name, int(parts), **options)
+    declared = _declare(name, operator.index(parts), **options)
     if declared.variance != "geometric":
         raise ValueError(f"{name}: variance must be 'geometric', since the arithmetic rule is not linear")
     inputs = features, occurrence_logits, weight, bias
@@ -129,9 +132,17 @@ def pooled_patch_bottleneck(
     return PatchBottleneck(*fused.pooled_patch_bottleneck(*inputs, declared, draw))
 
 
-@torch.compiler.assume_constant_result
 def _declare(function: str, parts: int, **options: Any) -> BottleneckOptions:
-    return declare(function, parts, options)
+    if not torch.compiler.is_compiling():
+        return declare(function, parts, options)
+    # A compiler may take floats for variables, and has no constants of those; as text they are constants.
+    texts = {name: value.hex() for name, value in options.items() if isinstance(value, float)}
+    return _declare_constant(function, parts, tuple(texts), **(options | texts))
+
+
+@torch.compiler.assume_constant_result
+def _declare_constant(function: str, parts: int, floats: tuple[str, ...], **options: Any) -> BottleneckOptions:
+    return declare(function, parts, options | {name: float.fromhex(options[name]) for name in floats})
 
 
 def _check_logits(function: str, logits: Tensor) -> tuple[int, ...]:

@@ -160,14 +160,15 @@ def _run_pool_features_backward(d_pooled, features, logits, kernel_size, options
     grid, options = logits.shape[2:], BottleneckOptions.from_text(options)
     weights, statistics = _shifted_weights(logits, kernel_size, options, features.dtype)
     d_pooled = d_pooled.flatten(1, 2)
-    if memory_format(features) == torch.channels_last:
-        d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
-    else:
-        d_features = torch.bmm(d_pooled.transpose(1, 2), weights).unflatten(2, grid)
-    if options.detach_weights:
+    with torch.autocast(features.device.type, enabled=False):
+        if memory_format(features) == torch.channels_last:
+            d_features = torch.bmm(weights.transpose(1, 2), d_pooled).unflatten(1, grid).permute(0, 3, 1, 2)
+        else:
+            d_features = torch.bmm(d_pooled.transpose(1, 2), weights).unflatten(2, grid)
+        d_weights = None if options.detach_weights else torch.bmm(d_pooled, features.flatten(2))
+    if d_weights is None:
         return d_features, logits.new_empty(0)
     d_logits = empty_map(logits, logits.shape[1], logits.dtype, memory_format(logits))
-    d_weights = torch.bmm(d_pooled, features.flatten(2))
     pooled.shifted_weights_backward(d_weights, logits, statistics, kernel_size, d_logits)
     return d_features, d_logits
 
@@ -250,9 +251,12 @@ def _save_squared_error(ctx, inputs, outputs):
 
 
 def _differentiate_squared_error(ctx, d_total, *_):
-    d_reconstruction = _squared_error_backward(d_total, *ctx.saved_tensors, ctx.patch_size)
-    d_images = -d_reconstruction.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
-    return d_reconstruction, d_images, None
+    reconstruction, images, energy, scale = ctx.saved_tensors
+    dtypes = reconstruction.dtype, images.dtype
+    if ctx.needs_input_grad[1]:  # or their gradient would be rounded to the other's dtype
+        reconstruction = reconstruction.to(torch.promote_types(*dtypes))
+    gradient = _squared_error_backward(d_total, reconstruction, images, energy, scale, ctx.patch_size)
+    return gradient.to(dtypes[0]), -gradient.to(dtypes[1]) if ctx.needs_input_grad[1] else None, None
 
 
 differentiate(_squared_error, _save_squared_error, _differentiate_squared_error)

@@ -4,6 +4,7 @@ reference/noise.py specifies and derives the function; the uniform numbers here 
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,8 +48,10 @@ class Noise:
                         f"Noise: {name} must be an int or a 0-d int64 tensor, got {value.dtype} of shape "
                         f"{tuple(value.shape)}"
                     )
-            elif not 0 <= value < 2**bits or value != int(value):
-                raise ValueError(f"Noise: {name} must be an integer in [0, 2^{bits}), got {value}")
+            elif not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**bits:
+                raise ValueError(f"Noise: {name} must be an integer in [0, 2^{bits}), got {value!r}")
+            else:
+                object.__setattr__(self, name, int(value))  # NumPy's integers would wrap around
 
     def tensors(self, device: Device) -> tuple[Tensor, Tensor, Tensor]:
         """(seed, step, first_image) as 0-d int64 tensors on the device."""

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 import reference
 from accel import ops
 from tests.kernels.common import DEVICE, STORED, poisoned_memory
-from tests.support import ROUNDOFF, assert_close, hold_a_nan_to_its_image, layouts, restride
+from tests.support import (
+    ROUNDOFF,
+    assert_close,
+    hold_a_nan_to_its_image,
+    hold_an_infinite_pixel_to_its_channel,
+    layouts,
+    restride,
+)
 
 
 @st.composite
@@ -82,13 +89,15 @@ def test_large_patches_are_walked_in_rows():
 
 def test_different_dtypes_of_both_images_and_an_expanded_gradient():
     reconstruction = torch.randn(2, 3, 8, 8, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-    images = torch.randn(2, 3, 8, 8, device=DEVICE)
+    images = torch.randn(2, 3, 8, 8, device=DEVICE, requires_grad=True)
+    leaves = reconstruction, images
     got, wanted = (
-        torch.autograd.grad(ops.weighted_squared_error(reconstruction, images, 4, backend=b).mean(), reconstruction)[0]
+        torch.autograd.grad(ops.weighted_squared_error(*leaves, 4, backend=b).mean(), leaves)
         for b in ("triton", "torch")
     )
-    assert got.dtype == torch.bfloat16
-    assert_close("gradient", got, wanted, relative=STORED[torch.bfloat16] + ROUNDOFF[torch.bfloat16])
+    assert got[0].dtype == torch.bfloat16
+    assert_close("gradient", got[0], wanted[0], relative=STORED[torch.bfloat16] + ROUNDOFF[torch.bfloat16])
+    assert_close("of the images", got[1], wanted[1], relative=16 * ROUNDOFF[torch.float32])  # not rounded to bfloat16
 
 
 def test_the_same_input_gives_the_same_bits():
@@ -99,6 +108,10 @@ def test_the_same_input_gives_the_same_bits():
         results.append((error, *torch.autograd.grad(error.sum(), leaves)))
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
+
+
+def test_an_infinite_pixel_is_no_flat_image():
+    hold_an_infinite_pixel_to_its_channel("triton", DEVICE)
 
 
 def test_a_nan_in_an_image_is_in_its_error_alone():

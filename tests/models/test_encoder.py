@@ -28,7 +28,7 @@ def test_coarse_features_are_means_of_the_windows_of_adaptive_pooling(height, wi
 
 
 def torchvision_resnet18():
-    """Names and shapes of torchvision's ResNet-18 without its classifier, as published with its weights."""
+    """Names and shapes of torchvision's ResNet-18 without its classifier; published files lack the counters."""
     shapes = {"conv1.weight": (64, 3, 7, 7)}
 
     def norm(name, width):

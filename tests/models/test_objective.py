@@ -133,6 +133,13 @@ def test_images_of_integers_other_than_bytes_are_refused():
         elbo(output(), torch.zeros(3, 3, 16, 8, dtype=torch.int64))
 
 
+def test_sizes_without_whole_patches_are_refused_if_weighted():
+    out = SimpleNamespace(**vars(output()) | {"reconstruction": torch.zeros(3, 3, 20, 8)})
+    with pytest.raises(ValueError, match="elbo: weighted=True needs a height and width that 8 divides, got 20x8"):
+        elbo(out, torch.zeros(3, 3, 20, 8))
+    elbo(out, torch.zeros(3, 3, 20, 8), weighted=False)
+
+
 def test_information_about_the_part_needs_parts():
     out = output()
     with pytest.raises(ValueError, match="beta_identity 0 needs a model with parts, got SimpleNamespace"):

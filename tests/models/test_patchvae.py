@@ -274,6 +274,28 @@ def test_compiles_as_one_graph(head, backend):
         assert torch.equal(got, gradient)
 
 
+def test_gradients_of_each_image_by_vmap():
+    model = small().eval()
+    images = torch.rand(3, 3, 16, 16)
+    weights = dict(model.named_parameters())
+
+    def loss(weights, image):
+        out = torch.func.functional_call(model, weights, (image[None],))
+        return elbo(out, image[None]).total
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, images)
+    for index, image in enumerate(images):
+        gradients = torch.autograd.grad(loss(weights, image), list(weights.values()))
+        for name, gradient in zip(weights, gradients, strict=True):
+            torch.testing.assert_close(each[name][index], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_an_unknown_argument_is_named_with_the_nearest_of_all():
+    for wrong, near in (("num_part", "num_parts"), ("imagesize", "image_size"), ("ocurrence", "occurrence")):
+        with pytest.raises(TypeError, match=rf"PatchVAE\(\) has no argument '{wrong}', the nearest is '{near}'"):
+            PatchVAE(**{wrong: 3})
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

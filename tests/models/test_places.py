@@ -47,6 +47,14 @@ def test_shapes_and_gradients(images, decoder, ground, head):
         assert parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize(("made_for", "size"), [(32, 8), (32, 24), (32, 64), (8, 32), (16, 40)])
+def test_with_a_ground_images_of_other_sizes_are_taken(made_for, size):
+    model = PatchVAE(**OPTIONS | {"image_size": made_for}, ground=2)
+    out = model(torch.rand(2, 3, size, size), noise=Noise(1))
+    assert out.reconstruction.shape == (2, 3, size, size)
+    assert out.reconstruction.isfinite().all()
+
+
 def test_heads_compute_one_function(images):
     models = {head: build(head=head, ground=2) for head in ("pooled", "separate", "fused")}
     found = {head: model.eval()(images, noise=Noise(2)) for head, model in models.items()}

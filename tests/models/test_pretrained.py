@@ -296,3 +296,25 @@ def test_without_the_package_safetensors_the_command_is_named(saved, tmp_path, m
     (saved / "weights.pt").unlink()
     with pytest.raises(ImportError, match=sentence):
         PatchVAE.from_pretrained(saved)
+
+
+def test_a_subclass_that_passes_its_arguments_on_comes_back(tmp_path):
+    class Own(PatchVAE):
+        def __init__(self, **options):
+            super().__init__(**options)
+
+    Own(image_size=16, num_parts=3, encoder="small").save_pretrained(tmp_path)
+    assert Own.from_pretrained(tmp_path).num_parts == 3
+    described = json.loads((tmp_path / "config.json").read_text())
+    described["arguments"]["num_part"] = 4
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"config.json: PatchVAE\(\) has no argument 'num_part', the nearest is"):
+        Own.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = PatchVAE(image_size=16, num_parts=3, encoder="small")
+    model.occurrence_head.weight.data[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"weights.pt: 'occurrence_head.weight' holds numbers that are not finite"):
+        PatchVAE.from_pretrained(tmp_path)

@@ -138,6 +138,24 @@ def test_compiled_equals_eager():
         assert_close("gradient", compiled, eager, relative=1e-5)
 
 
+@pytest.mark.parametrize("occurrence", list(DISTRIBUTIONS))
+def test_compiled_with_other_numbers_of_parts_and_other_options(occurrence):
+    """What a compiler takes for a variable at its second value."""
+
+    def place(logits, maps, step, temperature, prior_mean):
+        noise = ops.Noise(1, step)
+        options = {"occurrence": occurrence, "appearance_prior_mean": prior_mean, "occurrence_prior": prior_mean / 20}
+        return ops.patch_bottleneck(logits, maps, maps, temperature=temperature, noise=noise, **options)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(place, fullgraph=True, backend="eager")
+    for step, (parts, temperature, prior_mean) in enumerate([(3, 0.5, 1.0), (5, 0.6, 2.0), (4, 0.7, 3.0)]):
+        logits, maps = torch.randn(2, parts, 3, 3), torch.randn(2, 2 * parts, 3, 3)
+        results = [f(logits, maps, step, temperature, prior_mean) for f in (compiled, place)]
+        for field in FIELDS:
+            assert torch.equal(*(getattr(result, field) for result in results))
+
+
 A, M = torch.zeros(2, 3, 4, 5), torch.zeros(2, 6, 4, 5)
 NOISE = ops.Noise()
 
@@ -162,6 +180,8 @@ NOISE = ops.Noise()
         ((A, M, M), {"appearance_prior_mean": float("nan")}, r"appearance_prior_mean must be a number, got nan"),
         ((A, M, M), {"variance": "mean"}, r"variance must be one of geometric, arithmetic, got 'mean'"),
         ((A, M, M), {"noise": None}, r"sample=True needs noise=Noise\(seed, step, first_image\)"),
+        ((A, M, M), {"noise": 3}, r"noise must be a Noise, got int"),
+        ((A, M, M), {"temperature": "1"}, r"temperature must be a number or a 0-d tensor, got"),
         ((A, M, M), {"backend": "cuda"}, r"backend must be 'triton' or 'torch', got 'cuda'"),
         ((A.double(), M, M), {"backend": "triton"}, r"backend='triton' computes in float32|needs CUDA tensors"),
     ],
@@ -188,6 +208,7 @@ F, W, B = torch.zeros(2, 7, 4, 5), torch.zeros(12, 7, 3, 3), torch.zeros(12)
         ((F, A, W[:11], B), r"weight must be \(2·3·D, 7, k, k\) with k odd, got \(11, 7, 3, 3\)"),
         ((F, A, W[..., :2, :2], B), r"weight must be .* with k odd"),
         ((F, A, W[:, :6], B), r"weight must be \(2·N·D, E, k, k\) = \(12, 7, 3, 3\), got \(12, 6, 3, 3\)"),
+        ((F[:, :0], A, W[:, :0], B), r"features must be \(B, E, h, w\) = \(2, 1, 4, 5\), got \(2, 0, 4, 5\)"),
         ((F, A, W, B[:6]), r"bias must be \(2·N·D,\) = \(12,\), got \(6,\)"),
     ],
 )

@@ -134,6 +134,7 @@ def test_a_captured_graph_draws_anew_at_every_replay():
         ({"seed": -1}, r"seed must be an integer in \[0, 2\^64\), got -1"),
         ({"step": 2**32}, r"step must be an integer in \[0, 2\^32\), got 4294967296"),
         ({"step": 1.5}, r"step must be an integer in \[0, 2\^32\), got 1.5"),
+        ({"seed": "a"}, r"seed must be an integer in \[0, 2\^64\), got 'a'"),
         ({"first_image": torch.zeros(2, dtype=torch.int64)}, r"first_image must be an int or a 0-d int64 tensor"),
         ({"seed": torch.tensor(0.5)}, r"seed must be an int or a 0-d int64 tensor, got torch.float32"),
     ],
@@ -141,3 +142,8 @@ def test_a_captured_graph_draws_anew_at_every_replay():
 def test_other_addresses_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
         Noise(**argument)
+
+
+def test_seeds_of_numpy_beyond_63_bits_are_those_of_python():
+    one, other = (appearance_noise(Noise(seed), 1, 1, 4) for seed in (2**63 + 5, np.uint64(2**63 + 5)))
+    assert torch.equal(one, other)

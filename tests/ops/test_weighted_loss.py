@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 import reference
 from accel import ops
-from tests.support import ROUNDOFF, assert_close, hold_a_nan_to_its_image, layouts, restride
+from tests.support import (
+    ROUNDOFF,
+    assert_close,
+    hold_a_nan_to_its_image,
+    hold_an_infinite_pixel_to_its_channel,
+    layouts,
+    restride,
+)
 
 
 @st.composite
@@ -78,6 +85,10 @@ X = torch.zeros(2, 3, 16, 24)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=f"weighted_squared_error: {message}"):
         ops.weighted_squared_error(*arguments)
+
+
+def test_an_infinite_pixel_is_no_flat_image():
+    hold_an_infinite_pixel_to_its_channel("torch", "cpu")
 
 
 def test_a_nan_in_an_image_is_in_its_error_alone():
