@@ -179,3 +179,10 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, capsys):
     (tmp_path / "new.csv.partial").symlink_to("/dev/full")
     assert cli.main(["locate", "parts", str(tmp_path / "image.png"), str(tmp_path / "new.csv")]) == 2
     assert capsys.readouterr().err == f"patchvae: {tmp_path / 'new.csv'}: No space left on device\n"
+
+
+def test_a_long_image_is_said_to_be_searched_in_its_middle_alone(tmp_path, located):
+    Image.fromarray(np.zeros((30, 9000, 3), np.uint8)).save(tmp_path / "long.png")
+    Image.fromarray(np.zeros((32, 300, 3), np.uint8)).save(tmp_path / "short.png")
+    _, _, said = located(tmp_path)
+    assert f"long images, of which only the middle was searched: 1, such as {tmp_path / 'long.png'}" in said

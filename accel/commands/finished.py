@@ -21,6 +21,16 @@ class MovedImages(Options):
         named = {name: value for name in ("data", "data_dir") if (value := getattr(self, name)) is not None}
         return dataclasses.replace(config, **named)
 
+    def load(self, config: TrainingConfig) -> Any:
+        """The data set of a configuration, which is `applied`; an error for missing images says which option helps."""
+        from accel.training.resources import load_dataset
+
+        try:
+            return load_dataset(config)
+        except FileNotFoundError as error:
+            hint = "" if self.data else "; if the images of the run are elsewhere, or were in memory, give --data"
+            raise FileNotFoundError(f"{error}{hint}") from None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRunOptions(MovedImages):
@@ -48,13 +58,14 @@ def refuse_other_folder(folder: Path) -> None:
     """Raises FileNotFoundError unless the folder is that of a run."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+    if (folder / "weights.pt").is_file():
+        raise FileNotFoundError(f"{folder} is a model, expected the folder of the run, such as {folder.parent}")
 
 
 def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
-    from accel.data.digests import difference, digests
     from accel.training import record
-    from accel.training.resources import at_most_its_threads, choose_device, load_dataset
+    from accel.training.resources import at_most_its_threads, choose_device
     from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
@@ -62,18 +73,8 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, config = load_run(folder)
     config = options.applied(config)
-    try:
-        dataset = load_dataset(config)
-    except FileNotFoundError as error:
-        hint = "" if options.data else "; if the images of the run are elsewhere, or were in memory, give --data"
-        raise FileNotFoundError(f"{error}{hint}") from None
-    known = record.read(folder)
-    if known is not None:  # runs of earlier versions have no record of their images
-        images = {name: value for name, value in known["data"].items() if name.endswith("images")}
-        if found := difference(images, digests(dataset, labels=False)):
-            raise ValueError(
-                f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}"
-            )
+    dataset = options.load(config)
+    record.refuse_other_images(folder, dataset)
     device = choose_device(options.device)
     at_most_its_threads(device, config)
     return FinishedRun(folder, config, model.to(device).eval(), dataset)

@@ -74,11 +74,11 @@ def run(given: dict) -> None:
     else:
         raise FileNotFoundError(f"{source}: no such file or folder, expected an image or a folder of images")
     model = open_model(folder, options.device)
-    parts, images, count, bad = set(), set(), 0, []
+    parts, images, count, bad, cropped = set(), set(), 0, [], []
     with writing_whole(out) as table:
         writer = csv.writer(table)
         writer.writerow(COLUMNS)
-        for row in rows_of(model, root, files, options.threshold, bad):
+        for row in rows_of(model, root, files, options.threshold, bad, cropped):
             writer.writerow(row)
             images.add(row[0])
             parts.add(row[1])
@@ -90,6 +90,11 @@ def run(given: dict) -> None:
         say(left_out_lines(bad), error=True)
         with writing_whole(left_out) as lines:
             lines.writelines(f"{sentence}\n" for sentence in bad)
+    if cropped:
+        say(
+            f"long images, of which only the middle was searched: {len(cropped):,}, such as {root / cropped[0]}",
+            error=True,
+        )
     print(
         f"{out}: {count:,} occurrences of {len(parts)} of {model.num_parts} parts, in {len(images):,} of "
         f"{readable:,} images, after {duration(time.monotonic() - began)}"
@@ -103,6 +108,8 @@ def open_model(folder: str, device: str):
     from accel.training.config import TrainingConfig
     from accel.training.resources import at_most_its_threads, choose_device
 
+    if (Path(folder) / "checkpoint.pt").exists() and not (Path(folder) / "model").is_dir():
+        raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, chosen = PatchVAE.from_pretrained(folder), choose_device(device)
     channels = model.config["channels"]
     if channels != 3:
@@ -116,8 +123,13 @@ def open_model(folder: str, device: str):
     return model.to(chosen)
 
 
-def rows_of(model, root: Path, files: list[str], threshold: float, bad: list[str]) -> Iterator[tuple]:
-    """Yields a row of COLUMNS for each occurrence; adds a sentence on each file that cannot be read to `bad`."""
+def rows_of(
+    model, root: Path, files: list[str], threshold: float, bad: list[str], cropped: list[str]
+) -> Iterator[tuple]:
+    """Yields a row of COLUMNS for each occurrence.
+
+    Adds a sentence on each file that cannot be read to `bad`, and images that lose a cell or more to `cropped`.
+    """
     import numpy as np
 
     from accel.data.listing import LARGEST_FILE, Whole, decode_whole, problem
@@ -138,6 +150,7 @@ def rows_of(model, root: Path, files: list[str], threshold: float, bad: list[str
             decoded = list(zip(names, pool.map(decode, names), strict=True))
             bad += [sentence for _, sentence in decoded if isinstance(sentence, str)]
             readable = [(name, whole) for name, whole in decoded if isinstance(whole, Whole)]
+            cropped += [name for name, whole in readable if max(whole.left, whole.top) >= model.scale * whole.pixel]
             rows: dict[str, list[tuple]] = {name: [] for name, _ in readable}
             for shape in {whole.pixels.shape for _, whole in readable}:
                 alike = [(name, whole) for name, whole in readable if whole.pixels.shape == shape]

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help=f"{TABLES[0]} to {TABLES[-1]}")
     add_options(parser, ReproduceOptions)
     add_options(parser, TrainingConfig, TRAINING)
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs and estimate the time")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list the runs and estimate the time, which needs the data"
+    )
 
 
 def run(given: dict) -> None:
@@ -72,8 +74,11 @@ def run(given: dict) -> None:
     if dry_run:
         for job in jobs:
             print(f"{job.name}: {', '.join(job.missing()) or 'done'}   {job.config.folder}")
-        seconds = performing.estimate(jobs, devices)
-        print(f"{len(jobs)} runs, about {duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
+        try:
+            seconds = performing.estimate(jobs, devices)
+            print(f"{len(jobs)} runs, about {duration(seconds)} on {', '.join(dict.fromkeys(devices))}")
+        except OSError as error:
+            print(f"{len(jobs)} runs; their time can only be estimated with the data: {error}")
         return
 
     # Errors of the data are reported once, and files are downloaded once.

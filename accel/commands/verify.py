@@ -22,7 +22,7 @@ def run(given: dict) -> None:
 
     from accel.training import record
     from accel.training.repeating import differences, repeat
-    from accel.training.resources import choose_device, load_dataset
+    from accel.training.resources import choose_device
 
     config = options.applied(TrainingConfig.from_json_file(folder / "config.json"))
     known = record.read(folder)
@@ -34,6 +34,6 @@ def run(given: dict) -> None:
     for sentence in found or ["same machine and same versions"]:
         print(sentence)
     steps = known["first"]["steps"]
-    if problem := repeat(known, config, load_dataset(config)):
+    if problem := repeat(known, config, options.load(config)):
         raise ValueError(f"{folder} cannot be repeated here: {problem}{f' ({found[0]})' if found else ''}")
     print(f"{folder}: the data are the same, and the first {steps} steps give bit-identical results here")

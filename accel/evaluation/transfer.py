@@ -10,9 +10,11 @@ from pathlib import Path
 from torch import nn
 
 from accel.data import Dataset, load
+from accel.evaluation import transfer_records
 from accel.evaluation.fine_tuning import FITS
 from accel.evaluation.probes import vote
-from accel.evaluation.transfer_records import UNTRAINED_KEYS, record
+from accel.evaluation.transfer_records import UNTRAINED_KEYS
+from accel.training import record
 from accel.training.config import TrainingConfig
 from accel.training.protocols import FREEZES, PROBES, TransferConfig
 from accel.training.resources import at_most_its_threads, choose_device, load_dataset
@@ -48,7 +50,7 @@ def transfer(
     if protocol not in (*FREEZES, *PROBES):
         raise ValueError(f"protocol must be one of {', '.join((*FREEZES, *PROBES))}, got {protocol!r}")
     model, run = load_run(folder)
-    dataset = dataset or transfer_data(config, run, model)
+    dataset = dataset or transfer_data(config, run, model, folder)
     refuse_unfit(dataset, model)
     device = choose_device(config.device)
     at_most_its_threads(device, run)
@@ -63,7 +65,7 @@ def transfer(
         before = before_training(run, model, dataset)
         baseline = measure(before, folder / UNTRAINED)
         entry |= {UNTRAINED_KEYS[key]: baseline[key] for key in UNTRAINED_KEYS if key in baseline}
-    record(folder, entry)
+    transfer_records.record(folder, entry)
     return entry
 
 
@@ -73,11 +75,17 @@ def before_training(run: TrainingConfig, model: nn.Module, dataset: Dataset) -> 
     return build_model(run, *model.image_size, channels, dataset.num_classes).eval()
 
 
-def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module) -> Dataset:
-    """The data set of the options: the run's own, or another one, resized to the model's image size."""
+def transfer_data(config: TransferConfig, run: TrainingConfig, model: nn.Module, folder: Path) -> Dataset:
+    """The data set of the options: that of the run in `folder`, or another one, resized to the model's image size.
+
+    Raises ValueError if the run's own images have changed.
+    """
     changed = {"data_dir": config.data_dir, "train_images": config.train_images}
     if config.data in (None, run.data):
-        own = load_dataset(dataclasses.replace(run, **{name: v for name, v in changed.items() if v is not None}))
+        changed = {name: value for name, value in changed.items() if value is not None}
+        own = load_dataset(dataclasses.replace(run, **changed))
+        if "train_images" not in changed:
+            record.refuse_other_images(folder, own)
         return own if run.flip == "auto" else dataclasses.replace(own, flip=run.flip == "yes")
     return load(config.data, image_size=model.image_size[0], **changed)
 

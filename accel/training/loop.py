@@ -99,7 +99,9 @@ def hold(folder: Path, holding: contextlib.ExitStack) -> None:
 def refuse_existing(folder: Path) -> None:
     """Raises FileExistsError if the folder holds a run."""
     if checkpoint.exists(folder):
-        raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+        raise FileExistsError(
+            f"{folder} already holds a run: continue it with --resume (in Python resume=True), or choose another --out"
+        )
 
 
 class Run:

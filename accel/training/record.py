@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from accel.common.files import read_json, write_whole
+from accel.data import Dataset
+from accel.data.digests import difference, digests
 from accel.training import processes
 from accel.training.checkpoint import writing
 
@@ -122,6 +124,16 @@ def digest_of(networks: nn.Module) -> str:
 def read(folder: Path) -> Record | None:
     """The record of a run; None for runs of earlier versions."""
     return read_json(folder / NAME, Record) if (folder / NAME).exists() else None
+
+
+def refuse_other_images(folder: Path, dataset: Dataset) -> None:
+    """Raises ValueError unless a data set has the images that the run in the folder was trained on."""
+    known = read(folder)
+    if known is None:  # runs of earlier versions have no record of their images
+        return
+    images = {name: value for name, value in known["data"].items() if name.endswith("images")}
+    if found := difference(images, digests(dataset, labels=False)):
+        raise ValueError(f"{dataset.name} does not hold the images that the run in {folder} was trained on: {found}")
 
 
 def write(folder: Path, record: Record) -> None:

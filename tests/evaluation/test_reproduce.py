@@ -310,6 +310,15 @@ def test_a_dry_run_does_nothing(tmp_path, options, capsys):
     assert not out.exists()
 
 
+def test_a_dry_run_without_the_data_lists_the_runs(tmp_path, options, capsys):
+    words = ["reproduce", "table3", *options, "--data", str(tmp_path / "missing.npz"), "--seeds", "1", "--dry-run"]
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 + 1
+    assert lines[-1].startswith("5 runs; their time can only be estimated with the data: ")
+    assert "missing.npz" in lines[-1]
+
+
 def test_the_estimate_counts_first_steps_once_a_run(monkeypatch):
     """The first steps, which compile and capture, take 10 s each, and all further steps 10 ms."""
     clock = [0.0]

@@ -209,6 +209,25 @@ def test_measures_and_pictures_of_another_set_overwrite_nothing(run, trained, tm
     assert not (run / "figures" / "index.json").exists()
 
 
+def test_a_transfer_of_changed_images_records_nothing(tmp_path, capsys, seen):
+    """Where the run's own images are meant; --data may name others."""
+    data, out = save(tmp_path / "tiny.npz"), tmp_path / "run"
+    accepted("train", "--data", data, *SMALL[:2], "--device", "cpu", "--batch-size", 8, "--epochs", 1, "--out", out)
+    save(data, train_images=blacked(tiny_dataset().train.images))
+    words = "transfer", out, "--probe", "knn", "--no-untrained"
+    assert "does not hold the images that the run" in refused(capsys, *words)
+    assert not (out / "transfer.json").exists()
+    accepted(*words, "--data", save(tmp_path / "other.npz"))
+    seen("`transfer` of a run whose images have changed", "one sentence, nothing recorded")
+
+
+def test_a_run_without_a_model_and_a_model_without_a_run(run, trained, capsys, tmp_path):
+    assert "is a model, expected the folder of the run" in refused(capsys, "measure", run / "model")
+    shutil.rmtree(run / "model")
+    sentence = refused(capsys, "locate", run, tmp_path, tmp_path / "parts.csv")
+    assert "has no model/ yet: the run has not finished its first epoch" in sentence
+
+
 @pytest.mark.parametrize("change", ["a tensor", "two lines"])
 def test_text_of_a_checkpoint_that_is_none_or_has_several_lines(run, capsys, change, seen):
     state = torch.load(run / checkpoint.NAME, weights_only=True)
