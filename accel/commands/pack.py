@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from accel.common.options import Options, add_options, option, within
+from accel.common.progress import say
 from accel.training.config import LARGEST
 
 HELP = "decode a folder of images into one file, from which training reads faster"
@@ -54,7 +55,8 @@ def run(given: dict) -> None:
     if packed.bad:
         print(left_out_lines(list(packed.bad.values())))
         count = len(packed.bad) + packed.num_train + packed.num_test
-        raise ValueError(
+        say(
             f"{len(packed.bad):,} of {count:,} files could not be read and are not in {packed.path}: "
-            f"{packed.bad_list} lists them"
+            f"{packed.bad_list} lists them",
+            error=True,
         )

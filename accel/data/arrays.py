@@ -110,17 +110,34 @@ def _size(images: np.ndarray) -> str:
     return "×".join(str(extent) for extent in images.shape[1:])
 
 
+def _to_uint8(images: np.ndarray, key: str) -> str:
+    """The range of numbers, and how they are converted to uint8 if it is a usual one, as the end of a sentence."""
+    if images.dtype.kind not in "bifu" or images.size == 0:
+        return ""
+    low, high = float(images.min()), float(images.max())
+    scaled = f"np.rint(255 * {key})" if images.dtype.kind in "bf" and high <= 1 else key
+    hint = f": {scaled}.astype(np.uint8) converts them" if low >= 0 and high <= 255 else ""
+    return f" from {low:g} to {high:g}{hint}"
+
+
 def _image_set(
     path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_key: str, class_names: tuple[str, ...] | None
 ) -> ImageSet:
     images = arrays[images_key]
     given = images.shape
     if images.dtype != np.uint8:
-        raise ValueError(f"{path}: {images_key} must be uint8 with values 0 to 255, got {images.dtype}")
-    if images.ndim == 3:
+        hint = _to_uint8(images, images_key)
+        raise ValueError(f"{path}: {images_key} must be uint8 with values 0 to 255, got {images.dtype}{hint}")
+    alone = images.ndim == 3 and given[2] in (1, 3, 4) and min(given[:2]) > given[2]
+    if images.ndim == 3 and not alone:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"{path}: {images_key} must have shape (n, H, W) or (n, H, W, 1 or 3), got {given}")
+        hint = ""
+        if alone:
+            hint = f", which is that of one image: {images_key}[None] has shape (1, H, W, C)"
+        elif images.ndim == 4 and given[1] in (1, 3):
+            hint = f": np.moveaxis({images_key}, 1, -1) has its channels last"
+        raise ValueError(f"{path}: {images_key} must have shape (n, H, W) or (n, H, W, 1 or 3), got {given}{hint}")
     if images.size == 0:
         raise ValueError(f"{path}: {images_key} is empty, its shape is {given}")
     if labels_key not in arrays:

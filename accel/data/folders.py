@@ -1,5 +1,6 @@
 """Lists of the image files in a folder, with their classes."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ import numpy as np
 
 from accel.data.listing import Listing
 from accel.data.resize import pillow
+
+RUN = ("config.json", "metrics.jsonl")  # what every run of `train` holds, whose pictures are not to be learned
 
 # Folders of splits, in any case, and those to be held out in the order of preference.
 TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -24,23 +27,28 @@ def list_folder(folder: Path) -> Listing:
     lower case). Of several, the first that has only classes of the training images is held out. Files and classes are
     in natural order (img2 before img10); labels are indices of the classes of the training images. Decoded images are
     RGB: rotated by EXIF, grey repeated, transparency over white, 16 bits reduced to 8, the first of several frames.
-    Hidden files and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored. What else is not used, such
-    as a table beside class folders, is in `skipped`.
+    Hidden files and folders (.DS_Store), __MACOSX, Thumbs.db and desktop.ini are ignored. What else is not used is in
+    `skipped`: folders without images, folders that are runs or hold only runs, and what lies beside folders of images.
+
+    Images beside class folders are not used, either; if there are as many as folders or more, they may be what was
+    meant, and are refused.
 
     Raises ValueError, which names a file or folder that does not fit this layout.
     """
     names, files = _entries(folder)
     skipped: list[str] = []
     trains, tests = ([name for name in names if name.lower() in kind] for kind in (TRAIN, HELD_OUT))
+    others = [name for name in names if name not in (*trains, *tests)]
+    classes = any(_why_unused(folder / name) is None for name in others)
     if len(trains) > 1 and tests:
         raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in trains)}, expected one of them")
-    if trains and (tests or len(names) == 1):
+    if trains and (tests or (len(trains) == 1 and not classes)):
         train = _listing(folder, trains[0], skipped)
         tests.sort(key=lambda name: HELD_OUT.index(name.lower()))
         test = _held_out(folder, trains[0], train, tests, skipped)
-        skipped += _beside(folder, [*(name for name in names if name not in (*trains, *tests)), *files])
-    elif tests and len(tests) == len(names):
-        raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in names)}, but no train/")
+        skipped += _beside(folder, [*others, *files])
+    elif tests and not trains and not classes:
+        raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in tests)}, but no train/")
     else:
         train, test = _listing(folder, ".", skipped), _Split([], [])
     class_names = None if train.classes is None else tuple(dict.fromkeys(train.classes))
@@ -82,11 +90,9 @@ def _held_out(folder: Path, train_name: str, train: _Split, tests: list[str], sk
             problems[name] = f"{folder / labelled} has class folders, but {folder / other} has none; {otherwise}"
         elif unknown:
             problems[name] = (
-                f"{folder / name} has the class folder {min(unknown)}, which {folder / train_name} does not have; "
+                f"{folder / name} has the class folder {min(unknown)}, of which {folder / train_name} has no images; "
                 f"{otherwise}"
             )
-        elif len(tests) > 1 and not any(_is_image(folder / file) for file in split.files):
-            problems[name] = f"{folder / name} holds no images"
         else:
             skipped += aside
             for other in tests:
@@ -140,34 +146,51 @@ def _is_image(path: Path) -> bool:
         return False
 
 
+def _may_be_image(path: Path) -> bool:
+    """Whether the file is an image or has the name of one, which may be damaged."""
+    image = pillow()
+    return image.registered_extensions().get(path.suffix.lower()) in image.OPEN or _is_image(path)
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in RUN)
+
+
+def _why_unused(folder: Path) -> str | None:
+    """The reason why a folder beside others is not used; None if it is one of images."""
+    inside, _ = _entries(folder)
+    if _is_run(folder) or (inside and all(_is_run(folder / name) for name in inside)):
+        return "it holds runs"
+    return None if any(_may_be_image(folder / file) for file in files_below(folder)) else "it holds no images"
+
+
 def _beside(folder: Path, names: list[str]) -> list[str]:
     """Sentences about files and folders that are not used, since they lie beside folders of images."""
     return [f"{folder / name} is not used, since it is beside folders of images" for name in names]
 
 
 def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
-    """The files of one split; what lies beside its class folders is added to `skipped`, unless it is an image."""
+    """The files of one split; what is not used is added to `skipped`."""
     folder, prefix = root / split, "" if split == "." else f"{split}/"
     folders, files = _entries(folder)
-    image = next((name for name in files if _is_image(folder / name)), None) if folders else None
-    if image is not None:
-        raise ValueError(
-            f"{folder} holds both files ({image}) and folders ({folders[0]}), "
-            "expected either images only, or one folder per class"
-        )
-    if not folders and not files:
-        raise ValueError(f"{folder} holds no images")
-    if not folders:
+    unused = {name: why for name in folders if (why := _why_unused(folder / name))}
+    skipped += [f"{folder / name} is not used, since {why}" for name, why in unused.items()]
+    classes = {name: list(files_below(folder / name)) for name in folders if name not in unused}
+    if not classes:
+        if not any(_may_be_image(folder / name) for name in files):
+            raise ValueError(f"{folder} holds no images")
         return _Split([prefix + name for name in files], None)
+    images = list(itertools.islice((name for name in files if _is_image(folder / name)), len(classes)))
+    if len(images) == len(classes):
+        raise ValueError(
+            f"{folder} holds both images ({images[0]}) and folders of images ({next(iter(classes))}): move away "
+            "those that are not to be used, or move the images into a class folder of their own"
+        )
     skipped += _beside(folder, files)
-    files, classes = [], []
-    for name in folders:
-        inside = list(files_below(folder / name))
-        if not inside:
-            raise ValueError(f"{folder / name} holds no images, expected those of its class")
-        files += [f"{prefix}{name}/{file}" for file in inside]
-        classes += [name] * len(inside)
-    return _Split(files, classes)
+    return _Split(
+        [f"{prefix}{name}/{file}" for name, inside in classes.items() for file in inside],
+        [name for name, inside in classes.items() for _ in inside],
+    )
 
 
 def _labels(classes: list[str], class_names: tuple[str, ...]) -> np.ndarray:

@@ -184,17 +184,18 @@ def decode_whole(content: bytes, image_size: int, cell: int) -> Whole:
 @contextlib.contextmanager
 def _upright(content: bytes) -> Iterator[Any]:
     """The RGB picture in the bytes of an image file, rotated by EXIF; one large picture at a time."""
-    from PIL import ImageOps
-
     opened = pillow().open(io.BytesIO(content))
     with opened, _one_large if opened.width * opened.height >= LARGE else contextlib.nullcontext():
-        yield _rgb(ImageOps.exif_transpose(opened), opened.format)
+        yield upright_rgb(opened)
 
 
-def _rgb(picture: Any, file_format: str | None) -> Any:
-    """Converts any PIL image to RGB."""
+def upright_rgb(opened: Any) -> Any:
+    """Converts any PIL image to RGB, rotated by EXIF; ValueError for pixels that are 32-bit numbers."""
+    from PIL import ImageOps
+
+    picture = ImageOps.exif_transpose(opened)
     # Pillow before 11 opens 16-bit grey PNG files in a 32-bit mode
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format == "PNG"):
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and opened.format == "PNG"):
         levels = np.asarray(picture).astype(np.int64)
         picture = pillow().fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     elif picture.mode in ("I", "F"):

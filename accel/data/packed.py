@@ -173,7 +173,10 @@ def _description(path: Path) -> About:
     try:
         values = parse_json(read_file(about, LARGEST_ABOUT), about)
     except FileNotFoundError:
-        raise ValueError(f"{about} is missing, the description of the images in {path}") from None
+        raise ValueError(
+            f"{about} is missing, which pack writes beside every .npy file: save other arrays of images with "
+            "np.savez('FILE.npz', images=array)"
+        ) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(
             f"{about} is not of format {FORMAT!r}, expected the description that pack writes beside {path}"

@@ -1,14 +1,16 @@
 """Images from PyTorch data sets and data loaders."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from accel.data.images import Dataset, ImageSet
+from accel.data.listing import problem, upright_rgb
 
 BATCH = 256  # default number of items per batch
 IMAGE_KEYS = ("image", "images", "data", "pixel_values")  # in items that are dictionaries
@@ -34,9 +36,11 @@ def from_torch(
 
     Items are (image, label), (image, label, …), an image alone, or a dictionary of "image" and "label" ("data",
     "images", "pixel_values"; "labels", "target"). Images are tensors (C, H, W) with C = 1 or 3, all of one size, uint8
-    or floating point in value_range, as from torchvision's ToTensor; or PIL images; or NumPy arrays (H, W) or (H, W, C)
-    of uint8. Every item is read once, in the order of the data set even if the loader shuffles, and kept in memory as
-    uint8. So random transformations are applied only once; the only augmentation in every epoch is `flip`.
+    or floating point in value_range, as from torchvision's ToTensor; or NumPy arrays (H, W) or (H, W, C) of uint8; or
+    PIL images, which are converted to RGB as those in a folder are (`folders.list_folder`). Where some are grey and
+    some RGB, grey is repeated. Every item, or every one that the loader's sampler chooses, is read once, in the order
+    of the data set even if the loader shuffles, and kept in memory as uint8. So random transformations are applied only
+    once; the only augmentation in every epoch is `flip`.
 
     Args:
         train, test: data sets or loaders; without `test`, a tenth of `train` is held out.
@@ -44,7 +48,8 @@ def from_torch(
         value_range: range of floating-point images, (0, 1) or (−1, 1).
         flip: whether training may mirror images.
 
-    Raises ValueError for items of other types, images of different sizes, or values outside of value_range.
+    Raises ValueError for items of other types, images of different sizes, values outside of value_range, or a sampler
+    that repeats images.
     """
     if tuple(map(float, value_range)) not in LIMITS:
         raise ValueError(f"value_range must be (0, 1) or (-1, 1), got {value_range}")
@@ -62,13 +67,14 @@ def _read(source: Source, which: str, value_range: tuple[float, float]) -> Image
     for item in _items(source, which):
         image, label = _taken_apart(item, which)
         images.append(_bytes(image, which, value_range))
-        if images[-1].shape[1:] != images[0].shape[1:]:
+        if images[-1].shape[1:3] != images[0].shape[1:3]:
             raise ValueError(f"images of {which} differ in size: let its transform resize or crop them to one size")
         if label is not None:
             labels.append(np.asarray(label).reshape(-1))
     if not images:
         raise ValueError(f"{which} holds no images")
-    pixels = np.concatenate(images)
+    channels = max(image.shape[3] for image in images)
+    pixels = np.concatenate([np.broadcast_to(image, (*image.shape[:3], channels)) for image in images])
     if not labels:
         return ImageSet(pixels)
     classes = np.concatenate(labels)
@@ -87,17 +93,38 @@ def _items(source: Source, which: str) -> Iterator[Any]:
     if isinstance(source, IterableDataset) or isinstance(getattr(source, "dataset", None), IterableDataset):
         yield from cast(Iterable[Any], source)
     elif isinstance(source, DataLoader):
-        # A loader that shuffles would give a different order, and so a different run, every time.
+        one_by_one = source.batch_sampler is None
         yield from DataLoader(
             source.dataset,
-            batch_size=source.batch_size or BATCH,
-            sampler=sorted(set(source.sampler)),
+            batch_size=None if one_by_one else source.batch_size or BATCH,
+            sampler=_chosen(source, which),
             num_workers=source.num_workers,
             collate_fn=source.collate_fn,
         )
     else:
         for index in range(len(cast(Sized, source))):
             yield source[index]
+
+
+def _chosen(loader: DataLoader[Any], which: str) -> list[Any]:
+    """The indices that a loader would read, sorted: in its own order, every run of a loader that shuffles would differ.
+
+    An incomplete last batch is included, which the loader might drop.
+    """
+    batches: Any = loader.batch_sampler
+    if batches is None:
+        indices = sorted(loader.sampler)
+    elif type(batches) is BatchSampler:
+        indices = sorted(batches.sampler)
+    else:
+        indices = sorted(chain.from_iterable(batches))
+    repeated = next((one for one, other in pairwise(indices) if one == other), None)
+    if repeated is not None:
+        raise ValueError(
+            f"the sampler of {which} chooses image {repeated} more than once, expected one without replacement: give "
+            "the data set itself to read all of its images"
+        )
+    return indices
 
 
 def _taken_apart(item: Any, which: str) -> tuple[Any, Any]:
@@ -116,15 +143,20 @@ def _taken_apart(item: Any, which: str) -> tuple[Any, Any]:
 
 def _bytes(image: Any, which: str, value_range: tuple[float, float]) -> np.ndarray:
     """One image or a batch of them as uint8 (B, H, W, C)."""
+    if hasattr(image, "getexif"):  # a PIL image; Pillow may not be installed
+        try:
+            image = upright_rgb(image)
+        except Exception as error:  # as for files
+            raise ValueError(f"a picture of {which} {problem(error)}") from error
     channels_first = isinstance(image, torch.Tensor)
     array = image.detach().cpu().numpy() if channels_first else np.asarray(image)
     given = f"{array.dtype} {array.shape}"
-    if channels_first and array.ndim == 4 and array.shape[1] not in (1, 3):
-        channels_first = False  # arrays (H, W, C), which a loader has made tensors
     if array.ndim == 2:
         array = array[None] if channels_first else array[..., None]
     if array.ndim == 3:
         array = array[None]
+    if channels_first and array.ndim == 4 and array.shape[1] not in (1, 3):
+        channels_first = False  # arrays (H, W, C), which a loader has made tensors
     if array.ndim == 4 and channels_first:
         array = array.transpose(0, 2, 3, 1)
     if array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:

@@ -24,6 +24,7 @@ from accel.common.files import held
 from accel.common.progress import duration, progress, say
 from accel.data import Batch, Batches, Dataset
 from accel.data.digests import difference, digests
+from accel.data.sources import NAMES
 from accel.models import PatchVAE
 from accel.models.autoencoder import Backbone
 from accel.training import advice, checkpoint, event_files, processes, record, run_folder, terminal
@@ -79,6 +80,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
                 )
         else:
             refuse_existing(folder)
+            refuse_inside_data(config)
         if config.tensorboard:
             event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
@@ -101,6 +103,17 @@ def refuse_existing(folder: Path) -> None:
     if checkpoint.exists(folder):
         raise FileExistsError(
             f"{folder} already holds a run: continue it with --resume (in Python resume=True), or choose another --out"
+        )
+
+
+def refuse_inside_data(config: TrainingConfig) -> None:
+    """Raises ValueError if the run's folder is the folder of images, or inside it: its pictures would be learned."""
+    if config.data in NAMES or not Path(config.data).is_dir():
+        return
+    if config.folder.resolve().is_relative_to(Path(config.data).resolve()):
+        raise ValueError(
+            f"{config.folder} is in the folder of images {config.data}, where its files would become part of the data: "
+            "choose another --out"
         )
 
 

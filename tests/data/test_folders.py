@@ -256,16 +256,17 @@ def build(tmp_path, *names):
     [
         ([], "holds no images"),
         ([".hidden.png"], "holds no images"),
-        (["a.png", "a/b.png"], r"holds both files \(a\.png\) and folders \(a\)"),
-        (["a/b.png", "b/"], r"b holds no images, expected those of its class"),
-        (["labels.csv", "notes.txt"], r"no training image of .* can be read; .* is not an image that Pillow can read"),
-        (["a/b/", "c/d.png"], "a holds no images, expected those of its class"),
+        (["a.png", "a/b.png"], r"holds both images \(a\.png\) and folders of images \(a\): move away"),
+        (
+            ["a/b.png", "c/d.png", "0.png", "1.png", "d/"],
+            r"holds both images \(0\.png\) and folders of images \(a\)",
+        ),
+        (["labels.csv", "notes.txt", "a/b/"], "holds no images"),
         (["test/a.png", "Val/a.png"], "holds Val/, test/, but no train/"),
-        (["a/b.png", "test/c.png", "notes.png"], r"holds both files \(notes\.png\) and folders"),
         (["train/a.png", "Training/b.png", "val/c.png"], "holds Training/, train/, expected one of them"),
         (["train/a.png", "test/a/b.png"], "test has class folders, but .*train has none; with --data .*train, a tenth"),
         (["train/a/b.png", "test/b.png"], "train has class folders, but .*test has none; with --data"),
-        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, which .*train does not have; with --data"),
+        (["train/a/b.png", "test/c/b.png"], "test has the class folder c, of which .*train has no images; with --data"),
         # tiny-imagenet, whose other images have no class folders
         (["train/a/images/b.png", "val/images/c.png", "test/images/d.png"], "test has the class folder images"),
         (["train/a/b.png", "test/"], "test holds no images$"),
@@ -290,6 +291,12 @@ def test_refuses(tmp_path, names, sentence):
         ("train/0.png train/1.png val/2.png test/readme.txt", 2, "test"),
         ("train/0.png train/1.png val/5.png test/2.png", 2, "val"),
         ("train/0.png train/1.png train/2.png list.txt", None, "list.txt"),
+        ("train/0.png train/1.png train/2.png boxes/0.xml", None, "boxes"),
+        ("0.png 1.png 2.png boxes/0.xml empty/", None, "boxes empty"),
+        ("a/0.png a/1.png b/2.png boxes/0.xml empty/ c/d/", None, "boxes empty c"),
+        ("a/0.png a/1.png test/2.png 5.png", None, "5.png"),
+        ("0.png 1.png 2.png run/config.json run/metrics.jsonl run/figures/5.png", None, "run"),
+        ("a/0.png b/1.png b/2.png runs/x/config.json runs/x/metrics.jsonl runs/x/5.png runs/a.html", None, "runs"),
     ],
 )
 def test_what_lies_beside_the_images_is_not_used_and_named(tmp_path, names, held_out, unused):
@@ -298,6 +305,7 @@ def test_what_lies_beside_the_images_is_not_used_and_named(tmp_path, names, held
         draw(tmp_path / name, level=int(name[-5]))
     dataset = load(tmp_path)
     assert sorted(levels(dataset.train) + levels(dataset.test)) == [0, 1, 2]
+    assert not set(dataset.class_names or ()) & set(unused.split())
     if held_out is not None:
         assert levels(dataset.test) == [held_out]
     named = [sentence.split(" is not used, since")[0] for sentence in dataset.left_out]
@@ -314,7 +322,7 @@ def test_images_are_known_by_their_content(tmp_path):
     assert len(load(tmp_path).left_out) == 1
     draw(tmp_path / "b.png")
     (tmp_path / "b.png").rename(tmp_path / "picture")
-    with pytest.raises(ValueError, match=r"holds both files \(picture\) and folders \(a\)"):
+    with pytest.raises(ValueError, match=r"holds both images \(picture\) and folders of images \(a\)"):
         load(tmp_path)
 
 

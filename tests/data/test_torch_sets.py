@@ -6,9 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from accel.data import from_torch
+from accel.data import from_torch, load
 from accel.training import TrainingConfig, config_for, load_run, train
 
 
@@ -74,8 +81,68 @@ def test_a_sampler_chooses_and_a_tenth_is_held_out():
     plain = TensorDataset(tensors(images), torch.from_numpy(labels))
     some = from_torch(DataLoader(plain, batch_size=3, sampler=SubsetRandomSampler([7, 3, 5])), plain)
     assert np.array_equal(some.train.images, images[[3, 5, 7]])
+    for drop_last, batches in [(False, BatchSampler), (True, BatchSampler), (False, list)]:
+        batches = batches(*([[[7, 3], [5]]] if batches is list else [SubsetRandomSampler([7, 3, 5]), 2, drop_last]))
+        some = from_torch(DataLoader(plain, batch_sampler=batches), plain)
+        assert np.array_equal(some.train.labels, labels[[3, 5, 7]])
+        assert np.array_equal(some.train.images, images[[3, 5, 7]])
     split = from_torch(plain, name="photographs", class_names=("a", "b"))
     assert (len(split.train), len(split.test), split.name, split.num_classes) == (18, 2, "photographs", 2)
+
+
+def test_a_loader_that_does_not_batch():
+    images, labels = pictures(20)
+    plain = TensorDataset(tensors(images), torch.from_numpy(labels))
+    several = BatchSampler(range(20), 6, False)
+    arrays = Items(list(zip(images, labels, strict=True)))  # which such a loader makes tensors (H, W, C)
+    for loader in (
+        DataLoader(plain, batch_size=None, shuffle=True),
+        DataLoader(plain, batch_size=None, sampler=several),
+        DataLoader(arrays, batch_size=None),
+    ):
+        train = from_torch(loader, plain).train
+        assert np.array_equal(train.images, images)
+        assert np.array_equal(train.labels, labels)
+
+
+def test_a_sampler_that_repeats_images_is_refused():
+    plain = TensorDataset(torch.zeros(4, 3, 16, 16))
+    with_replacement = WeightedRandomSampler([0, 1, 0, 0], 2)
+    for options in ({"sampler": with_replacement, "batch_size": 2}, {"batch_sampler": [[1, 2], [0, 1]]}):
+        with pytest.raises(
+            ValueError, match="the sampler of train chooses image 1 more than once, expected one without"
+        ):
+            from_torch(DataLoader(plain, **options))
+
+
+def test_pictures_are_converted_like_files_of_a_folder(tmp_path):
+    """Palettes, transparency, one bit, grey, other colour spaces, and orientation."""
+    whole = [Image.fromarray(image) for image in pictures(channels=4)[0]]
+    opaque = [picture.convert("RGB") for picture in whole]
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    for mode in ("RGBA", "LA", "RGB", "L", "1", "P", "CMYK"):
+        converted = [picture.convert(mode) for picture in (whole if mode.endswith("A") else opaque)]
+        (tmp_path / mode).mkdir()
+        for number, picture in enumerate(converted):
+            picture.save(tmp_path / mode / f"{number}.{'tif' if mode == 'CMYK' else 'png'}", exif=turned)
+            picture.getexif().update(turned)
+        files = load(tmp_path / mode)
+        assert np.array_equal(from_torch(Items(converted)).train.images, files.train.images)
+    hsv, rgb = from_torch(Items([picture.convert("HSV") for picture in opaque])), from_torch(Items(opaque))
+    assert np.abs(hsv.train.images.astype(int) - rgb.train.images).max() < 10  # a hue has 256 levels
+    with pytest.raises(
+        ValueError, match="a picture of train cannot be read as an image: its pixels are 32-bit numbers"
+    ):
+        from_torch(Items([Image.new("F", (8, 8))]))
+
+
+def test_grey_among_rgb_is_repeated():
+    images, _ = pictures()
+    mixed = [*tensors(images[1:]), tensors(images[:1, ..., :1])[0]]
+    dataset = from_torch(Items(mixed), Items(list(images)))
+    assert np.array_equal(dataset.train.images[:-1], images[1:])
+    assert np.array_equal(dataset.train.images[-1], images[0, ..., :1].repeat(3, axis=2))
 
 
 def test_an_endless_order_is_taken_as_it_comes():

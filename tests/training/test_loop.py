@@ -18,7 +18,7 @@ from accel.data import Dataset, ImageSet
 from accel.models import elbo
 from accel.models.autoencoder import scaled_pixels
 from accel.ops import Noise
-from accel.training import checkpoint, load_run, loop, step, systems, train
+from accel.training import TrainingConfig, checkpoint, load_run, loop, step, systems, train
 from accel.training.held_out import HeldOut
 from accel.training.interrupt import Stopped
 from accel.training.schedule import temperature
@@ -244,6 +244,21 @@ def test_existing_run_is_not_overwritten(whole_run):
     with pytest.raises(FileExistsError, match="already holds a run: continue it with --resume"):
         train(tiny_config(whole_run), tiny_dataset())
     assert snapshot(whole_run) == before
+
+
+def test_a_run_inside_its_folder_of_images_is_refused(tmp_path, monkeypatch):
+    """Also one whose data are the current folder, by default, or that is there by a link; before anything is read."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    for data, out in ((".", None), (str(tmp_path / "photos"), "../link/runs/a"), ("../link", ".")):
+        config = TrainingConfig(data=data, out=out, device="cpu")
+        with pytest.raises(ValueError, match=r"is in the folder of images .*: choose another --out$") as caught:
+            train(config)
+        assert str(caught.value).startswith(str(config.folder))
+    assert list((tmp_path / "photos").iterdir()) == []
+    with pytest.raises(ValueError, match="photos holds no images"):  # the next check of a run elsewhere
+        train(tiny_config(tmp_path / "photos2", data=str(tmp_path / "photos")))
 
 
 def test_nothing_to_resume(tmp_path):
