@@ -86,11 +86,11 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
         normalised = occurrence.normalise(occurrence.logits(p.flatten(2)))
         present = occurrence.decide(occurrence.argument(normalised, noise))
         code = code_of(mean + variance.sqrt() * epsilon, present.view_as(p))
-        return model.decode(code, **model.setting(posterior))
+        return model.decode(code.to(posterior.code.dtype), **model.setting(posterior))
     if not model.has_variance:
         return model.decode(posterior.code)
     epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)
-    return model.decode(posterior.mean + posterior.variance.sqrt() * epsilon)
+    return model.decode((posterior.mean + posterior.variance.sqrt() * epsilon).to(posterior.code.dtype))
 
 
 def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:
