@@ -21,7 +21,7 @@ NAMES = {
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images per second",
-    "occurrences": "occurrences per image",
+    "occurrences": "expected occurrences per image (Σ p)",  # in logs of earlier versions
     "effective_parts": "effective number of parts",
     "average_precision": "average precision of best parts",
     "localisation_error": "localisation error, cells",

@@ -121,8 +121,8 @@ def part_statistics(found: Occurrences) -> "Figure":
         columns=2,
         size=(440, 330),
         title="How often parts occur, alone and together",
-        text=f"Left: expected occurrences of each part per image, {found.an_image.sum():.1f} in total, with an "
-        f"effective number of {2 ** found.entropy():.1f} parts; {found.dead.sum()} of {count} parts occur nowhere, "
+        text="Left: mean number of cells of an image where the part occurs, with a probability above one half; "
+        f"{found.an_image.sum():.1f} in total. {found.dead.sum()} of {count} parts occur nowhere, "
         f"{found.saturated.sum()} nearly everywhere. Right: overlap of the maps of two parts, from black (no common "
         "cell) to white (identical).",
     )

@@ -68,3 +68,9 @@ def test_reproduction_bars_stand_beside_the_papers_marks():
     for paper, mean in ((28.72, 50.0), (43.07, 0.0), (44.12, 60.0)):
         assert any(width == mean and abs(y - places[paper]) < 1e-9 for width, y in bars)
     assert "none" in [text.get_text() for text in axis.texts]
+
+
+def test_logs_of_earlier_versions_name_expected_occurrences():
+    history = [{"epoch": 2, "held_out_occurrences": 6.5, "held_out_occurrences_per_image": 1.0}]
+    titles = [axis.get_title(loc="left") for axis in training_curves(history).axes]
+    assert titles == ["expected occurrences per image (Σ p)", "occurrences per image"]

@@ -220,6 +220,7 @@ def test_gallery_shows_the_surest_patches_with_their_classes():
     figure = gallery(images, found, side=12, scale=8, class_names=["moon", "star"], columns=4)
     words = labels_of(figure)
     assert [word.split("\n")[0] for word in words if word.startswith("part")] == ["part 1"]
+    assert "part 1\n0.35 per image" in words  # 7 occurrences in 20 images, whatever the small probabilities add
     captions = [word for word in words if word in ("moon", "star")]
     assert captions == ["moon", "star", "moon", "star"]
     canvas = canvas_of(figure)
@@ -234,10 +235,11 @@ def test_statistics_say_how_many_parts_are_of_use():
     cells = np.zeros((10, 3, 2, 2), np.uint8)
     cells[:, 0] = 255
     cells[::2, 1, 0] = 204
+    cells[:, 2] = 100
     figure = part_statistics(find_occurrences(Oracle(), cells_as_images(cells), 3))
     heights = [bar.get_height() for bar in figure.axes[0].patches]
-    np.testing.assert_allclose(heights, [4, 0.8, 0], atol=1e-5)  # the oracle's logits end at one in a million
-    assert "1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
+    np.testing.assert_allclose(heights, [4, 1, 0])  # cells with probabilities above one half alone
+    assert "5.0 in total. 1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
 
 
 def saved_height(path):
