@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OUTLINE = (255, 212, 0)
-WHITE = 255
+OUTSIDE = 128  # grey of pixels outside of an image, which neither a white nor a dark page has
 FINDS = 0.5  # average precision from which a part counts as finding a type; some untrained parts reach 0.4
 EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if the part occurs everywhere or nowhere."
 EXPLAINED_AP = (
@@ -97,7 +97,7 @@ def gallery(
     for part in shown:
         chosen = found.image[part, :columns]
         row, column = found.row[part, :columns], found.column[part, :columns]
-        patches = crop_patches(images.images[chosen], row, column, side, scale, outside=WHITE)
+        patches = crop_patches(images.images[chosen], row, column, side, scale, outside=OUTSIDE)
         tiles.append([enlarge(patch) for patch in patches])
         if images.labels is not None:
             captions.append([class_names[k] if class_names else f"class {k}" for k in images.labels[chosen]])
@@ -108,7 +108,7 @@ def gallery(
         captions=captions,
         title="What each part looks like",
         text=f"Each row shows one part: patches of {side} × {side} pixels around its most probable occurrences in "
-        f"{len(images):,} images, at most one per image, in descending order."
+        f"{len(images):,} images, at most one per image, in descending order. Grey: outside of the image."
         + (" Below each patch: the class of the image, which was not used in training." if captions else ""),
     )
 

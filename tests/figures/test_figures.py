@@ -13,7 +13,7 @@ from accel.data import ImageSet
 from accel.evaluation import crop_patches, find_occurrences
 from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
 from accel.figures.canvas import COLOURS, DARK, DARK_PAGE, QUIET, charts, darkened, enlarge, heat, mosaic
-from accel.figures.parts import DARKEST, OUTLINE
+from accel.figures.parts import DARKEST, OUTLINE, OUTSIDE
 from accel.figures.pictures import spread
 from tests.figures.oracle import Oracle
 
@@ -225,9 +225,11 @@ def test_gallery_shows_the_surest_patches_with_their_classes():
     assert captions == ["moon", "star", "moon", "star"]
     canvas = canvas_of(figure)
     for column, image in enumerate((0, 3, 6, 9)):
-        (patch,) = crop_patches(images.images[[image]], np.array([0]), np.array([1]), 12, 8, outside=255)
+        (patch,) = crop_patches(images.images[[image]], np.array([0]), np.array([1]), 12, 8, outside=OUTSIDE)
         at = canvas.shape[1] - (4 - column) * 102
         np.testing.assert_array_equal(canvas[6:102, at : at + 96], enlarge(patch))
+        assert (canvas[6, at : at + 96] == 128).all()  # above the image, and unlike a white or a black page
+    assert "Grey: outside of the image." in figure.get_label()
     assert "12 × 12 pixels" in figure.get_label()
 
 
