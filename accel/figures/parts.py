@@ -21,7 +21,7 @@ EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
-DARKEST = 0.4  # brightness of cells with probability 0
+DARKEST = 0.55  # brightness of cells with probability 0
 
 
 def parts(
@@ -37,7 +37,8 @@ def parts(
 
     Cells where its probability is above one half are outlined. Rows are sorted by the average precision of the true
     type that a part finds best if images.truth is known, and otherwise by its information about cells, H(mean p) − mean
-    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown.
+    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown, and those that occur
+    nowhere are left out, unless all do.
 
     part_names: names of the true types, axis 1 of images.truth. found: the result of `find_occurrences` on the images,
     if available. Raises ImportError if matplotlib is missing.
@@ -49,7 +50,8 @@ def parts(
         order = np.argsort(-precision.max(axis=1), kind="stable")
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
         labels = [_finding(row, names) for row in precision]
-    best = order[:rows]
+    best = [part for part in order if not found.dead[part]][:rows] or order[:rows]
+    dead = 0 if found.dead.all() else int(found.dead.sum())
     tiles = []
     for part in best:
         surest = images.images[found.image[part, :columns]]
@@ -61,7 +63,8 @@ def parts(
         title="Where each part occurs",
         text="Each row shows one part in the images where it is most probable, in descending order. Bright cells: the "
         "part is likely; outlined cells: its probability is above one half. "
-        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
+        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP)
+        + (f" {dead} more {'part occurs' if dead == 1 else 'parts occur'} nowhere." if dead else ""),
     )
 
 

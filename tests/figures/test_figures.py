@@ -104,7 +104,7 @@ def test_parts_are_ordered_by_how_well_they_find_a_type():
     truth[::4, 1, 0, 1] = truth[1::5, 0, 1, 1] = True
     cells[:, 2][truth[:, 1]] = 250  # part 2 finds type 1 always, part 1 finds type 0 mostly
     cells[:, 1][truth[:, 0]] = 200
-    cells[3, 1, 0, 0] = 220
+    cells[3, :2, 0, 0] = 200, 220
     images = ImageSet(cells_as_images(cells), truth=truth)
     figure = parts(Oracle(), images, ["moon", "star"], columns=4)
     labels = labels_of(figure)
@@ -150,6 +150,20 @@ def test_parts_without_truth_are_ordered_by_information():
     labels = labels_of(parts(Oracle(), ImageSet(cells_as_images(cells))))
     assert [label.split("\n")[0] for label in labels] == ["part 1", "part 2", "part 0"]
     assert labels[2] == "part 0\noccurs nearly everywhere"
+
+
+def test_parts_that_occur_nowhere_have_no_row_unless_all_do():
+    cells = np.full((10, 3, 2, 2), 100, np.uint8)  # a probability below one half
+    cells[3, 1, 0, 1] = 255
+    figure = parts(Oracle(), ImageSet(cells_as_images(cells)))
+    assert [label.split("\n")[0] for label in labels_of(figure)] == ["part 1"]
+    assert figure.get_label().endswith(" 2 more parts occur nowhere.")
+    cells[3, 2, 0, 1] = 255
+    assert parts(Oracle(), ImageSet(cells_as_images(cells))).get_label().endswith(" 1 more part occurs nowhere.")
+    cells[3] = 100
+    figure = parts(Oracle(), ImageSet(cells_as_images(cells)))
+    assert [label.split("\n")[1] for label in labels_of(figure)] == ["occurs nowhere"] * 3
+    assert "more part" not in figure.get_label()
 
 
 def test_overlay_darkens_and_outlines():
