@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,6 +223,18 @@ def test_weight_masks_are_bright_where_gradients_are():
         np.testing.assert_array_equal(canvas[6:102, at], enlarge(images[column]))
         mask = canvas[108:204, at].astype(int).sum(-1)
         assert mask[24, 72] > 2 * mask[[24, 72, 72], [24, 24, 72]].max()
+
+
+def test_small_weights_are_seen_beside_a_large_one(monkeypatch):
+    weights = torch.ones(2, 3, 2, 2)
+    weights[0, :, 0, 0] = 9
+    monkeypatch.setitem(weight_masks.__globals__, "gradient_energy_weights", lambda pixels: weights)
+    canvas = canvas_of(weight_masks(np.full((2, 16, 16, 3), 200, np.uint8)))
+    masks, weighted = canvas[108:204, -2 * 102 : -6], canvas[210:306, -2 * 102 : -6]
+    assert masks[24, 24].tolist() == [255, 255, 255]
+    assert masks[24, 72].tolist() == heat(np.array(1 / 3)).tolist()
+    assert weighted[24, 24, 0] == 200
+    assert weighted[24, 72, 0] > 200 / 3
 
 
 def test_gallery_shows_the_surest_patches_with_their_classes():
