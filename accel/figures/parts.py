@@ -130,10 +130,12 @@ def part_statistics(found: Occurrences) -> "Figure":
         "cell) to white (identical).",
     )
     often.bar(range(count), found.an_image, color="#0072b2")
+    often.set_xlim(-0.6, count - 0.4)
+    often.set_ylim(0, 1.05 * found.an_image.max() or 1)
     often.set_title("occurrences per image", fontsize=points(12), loc="left")
     often.set_xlabel("part", fontsize=points(11))
     often.xaxis.get_major_locator().set_params(integer=True)
-    shared.imshow(heat(found.overlap - np.eye(count) * found.overlap), interpolation="nearest", aspect="auto")
+    shared.imshow(heat(found.overlap), interpolation="nearest", aspect="auto")
     shared.grid(visible=False)
     shared.set_title("overlap of two parts", fontsize=points(12), loc="left")
     shared.set_xlabel("part", fontsize=points(11))

@@ -260,6 +260,16 @@ def test_gallery_shows_the_surest_patches_with_their_classes():
     assert "12 × 12 pixels" in figure.get_label()
 
 
+def test_statistics_show_each_part_and_its_own_overlap():
+    cells = np.random.default_rng(0).integers(0, 256, (10, 3, 2, 2), dtype=np.uint8)
+    figure = part_statistics(find_occurrences(Oracle(), cells_as_images(cells), 3))
+    overlaps = figure.axes[1].images[0].get_array()
+    assert (overlaps[range(3), range(3)] >= 250).all()  # white: a part's map is identical to itself
+    low, high = figure.axes[0].get_xlim()
+    assert -1 < low < 0
+    assert 2 < high < 3
+
+
 def test_statistics_say_how_many_parts_are_of_use():
     cells = np.zeros((10, 3, 2, 2), np.uint8)
     cells[:, 0] = 255
