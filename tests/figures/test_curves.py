@@ -23,6 +23,23 @@ def test_every_term_has_a_chart_with_training_and_held_out():
     assert charts["discovery purity"].lines[0].get_xydata().tolist() == [[2, 0.5]]
 
 
+def test_losses_of_a_wide_range_have_a_logarithmic_axis_and_constants_a_readable_one():
+    history = [
+        {"epoch": 1, "train_total": 900.0, "train_kl_ground": 9.0, "train_kl_appearance": 0.0, "saturated_parts": 0},
+        {"epoch": 2, "train_total": 100.0, "train_kl_ground": 8.0, "train_kl_appearance": 9.0, "saturated_parts": 0},
+    ]
+    figure = training_curves(
+        [line | {"temperature": 0.5, "images_per_second": 10 ** line["epoch"]} for line in history]
+    )
+    charts = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    # Neither a small range, nor zero, nor what is no loss.
+    assert [name for name, axis in charts.items() if axis.get_yscale() == "log"] == ["loss, nats per image"]
+    assert charts["saturated parts"].get_ylim()[1] == 1
+    low, high = charts["temperature"].get_ylim()
+    assert low < 0
+    assert high == 1
+
+
 def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
     results = [
         {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 90.0, "parameters": {"k": 7}},  # older
