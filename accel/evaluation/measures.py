@@ -39,7 +39,8 @@ class Part(TypedDict):
     """A learned part."""
 
     part: int
-    occurrences_an_image: Number
+    occurrences_an_image: Number  # expected: Σ p
+    occupied: Number
     information_bits: Number
     largest_overlap: Number
     overlaps_most: int
@@ -49,7 +50,7 @@ class Part(TypedDict):
 class Parts(TypedDict):
     """Statistics of the learned parts, in total and for each part."""
 
-    occurrences_an_image: Number
+    occurrences_an_image: Number  # expected: Σ p
     effective_parts: Number
     mean_overlap: Number
     consistency_pixels: Number
@@ -137,7 +138,7 @@ def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
     others = found.overlap - np.eye(len(found.overlap)) * found.overlap
     return {
         "images": len(images),
-        "occurrences_an_image": found.an_image.sum(),
+        "occurrences_an_image": found.expected.sum(),
         "entropy_bits": found.entropy(),
         "effective_parts": 2 ** found.entropy(),
         "mean_overlap": others.sum() / max(1, others.size - len(others)),
@@ -148,14 +149,14 @@ def measure_parts(model: nn.Module, images: np.ndarray) -> dict:
         "parts": [
             {
                 "part": part,
-                "occurrences_an_image": found.an_image[part],
+                "occurrences_an_image": found.expected[part],
                 "occupied": found.occupied[part],
                 "information_bits": found.information[part],
                 "largest_overlap": others[part].max(),
                 "overlaps_most": int(others[part].argmax()),
                 "state": "dead" if found.dead[part] else "saturated" if found.saturated[part] else "live",
             }
-            for part in range(len(found.an_image))
+            for part in range(len(found.expected))
         ],
     }
 
@@ -202,7 +203,7 @@ def observe(model: nn.Module, dataset: Dataset, epoch: int) -> dict[str, float]:
         return {}
     train, test = (images.chosen(np.arange(min(OBSERVED, len(images)))) for images in (dataset.train, dataset.test))
     found = find_occurrences(model, test.images, 1)
-    seen = {"occurrences": float(found.an_image.sum()), "effective_parts": 2 ** found.entropy()}
+    seen = {"occurrences_per_image": float(found.an_image.sum()), "effective_parts": 2 ** found.entropy()}
     if train.truth is not None and test.truth is not None:
         seen |= discover(model, dataclasses.replace(dataset, train=train, test=test, supervised=None)).summary()
     return {f"held_out_{name}": value for name, value in seen.items()}
@@ -263,8 +264,8 @@ def measures_table(measures: dict) -> str:
         rows.append("")
         rows += [f"{title:<28}{number(parts[name]):>12}" for name, title in PART_TITLES.items()]
         rows.append(
-            "expected occurrences: sum of all parts' probabilities over the cells of an image\n"
-            "effective number: of equally frequent parts with the same entropy\n"
+            "expected occurrences: sum of all parts' probabilities p over the cells of an image\n"
+            "effective number: of parts with equal expected occurrences and the same entropy\n"
             "overlap: 0 if two parts never occur in the same cell, 1 for equal maps\n"
             "consistency: 1 if a part's most probable occurrences all look the same\n"
             "dead, saturated: parts that occur nowhere, or in nearly all cells"
@@ -298,7 +299,7 @@ TITLES = {
     "frechet_encoder": "Fréchet, own encoder",
 }
 PART_TITLES = {
-    "occurrences_an_image": "expected occurrences",
+    "occurrences_an_image": "expected occurrences (Σ p)",
     "effective_parts": "effective number of parts",
     "mean_overlap": "mean overlap of two parts",
     "consistency_pixels": "consistency, pixels",

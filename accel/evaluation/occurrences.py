@@ -32,7 +32,7 @@ class Occurrences(ShowsShapes):
     image: np.ndarray  # int64 (N, K)
     row: np.ndarray  # int64 (N, K), of the cell
     column: np.ndarray  # int64 (N, K)
-    an_image: np.ndarray  # float64 (N,), expected occurrences: Σ p over cells, averaged over images
+    expected: np.ndarray  # float64 (N,), Σ p over the cells of an image, averaged over images
     occupied: np.ndarray  # float64 (N,), share of all cells where the part occurs with p > ½
     information: np.ndarray  # float64 (N,), H(mean p) − mean H(p): information per cell in the part's occurrence, bits
     overlap: np.ndarray  # float64 (N, N), Σ p q / √(Σ p² Σ q²) over all cells: 1 for equal maps
@@ -43,6 +43,11 @@ class Occurrences(ShowsShapes):
     def probability(self) -> np.ndarray:
         """float64 (N, K)."""
         return np.exp(-np.logaddexp(0, -self.logit.astype(np.float64)))  # which no logit makes overflow
+
+    @property
+    def an_image(self) -> np.ndarray:
+        """float64 (N,): occurrences per image, the number of cells with p > ½."""
+        return self.occupied * self.cells
 
     @property
     def dead(self) -> np.ndarray:
@@ -68,8 +73,8 @@ class Occurrences(ShowsShapes):
         return len(kinds)
 
     def entropy(self) -> float:
-        """Entropy of the parts' frequencies, in bits: log₂ N if all occur equally often, 0 if only one occurs."""
-        share = self.an_image / self.an_image.sum()
+        """Entropy of the expected occurrences, in bits: log₂ N if they are equal, 0 if only one part has any."""
+        share = self.expected / self.expected.sum()
         return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
 
 
@@ -104,7 +109,7 @@ def find_occurrences(model: nn.Module, images: np.ndarray, count: int = SUREST) 
         image=image.astype(np.int64),
         row=cell.astype(np.int64) // columns,
         column=cell.astype(np.int64) % columns,
-        an_image=total / len(images),
+        expected=total / len(images),
         occupied=occupied / cells,
         information=mean - entropy / cells,
         overlap=products / np.maximum(norms[:, None] * norms, 1e-300),

@@ -18,8 +18,7 @@ def describe_parts(found: Occurrences) -> list[str]:
     saturated = f", {found.saturated.sum()} of them nearly everywhere" if found.saturated.any() else ""
     return [
         f"{alive} of {count} parts occur in held-out images{saturated}; {found.distinct()} have distinct maps.",
-        f"They cover {found.covered:.0%} of the image area, with {found.occupied.sum() * found.cells:.1f} occurrences "
-        "per image.",
+        f"They cover {found.covered:.0%} of the image area, with {found.an_image.sum():.1f} occurrences per image.",
     ]
 
 

@@ -89,7 +89,7 @@ def swaps(
         chosen = torch.as_tensor(others[: min(targets, len(surest) - 1)].copy(), device=batch.device)
         with evaluating(model):
             before, after = swap_appearance(model, batch[source : source + 1], batch[chosen], part)
-        change = (after - before).abs().mean(1).cpu().numpy() / 2
+        change = (after - before).float().abs().mean(1).cpu().numpy() / 2
         maps = posterior.occurrence[:, part].cpu().numpy()
         for row, target in enumerate(chosen.tolist()):
             pictures = [as_images(x[row : row + 1])[0] for x in (before, after)]
@@ -141,7 +141,7 @@ def interpolations(
         )
     else:
         batch, posterior = _posteriors(model, images[: 2 * rows])
-        way = torch.linspace(0, 1, steps, device=batch.device)[:, None]
+        way = torch.linspace(0, 1, steps, device=batch.device, dtype=posterior.code.dtype)[:, None]
         for one in range(0, len(batch) - 1, 2):
             between = posterior.code[one] + way * (posterior.code[one + 1] - posterior.code[one])
             with evaluating(model):

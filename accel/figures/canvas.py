@@ -164,8 +164,8 @@ def charts(count: int, *, title: str, text: str, columns: int = 3, size: tuple[i
         axis = figure.add_axes(frame)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(FRAME)
-        axis.tick_params(labelsize=points(11), color=FRAME, labelcolor=QUIET)
-        axis.grid(axis="y", color=GRID, linewidth=0.8)
+        axis.tick_params(which="both", labelsize=points(11), color=FRAME, labelcolor=QUIET)
+        axis.grid(axis="y", which="both", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         axes.append(axis)
     return figure, axes

@@ -17,17 +17,18 @@ NAMES = {
     "kl_appearance": "appearance divergence, nats per image",
     "kl_occurrence": "occurrence divergence, nats per image",
     "kl_ground": "background divergence, nats per image",
-    "identity": "information about which part occurs, nats per image",
+    "identity": "which part occurs, nats per image",
     "psnr": "PSNR, dB",
     "active_parts": "parts that occur somewhere",
     "images_per_second": "images per second",
-    "occurrences": "occurrences per image",
+    "occurrences": "expected occurrences per image (Σ p)",  # in logs of earlier versions
     "effective_parts": "effective number of parts",
     "average_precision": "average precision of best parts",
     "localisation_error": "localisation error, cells",
     "purity": "purity of parts",
 }
-LARGEST = 1e300  # of a curve; matplotlib's scales overflow soon after
+WIDE = 5  # ratio of the values of a loss from which its axis is logarithmic
+LARGEST = 1e100  # of a curve; matplotlib's logarithmic scales overflow at larger ranges
 PREFIXES = {"train_": "training", "held_out_": "held out"}
 
 
@@ -49,7 +50,7 @@ def training_curves(history: Sequence[Mapping]) -> "Figure":
         len(series),
         title="Training curves",
         text=f"All logged quantities over {len(history)} epochs. Blue: training images; orange: held-out images; "
-        "green: no such distinction.",
+        f"green: no such distinction. Losses that change by more than a factor of {WIDE} have a logarithmic axis.",
     )
     epochs = [line["epoch"] for line in history]
     for axis, (name, lines) in zip(axes, series.items(), strict=True):
@@ -64,7 +65,17 @@ def training_curves(history: Sequence[Mapping]) -> "Figure":
         axis.set_xlabel("epoch", fontsize=points(11))
         axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.ticklabel_format(axis="y", useOffset=False)
+        drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+        low, high = drawn.min(initial=np.inf), drawn.max(initial=-np.inf)
+        if title.endswith("nats per image") and high > WIDE * low > 0:
+            axis.set_yscale("log", subs=(2, 5))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}" if high < 1000 * low else "")  # or labels would overlap
+        else:
+            axis.ticklabel_format(axis="y", useOffset=False)
+        if low == high:
+            far = 2 * high or 1
+            axis.set_ylim(sorted((-0.05 * far, far)))
     return figure
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OUTLINE = (255, 212, 0)
-WHITE = 255
+OUTSIDE = 128  # grey of pixels outside of an image, which neither a white nor a dark page has
 FINDS = 0.5  # average precision from which a part counts as finding a type; some untrained parts reach 0.4
 EXPLAINED_BITS = "Bits per cell: mutual information of cell and occurrence; 0 if the part occurs everywhere or nowhere."
 EXPLAINED_AP = (
     "AP: average precision of the part's map in ranking the cells that hold the named type first; 1 is perfect."
 )
-DARKEST = 0.4  # brightness of cells with probability 0
+DARKEST = 0.55  # brightness of cells with probability 0
 
 
 def parts(
@@ -37,7 +37,8 @@ def parts(
 
     Cells where its probability is above one half are outlined. Rows are sorted by the average precision of the true
     type that a part finds best if images.truth is known, and otherwise by its information about cells, H(mean p) − mean
-    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown.
+    H(p), which is 0 for a part that occurs everywhere or nowhere. At most `rows` parts are shown, and those that occur
+    nowhere are left out, unless all do.
 
     part_names: names of the true types, axis 1 of images.truth. found: the result of `find_occurrences` on the images,
     if available. Raises ImportError if matplotlib is missing.
@@ -49,7 +50,8 @@ def parts(
         order = np.argsort(-precision.max(axis=1), kind="stable")
         names = part_names or [f"type {index}" for index in range(precision.shape[1])]
         labels = [_finding(row, names) for row in precision]
-    best = order[:rows]
+    best = [part for part in order if not found.dead[part]][:rows] or order[:rows]
+    dead = 0 if found.dead.all() else int(found.dead.sum())
     tiles = []
     for part in best:
         surest = images.images[found.image[part, :columns]]
@@ -61,7 +63,8 @@ def parts(
         title="Where each part occurs",
         text="Each row shows one part in the images where it is most probable, in descending order. Bright cells: the "
         "part is likely; outlined cells: its probability is above one half. "
-        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP),
+        + (EXPLAINED_BITS if images.truth is None else EXPLAINED_AP)
+        + (f" {dead} more {'part occurs' if dead == 1 else 'parts occur'} nowhere." if dead else ""),
     )
 
 
@@ -97,7 +100,7 @@ def gallery(
     for part in shown:
         chosen = found.image[part, :columns]
         row, column = found.row[part, :columns], found.column[part, :columns]
-        patches = crop_patches(images.images[chosen], row, column, side, scale, outside=WHITE)
+        patches = crop_patches(images.images[chosen], row, column, side, scale, outside=OUTSIDE)
         tiles.append([enlarge(patch) for patch in patches])
         if images.labels is not None:
             captions.append([class_names[k] if class_names else f"class {k}" for k in images.labels[chosen]])
@@ -108,7 +111,7 @@ def gallery(
         captions=captions,
         title="What each part looks like",
         text=f"Each row shows one part: patches of {side} × {side} pixels around its most probable occurrences in "
-        f"{len(images):,} images, at most one per image, in descending order."
+        f"{len(images):,} images, at most one per image, in descending order. Grey: outside of the image."
         + (" Below each patch: the class of the image, which was not used in training." if captions else ""),
     )
 
@@ -121,16 +124,18 @@ def part_statistics(found: Occurrences) -> "Figure":
         columns=2,
         size=(440, 330),
         title="How often parts occur, alone and together",
-        text=f"Left: expected occurrences of each part per image, {found.an_image.sum():.1f} in total, with an "
-        f"effective number of {2 ** found.entropy():.1f} parts; {found.dead.sum()} of {count} parts occur nowhere, "
+        text="Left: mean number of cells of an image where the part occurs, with a probability above one half; "
+        f"{found.an_image.sum():.1f} in total. {found.dead.sum()} of {count} parts occur nowhere, "
         f"{found.saturated.sum()} nearly everywhere. Right: overlap of the maps of two parts, from black (no common "
         "cell) to white (identical).",
     )
     often.bar(range(count), found.an_image, color="#0072b2")
+    often.set_xlim(-0.6, count - 0.4)
+    often.set_ylim(0, 1.05 * found.an_image.max() or 1)
     often.set_title("occurrences per image", fontsize=points(12), loc="left")
     often.set_xlabel("part", fontsize=points(11))
     often.xaxis.get_major_locator().set_params(integer=True)
-    shared.imshow(heat(found.overlap - np.eye(count) * found.overlap), interpolation="nearest", aspect="auto")
+    shared.imshow(heat(found.overlap), interpolation="nearest", aspect="auto")
     shared.grid(visible=False)
     shared.set_title("overlap of two parts", fontsize=points(12), loc="left")
     shared.set_xlabel("part", fontsize=points(11))

@@ -59,15 +59,16 @@ def weight_masks(images: np.ndarray) -> "Figure":
     weights = gradient_energy_weights(scaled_pixels(batch, torch.float32)).mean(1).numpy()
     patch = images.shape[1] // weights.shape[1]
     weights = weights.repeat(patch, axis=1).repeat(patch, axis=2)
-    share = weights / weights.max()
-    weighted = (images * (0.15 + 0.85 * share[..., None])).astype(np.uint8)
-    rows = [images, heat(share), weighted]
+    root = np.sqrt(weights / weights.max())
+    weighted = (images * (0.3 + 0.7 * root[..., None])).astype(np.uint8)
+    rows = [images, heat(root), weighted]
     return mosaic(
         [[enlarge(image) for image in row] for row in rows],
         ["image", f"weight\nblack 0, white {weights.max():.1f}", "image with its weights\nas brightness"],
         title="Weights of the reconstruction loss",
         text="How strongly each patch of 8 × 8 pixels is weighted in the loss, in proportion to its gradient energy: "
-        "textured foreground more than smooth background. Without weighting, every pixel has weight 1.",
+        "textured foreground more than smooth background. Without weighting, every pixel has weight 1. Colour and "
+        "brightness follow the square root of the weight, so that one large weight does not hide the others.",
     )
 
 
@@ -86,11 +87,11 @@ def aggregated_samples(model: nn.Module, images: Tensor, seed: int = 0) -> Tenso
         normalised = occurrence.normalise(occurrence.logits(p.flatten(2)))
         present = occurrence.decide(occurrence.argument(normalised, noise))
         code = code_of(mean + variance.sqrt() * epsilon, present.view_as(p))
-        return model.decode(code, **model.setting(posterior))
+        return model.decode(code.to(posterior.code.dtype), **model.setting(posterior))
     if not model.has_variance:
         return model.decode(posterior.code)
     epsilon = appearance_noise(noise, count, 1, posterior.mean.shape[1], device=images.device).flatten(1)
-    return model.decode(posterior.mean + posterior.variance.sqrt() * epsilon)
+    return model.decode((posterior.mean + posterior.variance.sqrt() * epsilon).to(posterior.code.dtype))
 
 
 def code_of(appearance: Tensor, occurrence: Tensor) -> Tensor:

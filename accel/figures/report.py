@@ -127,6 +127,11 @@ def _title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def _logged(key: str) -> str:
+    """A key of metrics.jsonl as text; earlier versions logged expected occurrences."""
+    return key.replace("_", " ") + (" (Σ p)" if key.endswith("occurrences") else "")
+
+
 def _names(lists: Iterable[Iterable[str]]) -> list[str]:
     """All names without duplicates, in the order of first appearance."""
     return list(dict.fromkeys(name for names in lists for name in names))
@@ -187,7 +192,7 @@ def _ledger(runs: Sequence[RunRecord]) -> str:
     header = ["nats per image, except PSNR (dB) and counts"]
     header += [f"{run.name}, {kind}" for run in trained for kind in PREFIXES.values()]
     rows = [
-        [term.replace("_", " ")] + [run.history[-1].get(kind + term) for run in trained for kind in PREFIXES]
+        [_logged(term)] + [run.history[-1].get(kind + term) for run in trained for kind in PREFIXES]
         for term in _names(terms(run.history[-1]) for run in trained)
     ]
     content = _table("Terms of the loss in the last epoch", header, rows)
@@ -195,7 +200,7 @@ def _ledger(runs: Sequence[RunRecord]) -> str:
         columns = _names(run.history)
         every = _table(
             f"Every epoch of {run.name}",
-            [column.replace("_", " ") for column in columns],
+            [_logged(column) for column in columns],
             [[line.get(column) for column in columns] for line in run.history],
         )
         content += f"<details><summary>Every epoch of {escape(run.name)}</summary>{every}</details>"
@@ -225,10 +230,10 @@ def _parts(runs: Sequence[RunRecord]) -> str:
             rows = [[one[key] for key in header] for one in run.measures["types"]]
             content += _table(f"True part types, {run.name}", list(header.values()), rows)
         purity = {one["part"]: one for one in run.measures.get("purity", ())}
-        columns = ["part", "state", "occurrences per image", "bits per cell", "largest overlap", "with part"]
+        columns = ["part", "state", "share of cells", "bits per cell", "largest overlap", "with part"]
         rows = []
         for one in run.measures["parts"]["parts"]:
-            row = [one["part"], one["state"], one["occurrences_an_image"], one["information_bits"]]
+            row = [one["part"], one["state"], one["occupied"], one["information_bits"]]
             row += [one["largest_overlap"], one["overlaps_most"]]
             if purity:
                 row += [purity.get(one["part"], {}).get(key) for key in ("purity", "type")]
@@ -299,10 +304,13 @@ GLOSSARY = {
     "part": "a pattern that recurs in images. A model learns, for each part, a map of where it occurs and, in each "
     "image, a vector that describes how it looks there.",
     "occurrence": "a part occurs in a cell of the image's grid if its probability there is above one half.",
+    "share of cells": "of all cells of the images, those in which the part occurs.",
     "dead, saturated, live": "a part that occurs nowhere, in nearly all cells, or in some of them.",
+    "expected occurrences (Σ p)": "sum of the parts' probabilities over the cells of an image. Those below one half "
+    "count, too, so it is above 0 even if no part occurs.",
     "bits per cell": "mutual information of cell and occurrence: H(mean p) − mean H(p). It is 0 for a part that occurs "
     "everywhere or nowhere, and at most 1.",
-    "effective number of parts": "number of equally frequent parts that would have the same entropy.",
+    "effective number of parts": "number of parts with equal expected occurrences that would have the same entropy.",
     "overlap": "how often two parts occur in the same cells: 0 for never, 1 for equal maps.",
     "consistency": "similarity of the patches at a part's most probable occurrences, in pixels or in features; 1 if a "
     "part always looks the same.",

@@ -17,6 +17,7 @@ from accel.evaluation.measures import (
     measures_table,
     observe,
 )
+from accel.evaluation.occurrences import occurrence_maps
 from accel.models import BetaVAE, Classifier, PatchVAE
 
 
@@ -105,4 +106,7 @@ def test_training_logs_parts_every_other_epoch(model, dataset):
     assert {name: seen[f"held_out_{name}"] for name in expected} == expected
     assert 1 <= seen["held_out_effective_parts"] <= 4
     plain = Dataset("photos", ImageSet(dataset.train.images), ImageSet(dataset.test.images))
-    assert set(observe(model, plain, 4)) == {"held_out_occurrences", "held_out_effective_parts"}
+    seen = observe(model, plain, 4)
+    assert set(seen) == {"held_out_occurrences_per_image", "held_out_effective_parts"}
+    counted = (occurrence_maps(model, dataset.test.images) > 0.5).sum() / len(dataset.test)
+    assert seen["held_out_occurrences_per_image"] == pytest.approx(counted)

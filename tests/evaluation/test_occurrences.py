@@ -60,7 +60,8 @@ def test_scan_in_batches_finds_what_the_whole_maps_hold(images, count, batch_siz
     flat = p.reshape(3, -1)
     assert found.covered == (p > 0.5).any(0).mean()
     # float32 sums of a few hundred numbers in [0, 1]
-    np.testing.assert_allclose(found.an_image, flat.sum(1) / len(images), rtol=1e-5)
+    np.testing.assert_allclose(found.expected, flat.sum(1) / len(images), rtol=1e-5)
+    np.testing.assert_allclose(found.an_image, (flat > 0.5).sum(1) / len(images), rtol=1e-12)
     np.testing.assert_allclose(found.occupied, (flat > 0.5).mean(1), rtol=1e-12)
     mean = flat.mean(1)
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from accel.common.bottleneck import BottleneckOptions
+from accel.data import Dataset, ImageSet
 from accel.figures import (
     aggregated_samples,
     interpolations,
+    pictures,
     samples,
     swap_appearance,
     swaps,
@@ -157,3 +159,13 @@ def test_aggregated_posterior_draws_one_part_a_cell_where_occurrence_is_categori
     assert present.sum(1).max() == 1
     # Five deviations of a share of 2000 draws.
     assert ((present.float().mean(0) - p).abs() <= 5 * (p * (1 - p) / 2000).sqrt() + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("system", [PatchVAE, BetaVAE])
+def test_a_model_in_lower_precision_has_all_its_pictures(system, dtype):
+    sizes = {"num_parts": 3, "part_dim": 2} if system is PatchVAE else {"latent_dim": 4}
+    model = system(encoder="small", **sizes).to(dtype).eval()
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    drawn = dict(pictures(model, Dataset("photos", ImageSet(images), ImageSet(images))))
+    assert {"interpolations", "traversals", "reconstructions", "samples"} <= drawn.keys()

@@ -23,6 +23,23 @@ def test_every_term_has_a_chart_with_training_and_held_out():
     assert charts["discovery purity"].lines[0].get_xydata().tolist() == [[2, 0.5]]
 
 
+def test_losses_of_a_wide_range_have_a_logarithmic_axis_and_constants_a_readable_one():
+    history = [
+        {"epoch": 1, "train_total": 900.0, "train_kl_ground": 9.0, "train_kl_appearance": 0.0, "saturated_parts": 0},
+        {"epoch": 2, "train_total": 100.0, "train_kl_ground": 8.0, "train_kl_appearance": 9.0, "saturated_parts": 0},
+    ]
+    figure = training_curves(
+        [line | {"temperature": 0.5, "images_per_second": 10 ** line["epoch"]} for line in history]
+    )
+    charts = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    # Neither a small range, nor zero, nor what is no loss.
+    assert [name for name, axis in charts.items() if axis.get_yscale() == "log"] == ["loss, nats per image"]
+    assert charts["saturated parts"].get_ylim()[1] == 1
+    low, high = charts["temperature"].get_ylim()
+    assert low < 0
+    assert high == 1
+
+
 def test_transfer_bars_are_means_of_runs_of_one_protocol_on_one_set():
     results = [
         {"protocol": "knn", "data": "/far/away/photos.npz", "last_top1": 90.0, "parameters": {"k": 7}},  # older
@@ -68,3 +85,9 @@ def test_reproduction_bars_stand_beside_the_papers_marks():
     for paper, mean in ((28.72, 50.0), (43.07, 0.0), (44.12, 60.0)):
         assert any(width == mean and abs(y - places[paper]) < 1e-9 for width, y in bars)
     assert "none" in [text.get_text() for text in axis.texts]
+
+
+def test_logs_of_earlier_versions_name_expected_occurrences():
+    history = [{"epoch": 2, "held_out_occurrences": 6.5, "held_out_occurrences_per_image": 1.0}]
+    titles = [axis.get_title(loc="left") for axis in training_curves(history).axes]
+    assert titles == ["expected occurrences per image (Σ p)", "occurrences per image"]

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from accel.data import ImageSet
 from accel.evaluation import crop_patches, find_occurrences
 from accel.figures import gallery, part_statistics, parts, reconstructions, weight_masks, write_pictures
 from accel.figures.canvas import COLOURS, DARK, DARK_PAGE, QUIET, charts, darkened, enlarge, heat, mosaic
-from accel.figures.parts import DARKEST, OUTLINE
+from accel.figures.parts import DARKEST, OUTLINE, OUTSIDE
 from accel.figures.pictures import spread
 from tests.figures.oracle import Oracle
 
@@ -104,7 +105,7 @@ def test_parts_are_ordered_by_how_well_they_find_a_type():
     truth[::4, 1, 0, 1] = truth[1::5, 0, 1, 1] = True
     cells[:, 2][truth[:, 1]] = 250  # part 2 finds type 1 always, part 1 finds type 0 mostly
     cells[:, 1][truth[:, 0]] = 200
-    cells[3, 1, 0, 0] = 220
+    cells[3, :2, 0, 0] = 200, 220
     images = ImageSet(cells_as_images(cells), truth=truth)
     figure = parts(Oracle(), images, ["moon", "star"], columns=4)
     labels = labels_of(figure)
@@ -150,6 +151,20 @@ def test_parts_without_truth_are_ordered_by_information():
     labels = labels_of(parts(Oracle(), ImageSet(cells_as_images(cells))))
     assert [label.split("\n")[0] for label in labels] == ["part 1", "part 2", "part 0"]
     assert labels[2] == "part 0\noccurs nearly everywhere"
+
+
+def test_parts_that_occur_nowhere_have_no_row_unless_all_do():
+    cells = np.full((10, 3, 2, 2), 100, np.uint8)  # a probability below one half
+    cells[3, 1, 0, 1] = 255
+    figure = parts(Oracle(), ImageSet(cells_as_images(cells)))
+    assert [label.split("\n")[0] for label in labels_of(figure)] == ["part 1"]
+    assert figure.get_label().endswith(" 2 more parts occur nowhere.")
+    cells[3, 2, 0, 1] = 255
+    assert parts(Oracle(), ImageSet(cells_as_images(cells))).get_label().endswith(" 1 more part occurs nowhere.")
+    cells[3] = 100
+    figure = parts(Oracle(), ImageSet(cells_as_images(cells)))
+    assert [label.split("\n")[1] for label in labels_of(figure)] == ["occurs nowhere"] * 3
+    assert "more part" not in figure.get_label()
 
 
 def test_overlay_darkens_and_outlines():
@@ -210,6 +225,18 @@ def test_weight_masks_are_bright_where_gradients_are():
         assert mask[24, 72] > 2 * mask[[24, 72, 72], [24, 24, 72]].max()
 
 
+def test_small_weights_are_seen_beside_a_large_one(monkeypatch):
+    weights = torch.ones(2, 3, 2, 2)
+    weights[0, :, 0, 0] = 9
+    monkeypatch.setitem(weight_masks.__globals__, "gradient_energy_weights", lambda pixels: weights)
+    canvas = canvas_of(weight_masks(np.full((2, 16, 16, 3), 200, np.uint8)))
+    masks, weighted = canvas[108:204, -2 * 102 : -6], canvas[210:306, -2 * 102 : -6]
+    assert masks[24, 24].tolist() == [255, 255, 255]
+    assert masks[24, 72].tolist() == heat(np.array(1 / 3)).tolist()
+    assert weighted[24, 24, 0] == 200
+    assert weighted[24, 72, 0] > 200 / 3
+
+
 def test_gallery_shows_the_surest_patches_with_their_classes():
     rng = np.random.default_rng(1)
     cells = rng.integers(0, 120, (20, 3, 2, 2), dtype=np.uint8)
@@ -220,24 +247,38 @@ def test_gallery_shows_the_surest_patches_with_their_classes():
     figure = gallery(images, found, side=12, scale=8, class_names=["moon", "star"], columns=4)
     words = labels_of(figure)
     assert [word.split("\n")[0] for word in words if word.startswith("part")] == ["part 1"]
+    assert "part 1\n0.35 per image" in words  # 7 occurrences in 20 images, whatever the small probabilities add
     captions = [word for word in words if word in ("moon", "star")]
     assert captions == ["moon", "star", "moon", "star"]
     canvas = canvas_of(figure)
     for column, image in enumerate((0, 3, 6, 9)):
-        (patch,) = crop_patches(images.images[[image]], np.array([0]), np.array([1]), 12, 8, outside=255)
+        (patch,) = crop_patches(images.images[[image]], np.array([0]), np.array([1]), 12, 8, outside=OUTSIDE)
         at = canvas.shape[1] - (4 - column) * 102
         np.testing.assert_array_equal(canvas[6:102, at : at + 96], enlarge(patch))
+        assert (canvas[6, at : at + 96] == 128).all()  # above the image, and unlike a white or a black page
+    assert "Grey: outside of the image." in figure.get_label()
     assert "12 × 12 pixels" in figure.get_label()
+
+
+def test_statistics_show_each_part_and_its_own_overlap():
+    cells = np.random.default_rng(0).integers(0, 256, (10, 3, 2, 2), dtype=np.uint8)
+    figure = part_statistics(find_occurrences(Oracle(), cells_as_images(cells), 3))
+    overlaps = figure.axes[1].images[0].get_array()
+    assert (overlaps[range(3), range(3)] >= 250).all()  # white: a part's map is identical to itself
+    low, high = figure.axes[0].get_xlim()
+    assert -1 < low < 0
+    assert 2 < high < 3
 
 
 def test_statistics_say_how_many_parts_are_of_use():
     cells = np.zeros((10, 3, 2, 2), np.uint8)
     cells[:, 0] = 255
     cells[::2, 1, 0] = 204
+    cells[:, 2] = 100
     figure = part_statistics(find_occurrences(Oracle(), cells_as_images(cells), 3))
     heights = [bar.get_height() for bar in figure.axes[0].patches]
-    np.testing.assert_allclose(heights, [4, 0.8, 0], atol=1e-5)  # the oracle's logits end at one in a million
-    assert "1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
+    np.testing.assert_allclose(heights, [4, 1, 0])  # cells with probabilities above one half alone
+    assert "5.0 in total. 1 of 3 parts occur nowhere, 1 nearly everywhere" in figure.get_label()
 
 
 def saved_height(path):

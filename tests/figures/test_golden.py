@@ -27,7 +27,7 @@ def pictured() -> dict:
     result = {
         "gallery": {name: getattr(found, name).tolist() for name in ("image", "row", "column", "probability")},
         "statistics": {
-            name: getattr(found, name).tolist() for name in ("an_image", "occupied", "information", "overlap")
+            name: getattr(found, name).tolist() for name in ("expected", "occupied", "information", "overlap")
         },
         "order": found.order.tolist(),
         "consistency": consistency(model, test.images, found, side=16),

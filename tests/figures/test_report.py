@@ -176,6 +176,21 @@ def test_the_words_of_its_tables_are_explained():
         assert word in words
 
 
+def test_a_dead_part_takes_no_share_of_the_cells_and_expected_occurrences_are_named_so():
+    part = {"part": 10, "state": "dead", "occurrences_an_image": 1.157, "occupied": 0.0, "information_bits": 0.01}
+    part |= {"largest_overlap": 0.5, "overlaps_most": 3}
+    totals = {"effective_parts": 9.0, "mean_overlap": 0.25, "consistency_pixels": None, "consistency_features": None}
+    totals |= {"occurrences_an_image": 63.625, "dead": 7, "saturated": 0, "parts": [part]}
+    history = [{"epoch": 2, "held_out_occurrences": 63.5, "held_out_occurrences_per_image": 24.75}]
+    page = Page(html_report([run_record("one", measures={"parts": totals}, history=history)]))
+    rows = [row["text"] for row in page.all("tr")]
+    assert "partstateshare of cellsbits per celllargest overlapwith part" in rows
+    assert "10dead0.0000.0100.5003" in rows
+    assert "expected occurrences (Σ p)63.62" in rows
+    assert next(row for row in rows if "63.50" in row).startswith("occurrences (Σ p)")
+    assert [row for row in rows if row.startswith("occurrences per image") and "24.75" in row]
+
+
 def test_what_is_not_there_leaves_its_section_out():
     bare = RunRecord("bare", {"system": "beta-vae"})
     assert [title["text"] for title in Page(html_report([bare])).all("h2")] == ["Summary", "Configuration", "Glossary"]
