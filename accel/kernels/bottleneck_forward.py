@@ -53,11 +53,11 @@ def relative_weights(
     maps, statistics, image, cells, parts, cell_inside, peak,
     CATEGORICAL: tl.constexpr, LAYOUTS: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """weight_terms relative to the peak: p_l / exp(peak) = exp(e) f, 0 outside the grid."""
+    """p_l / exp(peak), 0 outside the grid, and weight_terms relative to the peak."""
     logit = load_logits(maps[LOGITS], image, cells, parts, cell_inside, LAYOUTS)
     cell = load_cells(statistics, image, cells, L, CATEGORICAL, False)
     exponent, factor = weight_terms(logit, cell, peak[None, :], CATEGORICAL)
-    return tl.where((cells < L)[:, None], exponent, NOTHING), factor
+    return tl.where((cells < L)[:, None], exponential(exponent) * factor, 0.0), exponent, factor
 
 
 @triton.jit
@@ -80,10 +80,9 @@ def pool_geometric(
         # In contiguous maps a thread has so many numbers that both maps at once would take most of its registers.
         if BLOCKS[4]:
             spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
-        exponent, factor = relative_weights(
+        weight, _, _ = relative_weights(
             maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L
         )
-        weight = exponential(exponent) * factor
         weight_sum += folded(weight, FOLD)
         mean_sum += folded(weight[:, :, None] * mean, FOLD)
         if not BLOCKS[4]:
@@ -116,10 +115,9 @@ def pool_arithmetic(
         cells, cell_inside, map_inside = cell_tile(start, L, BLOCK_L, part_inside, inside, INDEX)
         mean = load_numbers(maps, MEAN, image, cells, channels, map_inside, LAYOUTS, BLOCKS)
         spread = load_numbers(maps, LOG_VARIANCE, image, cells, channels, map_inside, LAYOUTS, BLOCKS, NOTHING)
-        exponent, factor = relative_weights(
+        weight, exponent, factor = relative_weights(
             maps, statistics, image, cells, parts, cell_inside, peak, CATEGORICAL, LAYOUTS, L
         )
-        weight = exponential(exponent) * factor
         if not CATEGORICAL:
             exponent += tl.log(factor)
         terms = tl.reshape(exponent[:, :, None] + spread, (BLOCK_L // FOLD, FOLD, BLOCK_N, BLOCK_D))

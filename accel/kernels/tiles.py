@@ -255,7 +255,7 @@ def _heavy(block_d, cells, channels_last, item_size):
     """The same for a pass with three tiles."""
     longest = max(1, 2048 // block_d)
     if block_d > 64:
-        return 2048 if channels_last else 1024, min(8, longest), 16
+        return 1024, min(8, longest), 16
     if channels_last:
         return 1024, min(4 if block_d == 1 else 8, longest), 8  # with 8 cells, such a forward pass spills on sm_100
     if cells <= 64:

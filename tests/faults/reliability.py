@@ -8,8 +8,8 @@ INTRODUCTION = """# Reliability
 
 These faults and hostile inputs are injected by tests. Each row was written by the test that it names, after its
 assertions, and gives the number of cases that ran. `RELIABILITY=docs/reliability.md pytest tests/faults -m "long or not
-long"` rewrites the rows of the tests that it runs, and `python tests/faults/coverage_fuzz.py` writes its own rows. Plain
-`pytest tests/` runs a short version of these tests.
+long"` rewrites the rows of the tests that it runs, and `python tests/faults/coverage_fuzz.py` writes its own rows.
+Plain `pytest tests/` runs a short version of these tests.
 
 "Nothing lost" means: the run was resumed, and its final weights, optimiser state and metrics were bit-identical to
 those of an undisturbed run. "One sentence" means: exit status 2, or a ValueError or OSError with a message of one line

@@ -87,7 +87,7 @@ BLOCKS = {
     "parts of four numbers": ((64, 4, 64, False, 2, False), (4, 4, 64), 32),
     "parts of 64 numbers": ((64, 64, 256, False, 4, False), (1, 64, 256), 64),
     "parts of more": ((64, 128, 256, False, 4, False), (1, 128, 16), 32),
-    "parts of more, heavy": ((64, 128, 256, True, 4, True), (2, 128, 8), 16),
+    "parts of more, heavy": ((64, 128, 256, True, 4, True), (1, 128, 8), 16),
     "parts of 512 numbers": ((4, 512, 256, False, 2, False), (1, 512, 4), 32),
 }
 
