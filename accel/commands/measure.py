@@ -68,6 +68,6 @@ def measure_run(opened: FinishedRun, options: MeasureOptions) -> dict:
         features.append(frechet.encoder_features(opened.model))
     result = measures.measure(opened.model, opened.dataset, features)
     path = opened.folder / "measures.json"
-    with writing(path, opened.folder):
+    with writing(path):
         write_whole({path: (json.dumps(result, indent=2) + "\n").encode()})
     return result

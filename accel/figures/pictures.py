@@ -127,7 +127,7 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
     its figures show an earlier state. Raises OSError that names the file.
     """
     folder = run / FOLDER
-    with writing(folder, run):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
     index = []
@@ -143,7 +143,7 @@ def write_pictures(run: Path, drawn: Iterable[tuple[str, object]], *, all_of_run
                 save(run, figure, entry["dark"])
         index.append(entry)
     if all_of_run:
-        with writing(folder / INDEX, run):
+        with writing(folder / INDEX):
             write_whole({folder / INDEX: (json.dumps(index, indent=2) + "\n").encode()})
     return [f"{FOLDER}/{entry['file']}" for entry in index]
 
@@ -153,7 +153,7 @@ def save(run: Path, figure, name: str) -> None:
     path = run / FOLDER / name
     title, text = figure.get_label().split("\n", 1)
     figure.savefig(buffer := io.BytesIO(), format="png", metadata={"Title": title, "Description": text})
-    with writing(path, run):
+    with writing(path):
         write_whole({path: buffer.getvalue()})
 
 

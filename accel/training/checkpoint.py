@@ -49,12 +49,15 @@ def exists(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def writing(path: Path, folder: Path) -> Iterator[None]:
-    """Converts a failure to write a file of a run, such as a full disk, into an OSError that names the file."""
+def writing(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Converts a failure to write a file of a run, such as a full disk, into an OSError that names the file.
+
+    folder: of the run, if it is being trained, for a sentence on its last checkpoint.
+    """
     try:
         yield
     except OSError as error:
-        rest = "; the last checkpoint is intact, --resume continues from it" if exists(folder) else ""
+        rest = "; the last checkpoint is intact, --resume continues from it" if folder and exists(folder) else ""
         raise OSError(f"could not write {error.filename or path} ({error.strerror or error}){rest}") from error
 
 

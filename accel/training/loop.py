@@ -79,8 +79,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
                     f"the run in {folder} has already done {state['epoch']} epochs, --epochs must be at least as many"
                 )
         else:
-            refuse_existing(folder)
-            refuse_inside_data(config)
+            refuse_folder(config)
         if config.tensorboard:
             event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
@@ -98,21 +97,20 @@ def hold(folder: Path, holding: contextlib.ExitStack) -> None:
         holding.enter_context(held(folder))
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raises FileExistsError if the folder holds a run."""
+def refuse_folder(config: TrainingConfig) -> None:
+    """Refuses the folder of a new run: FileExistsError if it holds a run, ValueError if it lies in that of the images.
+
+    Its pictures would become images of the data.
+    """
+    folder = config.folder
     if checkpoint.exists(folder):
         raise FileExistsError(
             f"{folder} already holds a run: continue it with --resume (in Python resume=True), or choose another --out"
         )
-
-
-def refuse_inside_data(config: TrainingConfig) -> None:
-    """Raises ValueError if the run's folder is the folder of images, or inside it: its pictures would be learned."""
-    if config.data in NAMES or not Path(config.data).is_dir():
-        return
-    if config.folder.resolve().is_relative_to(Path(config.data).resolve()):
+    images = Path(config.data)
+    if config.data not in NAMES and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise ValueError(
-            f"{config.folder} is in the folder of images {config.data}, where its files would become part of the data: "
+            f"{folder} is in the folder of images {config.data}, where its files would become part of the data: "
             "choose another --out"
         )
 
@@ -317,7 +315,7 @@ class Run:
             raise FileExistsError(f"{self.folder} is not a folder: choose another --out") from None
         if not self.resumed:
             hold(self.folder, self.holding)
-            refuse_existing(self.folder)
+            refuse_folder(self.config)
         self.save()
         self.write_texts()
         self.write_record()

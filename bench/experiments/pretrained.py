@@ -119,7 +119,7 @@ def card(figures: dict) -> str:
         types=table(["true part type", "part", "average precision", "k-means on cells", "untrained", "chance"], types),
         quality=f"PSNR {quality['psnr']:.2f} dB, SSIM {quality['ssim']:.3f}",
         terms=terms,
-        parts=table(["part", "state", "occurrences per image", "main type", "share"], parts),
+        parts=table(["part", "state", "expected occurrences (Σ p)", "main type", "share"], parts),
         surest=SUREST,
     )
 
