@@ -189,6 +189,7 @@ def test_measures_and_pictures_of_a_run(capsys, tmp_path, images):
     assert "10 × 10 pixels" in next(one["text"] for one in index if one["file"] == "gallery.png")
     assert "config.json" in fails(capsys_after(capsys), "figures", tmp_path)
     page = tmp_path / "report.html"
+    assert "report.pdf must end in .html" in fails(capsys, "report", run, "--out", tmp_path / "report.pdf")
     assert cli.main(["report", str(run), "--data", str(moved), "--out", str(page)]) == 0
     assert "drawing" not in capsys.readouterr().out  # nothing has changed since the pictures were drawn
     text = page.read_text()

@@ -40,6 +40,8 @@ def run(given: dict) -> None:
     out = Path(options.out) if options.out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     if out.exists():
         refuse_unusual(out)  # a device, of which root could make a file
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{out} must end in .html")
 
     from accel.figures.report import html_report
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in the folder --out, with the options that it was started with",
+        help="continue the run in the folder --out, with the options that it was started with; --epochs may be more",
     )
 
 

@@ -221,12 +221,12 @@ def measure(rung: str, method: str, seed: int, data: Dataset) -> dict:
 
 
 def means(rows: list[dict]) -> dict[tuple[str, str], list[float]]:
-    """{(rung, method): mean average precision of each seed}; chance is the same for all methods."""
+    """{(rung, method): mean average precision of each seed}, and of chance one mean, which is that of the images."""
     found = {}
     for row in rows:
         found.setdefault((row["rung"], row["method"]), []).append(row["mean"])
-        found[row["rung"], CHANCE] = [row["chance"]]
-    return found
+        found.setdefault((row["rung"], CHANCE), []).append(row["chance"])
+    return found | {key: [float(np.mean(values))] for key, values in found.items() if key[1] == CHANCE}
 
 
 def table(rows: list[dict]) -> str:
