@@ -175,7 +175,11 @@ def dead_links_of(path):
     return found
 
 
-DOCUMENTS = [path for path in ROOT.rglob("*.md") if not {"build", "runs"} & {*path.relative_to(ROOT).parts}]
+DOCUMENTS = [
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part in ("build", "runs") or part.startswith(".") for part in path.relative_to(ROOT).parts)
+]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -58,7 +58,7 @@ def refuse_other_folder(folder: Path) -> None:
     """Raises FileNotFoundError unless the folder is that of a run."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
-    if (folder / "weights.pt").is_file():
+    if any((folder / name).is_file() for name in ("weights.pt", "model.safetensors")):
         raise FileNotFoundError(f"{folder} is a model, expected the folder of the run, such as {folder.parent}")
 
 

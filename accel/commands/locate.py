@@ -105,10 +105,11 @@ def run(given: dict) -> None:
 def open_model(folder: str, device: str):
     """The model of a run, or a saved or packaged one, on the device; ValueError unless it takes RGB images."""
     from accel.models import PatchVAE
+    from accel.training import checkpoint
     from accel.training.config import TrainingConfig
     from accel.training.resources import at_most_its_threads, choose_device
 
-    if (Path(folder) / "checkpoint.pt").exists() and not (Path(folder) / "model").is_dir():
+    if checkpoint.exists(Path(folder)) and not (Path(folder) / "model").is_dir():
         raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
     model, chosen = PatchVAE.from_pretrained(folder), choose_device(device)
     channels = model.config["channels"]

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ import numpy as np
 from accel.data.listing import Listing
 from accel.data.resize import pillow
 
+OPENED = 100  # files without an image's name that are opened to find one in a folder, which may hold 100,000 others
+NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow knows, but does not decode on its own
 RUN = ("config.json", "metrics.jsonl")  # what every run of `train` holds, whose pictures are not to be learned
 
 # Folders of splits, in any case, and those to be held out in the order of preference.
@@ -39,15 +41,18 @@ def list_folder(folder: Path) -> Listing:
     skipped: list[str] = []
     trains, tests = ([name for name in names if name.lower() in kind] for kind in (TRAIN, HELD_OUT))
     others = [name for name in names if name not in (*trains, *tests)]
-    classes = any(_why_unused(folder / name) is None for name in others)
+
+    def classes() -> bool:
+        return any(_why_unused(folder / name) is None for name in others)
+
     if len(trains) > 1 and tests:
         raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in trains)}, expected one of them")
-    if trains and (tests or (len(trains) == 1 and not classes)):
+    if trains and (tests or (len(trains) == 1 and not classes())):
         train = _listing(folder, trains[0], skipped)
         tests.sort(key=lambda name: HELD_OUT.index(name.lower()))
         test = _held_out(folder, trains[0], train, tests, skipped)
         skipped += _beside(folder, [*others, *files])
-    elif tests and not trains and not classes:
+    elif tests and not trains and not classes():
         raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in tests)}, but no train/")
     else:
         train, test = _listing(folder, ".", skipped), _Split([], [])
@@ -146,10 +151,17 @@ def _is_image(path: Path) -> bool:
         return False
 
 
-def _may_be_image(path: Path) -> bool:
-    """Whether the file is an image or has the name of one, which may be damaged."""
+def _named_as_image(path: str | Path) -> bool:
+    """Whether the file has the name of an image that Pillow decodes; it may be damaged."""
     image = pillow()
-    return image.registered_extensions().get(path.suffix.lower()) in image.OPEN or _is_image(path)
+    file_format = image.registered_extensions().get(os.path.splitext(path)[1].lower())
+    return file_format in image.OPEN and file_format not in NOT_DECODED
+
+
+def _some_are_images(folder: Path, files: Sequence[str]) -> bool:
+    """Whether files of a folder are images by their names, or one of the first by its content."""
+    named = any(_named_as_image(file) for file in files)
+    return named or any(_is_image(folder / file) for file in files[:OPENED])
 
 
 def _is_run(folder: Path) -> bool:
@@ -161,7 +173,7 @@ def _why_unused(folder: Path) -> str | None:
     inside, _ = _entries(folder)
     if _is_run(folder) or (inside and all(_is_run(folder / name) for name in inside)):
         return "it holds runs"
-    return None if any(_may_be_image(folder / file) for file in files_below(folder)) else "it holds no images"
+    return None if _some_are_images(folder, list(files_below(folder))) else "it holds no images"
 
 
 def _beside(folder: Path, names: list[str]) -> list[str]:
@@ -177,7 +189,7 @@ def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
     skipped += [f"{folder / name} is not used, since {why}" for name, why in unused.items()]
     classes = {name: list(files_below(folder / name)) for name in folders if name not in unused}
     if not classes:
-        if not any(_may_be_image(folder / name) for name in files):
+        if not _some_are_images(folder, files):
             raise ValueError(f"{folder} holds no images")
         return _Split([prefix + name for name in files], None)
     images = list(itertools.islice((name for name in files if _is_image(folder / name)), len(classes)))

@@ -118,6 +118,7 @@ def _indoor67(folder: Path) -> Listing:
         found.labels[order],
         found.class_names,
         supervised=np.array([file in supervised for file in files[:num_train]]),
+        skipped=found.skipped,
     )
 
 
@@ -150,7 +151,9 @@ def _imagenet(folder: Path) -> Listing:
     found = list_folder(folder)
     if found.class_names is None:
         raise ValueError(f"{folder} must have one folder a class (n01440764, …) in train/ and in val/")
-    return Listing("imagenet", folder, found.files, found.num_train, found.labels, found.class_names)
+    return Listing(
+        "imagenet", folder, found.files, found.num_train, found.labels, found.class_names, skipped=found.skipped
+    )
 
 
 PUBLISHED = {

@@ -1,5 +1,6 @@
 """Images from PyTorch data sets and data loaders."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import chain, pairwise
 from typing import Any, cast
@@ -55,10 +56,19 @@ def from_torch(
         raise ValueError(f"value_range must be (0, 1) or (-1, 1), got {value_range}")
     learned = _read(train, "train", value_range)
     held_out = learned.chosen(np.arange(0)) if test is None else _read(test, "test", value_range)
+    channels = max(part.images.shape[3] for part in (learned, held_out))
+    learned, held_out = (_with_channels(part, channels) for part in (learned, held_out))
     if learned.images.shape[1:] != held_out.images.shape[1:]:
         sizes = [f"{'×'.join(map(str, part.images.shape[1:]))}" for part in (learned, held_out)]
         raise ValueError(f"images of train are {sizes[0]}, but those of test {sizes[1]}")
     return Dataset(name, learned, held_out, class_names, flip=flip).with_test()
+
+
+def _with_channels(part: ImageSet, channels: int) -> ImageSet:
+    """The images with grey repeated to so many channels."""
+    if part.images.shape[3] == channels:
+        return part
+    return dataclasses.replace(part, images=np.repeat(part.images, channels, axis=3))
 
 
 def _read(source: Source, which: str, value_range: tuple[float, float]) -> ImageSet:

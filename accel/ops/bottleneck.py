@@ -135,8 +135,9 @@ def pooled_patch_bottleneck(
 def _declare(function: str, parts: int, **options: Any) -> BottleneckOptions:
     if not torch.compiler.is_compiling():
         return declare(function, parts, options)
-    # A compiler may take floats for variables, and has no constants of those; as text they are constants.
-    texts = {name: value.hex() for name, value in options.items() if isinstance(value, float)}
+    # A compiler may take numbers for variables, and has no constants of those; as text they are constants.
+    given = {name: value for name, value in options.items() if isinstance(value, (int, float))}
+    texts = {name: float(value).hex() for name, value in given.items() if not isinstance(value, bool)}
     return _declare_constant(function, parts, tuple(texts), **(options | texts))
 
 

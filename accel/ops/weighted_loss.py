@@ -1,5 +1,7 @@
 """The gradient-energy weighted reconstruction error. The equations are in reference/weighted_loss.py."""
 
+import numbers
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +55,7 @@ def weighted_squared_error(
 def _check_patches(function: str, images: Tensor, patch_size: int) -> None:
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"{function}: images must be (B, C, H, W) with C, H, W ≥ 1, got {tuple(images.shape)}")
-    if not isinstance(patch_size, int):
+    if not isinstance(patch_size, numbers.Integral):
         raise ValueError(f"{function}: patch_size must be an integer, got {patch_size!r}")
     if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
         raise ValueError(

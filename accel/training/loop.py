@@ -79,7 +79,7 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
                     f"the run in {folder} has already done {state['epoch']} epochs, --epochs must be at least as many"
                 )
         else:
-            refuse_folder(config)
+            refuse_folder(config, among_images=dataset is None)
         if config.tensorboard:
             event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
@@ -97,10 +97,10 @@ def hold(folder: Path, holding: contextlib.ExitStack) -> None:
         holding.enter_context(held(folder))
 
 
-def refuse_folder(config: TrainingConfig) -> None:
+def refuse_folder(config: TrainingConfig, among_images: bool = True) -> None:
     """Refuses the folder of a new run: FileExistsError if it holds a run, ValueError if it lies in that of the images.
 
-    Its pictures would become images of the data.
+    Its pictures would become images of the data. among_images: whether the images come from the folder config.data.
     """
     folder = config.folder
     if checkpoint.exists(folder):
@@ -108,7 +108,8 @@ def refuse_folder(config: TrainingConfig) -> None:
             f"{folder} already holds a run: continue it with --resume (in Python resume=True), or choose another --out"
         )
     images = Path(config.data)
-    if config.data not in NAMES and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
+    of_files = among_images and config.data not in NAMES and images.is_dir()
+    if of_files and folder.resolve().is_relative_to(images.resolve()):
         raise ValueError(
             f"{folder} is in the folder of images {config.data}, where its files would become part of the data: "
             "choose another --out"
@@ -315,7 +316,7 @@ class Run:
             raise FileExistsError(f"{self.folder} is not a folder: choose another --out") from None
         if not self.resumed:
             hold(self.folder, self.holding)
-            refuse_folder(self.config)
+            refuse_folder(self.config, among_images=False)
         self.save()
         self.write_texts()
         self.write_record()

@@ -314,6 +314,21 @@ def test_what_lies_beside_the_images_is_not_used_and_named(tmp_path, names, held
         load(tmp_path, strict=True)
 
 
+def test_films_and_arrays_are_no_images_of_a_class(tmp_path):
+    """Pillow knows their formats, but does not decode them."""
+    build(tmp_path, "a/0.png", "a/1.png", "b/2.png", "films/3.mpg", "arrays/4.h5")
+    dataset = load(tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert [sentence.split()[0] for sentence in dataset.left_out] == [str(tmp_path / x) for x in ("arrays", "films")]
+
+
+def test_what_lies_beside_train_and_test_is_not_looked_into(tmp_path):
+    build(tmp_path, "train/0.png", "test/1.png", "logs/2.txt")
+    (tmp_path / "logs" / "up").symlink_to(tmp_path)
+    dataset = load(tmp_path)
+    assert (len(dataset.train), len(dataset.test), len(dataset.left_out)) == (1, 1, 1)
+
+
 def test_images_are_known_by_their_content(tmp_path):
     """A picture without a suffix beside folders is one that somebody may have forgotten; a table called png is none."""
     for number in range(3):

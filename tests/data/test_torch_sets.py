@@ -143,6 +143,8 @@ def test_grey_among_rgb_is_repeated():
     dataset = from_torch(Items(mixed), Items(list(images)))
     assert np.array_equal(dataset.train.images[:-1], images[1:])
     assert np.array_equal(dataset.train.images[-1], images[0, ..., :1].repeat(3, axis=2))
+    grey = from_torch(Items(list(images)), Items(tensors(images[..., :1]))).test.images
+    assert np.array_equal(grey, images[..., :1].repeat(3, axis=3))
 
 
 def test_an_endless_order_is_taken_as_it_comes():

@@ -223,6 +223,8 @@ def test_a_transfer_of_changed_images_records_nothing(tmp_path, capsys, seen):
 
 def test_a_run_without_a_model_and_a_model_without_a_run(run, trained, capsys, tmp_path):
     assert "is a model, expected the folder of the run" in refused(capsys, "measure", run / "model")
+    (run / "model" / "weights.pt").rename(run / "model" / "model.safetensors")
+    assert "is a model, expected the folder of the run" in refused(capsys, "measure", run / "model")
     shutil.rmtree(run / "model")
     sentence = refused(capsys, "locate", run, tmp_path, tmp_path / "parts.csv")
     assert "has no model/ yet: the run has not finished its first epoch" in sentence

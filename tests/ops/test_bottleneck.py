@@ -149,7 +149,8 @@ def test_compiled_with_other_numbers_of_parts_and_other_options(occurrence):
 
     torch._dynamo.reset()
     compiled = torch.compile(place, fullgraph=True, backend="eager")
-    for step, (parts, temperature, prior_mean) in enumerate([(3, 0.5, 1.0), (5, 0.6, 2.0), (4, 0.7, 3.0)]):
+    numbers = [(3, 0.5, 1.0), (5, 0.6, 2.0), (4, 0.7, 3.0), (4, 0.7, 1), (4, 0.7, 2)]
+    for step, (parts, temperature, prior_mean) in enumerate(numbers):
         logits, maps = torch.randn(2, parts, 3, 3), torch.randn(2, 2 * parts, 3, 3)
         results = [f(logits, maps, step, temperature, prior_mean) for f in (compiled, place)]
         for field in FIELDS:

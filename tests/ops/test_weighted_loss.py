@@ -87,6 +87,14 @@ def test_bad_arguments_are_named(arguments, message):
         ops.weighted_squared_error(*arguments)
 
 
+def test_a_patch_size_of_numpy_is_an_integer():
+    images = torch.rand(1, 1, 8, 8)
+    one, other = (ops.gradient_energy_weights(images, size) for size in (4, np.int64(4)))
+    assert torch.equal(one, other)
+    with pytest.raises(ValueError, match=r"patch_size must be an integer, got 4\.0"):
+        ops.gradient_energy_weights(images, 4.0)
+
+
 def test_an_infinite_pixel_is_no_flat_image():
     hold_an_infinite_pixel_to_its_channel("torch", "cpu")
 
