@@ -20,6 +20,7 @@ from accel.evaluation import find_occurrences, occurrence_maps
 from accel.figures.canvas import mosaic
 from accel.figures.parts import overlay
 from accel.training import load_run
+from accel.training.held_out import OCCURS
 
 COLUMNS, A_CLASS = 8, 2
 SIDE = 96  # pixels of a tile
@@ -31,7 +32,7 @@ def row_of(model, images, found, part: int) -> list[np.ndarray]:
     shown, taken = [], Counter()
     for index, probability in zip(found.image[part], found.probability[part], strict=True):
         kind = images.labels[index]
-        if probability > 0.5 and taken[kind] < A_CLASS and len(shown) < COLUMNS:
+        if probability > OCCURS and taken[kind] < A_CLASS and len(shown) < COLUMNS:
             taken[kind] += 1
             shown.append(index)
     maps = occurrence_maps(model, images.images[shown])[:, part]
