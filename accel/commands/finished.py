@@ -62,6 +62,12 @@ def refuse_other_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} is a model, expected the folder of the run, such as {folder.parent}")
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """Raises FileNotFoundError if the folder of a run holds no model yet."""
+    if not (folder / "model").is_dir():
+        raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
+
+
 def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     """Reads the model and loads the images; ValueError or OSError if there is no finished run."""
     from accel.training import record
@@ -69,8 +75,7 @@ def open_finished_run(folder: Path, options: FinishedRunOptions) -> FinishedRun:
     from accel.training.run_folder import load_run
 
     refuse_other_folder(folder)
-    if not (folder / "model").is_dir():
-        raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
+    refuse_unfinished(folder)
     model, config = load_run(folder)
     config = options.applied(config)
     dataset = options.load(config)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from accel.commands.finished import refuse_unfinished
 from accel.common.files import read_file, writing_whole
 from accel.common.options import Options, add_options, between, device_option, option
 from accel.common.progress import duration, progress, say
@@ -109,8 +110,8 @@ def open_model(folder: str, device: str):
     from accel.training.config import TrainingConfig
     from accel.training.resources import at_most_its_threads, choose_device
 
-    if checkpoint.exists(Path(folder)) and not (Path(folder) / "model").is_dir():
-        raise FileNotFoundError(f"{folder} has no model/ yet: the run has not finished its first epoch")
+    if checkpoint.exists(Path(folder)):
+        refuse_unfinished(Path(folder))
     model, chosen = PatchVAE.from_pretrained(folder), choose_device(device)
     channels = model.config["channels"]
     if channels != 3:

@@ -61,7 +61,7 @@ def run(given: dict) -> None:
 
     from accel.evaluation import find_occurrences, observe, summary
     from accel.training import checkpoint, processes
-    from accel.training.loop import open_run, refuse_folder
+    from accel.training.loop import open_run, refuse_among_images, refuse_existing
     from accel.training.resources import choose_device, load_dataset
     from accel.training.run_folder import LEFT_OUT
 
@@ -70,7 +70,8 @@ def run(given: dict) -> None:
         saved = checkpoint.read(folder)["config"]
         config = TrainingConfig.from_dict({**saved, **given, "out": str(folder)}, str(folder / checkpoint.NAME))
     else:
-        refuse_folder(config)
+        refuse_existing(config.folder)
+        refuse_among_images(config)
     for name in given:
         if name in SYSTEMS[config.system].without_effect:
             raise ValueError(f"{flag(name)} has no effect on {config.system}")

@@ -43,7 +43,7 @@ def list_folder(folder: Path) -> Listing:
     others = [name for name in names if name not in (*trains, *tests)]
 
     def classes() -> bool:
-        return any(_why_unused(folder / name) is None for name in others)
+        return any(_below(folder / name)[1] is None for name in others)
 
     if len(trains) > 1 and tests:
         raise ValueError(f"{folder} holds {', '.join(f'{name}/' for name in trains)}, expected one of them")
@@ -168,12 +168,13 @@ def _is_run(folder: Path) -> bool:
     return all((folder / name).is_file() for name in RUN)
 
 
-def _why_unused(folder: Path) -> str | None:
-    """The reason why a folder beside others is not used; None if it is one of images."""
+def _below(folder: Path) -> tuple[list[str], str | None]:
+    """The files below a folder beside others, and the reason why it is not used; None if it is one of images."""
     inside, _ = _entries(folder)
     if _is_run(folder) or (inside and all(_is_run(folder / name) for name in inside)):
-        return "it holds runs"
-    return None if _some_are_images(folder, list(files_below(folder))) else "it holds no images"
+        return [], "it holds runs"
+    files = list(files_below(folder))
+    return files, None if _some_are_images(folder, files) else "it holds no images"
 
 
 def _beside(folder: Path, names: list[str]) -> list[str]:
@@ -185,9 +186,9 @@ def _listing(root: Path, split: str, skipped: list[str]) -> _Split:
     """The files of one split; what is not used is added to `skipped`."""
     folder, prefix = root / split, "" if split == "." else f"{split}/"
     folders, files = _entries(folder)
-    unused = {name: why for name in folders if (why := _why_unused(folder / name))}
-    skipped += [f"{folder / name} is not used, since {why}" for name, why in unused.items()]
-    classes = {name: list(files_below(folder / name)) for name in folders if name not in unused}
+    found = {name: _below(folder / name) for name in folders}
+    skipped += [f"{folder / name} is not used, since {why}" for name, (_, why) in found.items() if why]
+    classes = {name: inside for name, (inside, why) in found.items() if not why}
     if not classes:
         if not _some_are_images(folder, files):
             raise ValueError(f"{folder} holds no images")

@@ -57,18 +57,18 @@ def from_torch(
     learned = _read(train, "train", value_range)
     held_out = learned.chosen(np.arange(0)) if test is None else _read(test, "test", value_range)
     channels = max(part.images.shape[3] for part in (learned, held_out))
-    learned, held_out = (_with_channels(part, channels) for part in (learned, held_out))
+    learned, held_out = (
+        dataclasses.replace(part, images=_with_channels(part.images, channels)) for part in (learned, held_out)
+    )
     if learned.images.shape[1:] != held_out.images.shape[1:]:
         sizes = [f"{'×'.join(map(str, part.images.shape[1:]))}" for part in (learned, held_out)]
         raise ValueError(f"images of train are {sizes[0]}, but those of test {sizes[1]}")
     return Dataset(name, learned, held_out, class_names, flip=flip).with_test()
 
 
-def _with_channels(part: ImageSet, channels: int) -> ImageSet:
-    """The images with grey repeated to so many channels."""
-    if part.images.shape[3] == channels:
-        return part
-    return dataclasses.replace(part, images=np.repeat(part.images, channels, axis=3))
+def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Images (B, H, W, C) with grey repeated to so many channels."""
+    return images if images.shape[3] == channels else np.repeat(images, channels, axis=3)
 
 
 def _read(source: Source, which: str, value_range: tuple[float, float]) -> ImageSet:
@@ -84,7 +84,7 @@ def _read(source: Source, which: str, value_range: tuple[float, float]) -> Image
     if not images:
         raise ValueError(f"{which} holds no images")
     channels = max(image.shape[3] for image in images)
-    pixels = np.concatenate([np.broadcast_to(image, (*image.shape[:3], channels)) for image in images])
+    pixels = np.concatenate([_with_channels(image, channels) for image in images])
     if not labels:
         return ImageSet(pixels)
     classes = np.concatenate(labels)

@@ -79,7 +79,9 @@ def open_run(config: TrainingConfig, dataset: Dataset | None = None, *, resume: 
                     f"the run in {folder} has already done {state['epoch']} epochs, --epochs must be at least as many"
                 )
         else:
-            refuse_folder(config, among_images=dataset is None)
+            refuse_existing(folder)
+            if dataset is None:
+                refuse_among_images(config)
         if config.tensorboard:
             event_files.summary_writer()  # that it is not installed is noticed before anything is written
         run = Run(config, load_dataset(config) if dataset is None else dataset)
@@ -97,21 +99,22 @@ def hold(folder: Path, holding: contextlib.ExitStack) -> None:
         holding.enter_context(held(folder))
 
 
-def refuse_folder(config: TrainingConfig, among_images: bool = True) -> None:
-    """Refuses the folder of a new run: FileExistsError if it holds a run, ValueError if it lies in that of the images.
-
-    Its pictures would become images of the data. among_images: whether the images come from the folder config.data.
-    """
-    folder = config.folder
+def refuse_existing(folder: Path) -> None:
+    """Raises FileExistsError if the folder holds a run."""
     if checkpoint.exists(folder):
         raise FileExistsError(
             f"{folder} already holds a run: continue it with --resume (in Python resume=True), or choose another --out"
         )
+
+
+def refuse_among_images(config: TrainingConfig) -> None:
+    """Raises ValueError if the run's folder lies in that of its images, of which its pictures would become some."""
     images = Path(config.data)
-    of_files = among_images and config.data not in NAMES and images.is_dir()
-    if of_files and folder.resolve().is_relative_to(images.resolve()):
+    if config.data in NAMES or not images.is_dir():
+        return
+    if config.folder.resolve().is_relative_to(images.resolve()):
         raise ValueError(
-            f"{folder} is in the folder of images {config.data}, where its files would become part of the data: "
+            f"{config.folder} is in the folder of images {config.data}, where its files would become part of the data: "
             "choose another --out"
         )
 
@@ -316,7 +319,7 @@ class Run:
             raise FileExistsError(f"{self.folder} is not a folder: choose another --out") from None
         if not self.resumed:
             hold(self.folder, self.holding)
-            refuse_folder(self.config, among_images=False)
+            refuse_existing(self.folder)
         self.save()
         self.write_texts()
         self.write_record()
