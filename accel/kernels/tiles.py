@@ -257,7 +257,7 @@ def _heavy(block_d, cells, channels_last, item_size):
     if block_d > 64:
         return 1024, min(8, longest), 16
     if channels_last:
-        return 1024, min(4 if block_d == 1 else 8, longest), 8  # with 8 cells, such a forward pass spills on sm_100
+        return 1024, min(8, longest), 8
     if cells <= 64:
         return 1024, min(64, longest), 16
     return 128 * max(block_d, 4), 128, 64 // item_size
